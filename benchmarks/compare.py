@@ -1,0 +1,158 @@
+"""Audits one saved file and compares what initaudit says of it with the truth about the live model."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import truth
+from initaudit import audit
+from initaudit.errors import InitauditError
+from initaudit.types import Layer, Report, Severity
+
+Record = dict[str, Any]
+CLOSE = 2e-4  # relative difference of fingerprints; float32 and a folded norm's epsilon stay far below
+SAME = {"quick_gelu": "gelu", "gelu_tanh": "gelu", "relu_squared": "relu2", "identity": None, "linear": None}
+
+
+def folder(path: Path) -> list[Record]:
+    """Audit every model file of one zoo folder."""
+    records: dict[str, Record] = json.loads((path / "truth.json").read_text(encoding="utf-8"))
+    files = sorted(p for p in path.iterdir() if p.suffix != ".json")
+    return [file(p, records) for p in files]
+
+
+def file(path: Path, records: dict[str, Record]) -> Record:
+    """Audit one file; whatever goes wrong becomes part of the answer."""
+    start = time.perf_counter()
+    answer: Record = {"file": path.name, "read": False}
+    try:
+        report = audit.audit_path(path)
+    except InitauditError as error:
+        answer["refused"] = error.reason
+        return answer
+    except Exception:
+        answer["traceback"] = " | ".join(traceback.format_exc(limit=-4).strip().splitlines()[-9:]).replace("  ", "")
+        return answer
+    answer["seconds"] = time.perf_counter() - start
+    answer["read"] = True
+    answer.update(_verdict(report))
+    answer.update(_readings(report, records))
+    return answer
+
+
+def _verdict(report: Report) -> Record:
+    told = [
+        {"severity": f.severity.label, "rule": f.rule, "tensor": f.tensor or f.layer or "", "message": f.message}
+        for f in report.findings
+        if f.severity > Severity.INFO
+    ]
+    return {
+        "state": str(report.state),
+        "parameters": report.parameters,
+        "judged": round(report.coverage * report.parameters),
+        "crashed": report.crashed,
+        "infos": sum(f.severity == Severity.INFO for f in report.findings),
+        "told": told,
+        "skipped": [[skip.name, skip.why] for skip in report.skipped],
+    }
+
+
+def _readings(report: Report, records: dict[str, Record]) -> Record:
+    """Fans and activations, layer by layer, against the records."""
+    prints = defaultdict(list)
+    for name, record in records.items():
+        if record["print"] is not None:
+            prints[record["size"]].append(name)
+    fans = {"equal": 0, "compared": 0, "assumed": 0, "claimed": 0}
+    acts: dict[str, list[int]] = {}
+    misses: list[Record] = []
+    unmatched: list[str] = []
+    matched: set[str] = set()
+    for measured in report.measured:
+        layer = measured.layer
+        names = _names(layer, records, prints)
+        matched.update(names)
+        if not names:
+            unmatched.append(f"{layer.weight.name} {list(layer.weight.shape)} {layer.kind}")
+            continue
+        found = [records[name] for name in names]
+        if all(r["scored"] for r in found):
+            fans["compared"] += 1
+            if any(_equal_fans(layer, r["fans"]) for r in found):
+                fans["equal"] += 1
+            else:
+                fans["assumed" if layer.fan_evidence.label == "assumed" else "claimed"] += 1
+                misses.append(_miss("fans", layer, names[0], [layer.fan_in, layer.fan_out], found[0]["fans"]))
+        wanted = {_plain(r["activation"]) for r in found}
+        if all(r["activation_known"] and r["fans"] for r in found) and len(wanted) == 1:
+            count = acts.setdefault(layer.activation_evidence.label, [0, 0])
+            count[1] += 1
+            if _plain(layer.activation) in wanted:
+                count[0] += 1
+            else:
+                misses.append(_miss("activation", layer, names[0], layer.activation, found[0]["activation"]))
+    absent = [
+        f"{name} {record['shape']} {record['class']}"
+        for name, record in records.items()
+        if record["fans"] and record["scored"] and name not in matched and not _has_twin(record, records, matched)
+    ]
+    return {"fans": fans, "activations": acts, "misses": misses, "unmatched": unmatched, "absent": absent}
+
+
+def _names(layer: Layer, records: dict[str, Record], prints: dict[int, list[str]]) -> list[str]:
+    """Names of the parameters that hold this layer's values: by name, else by value."""
+    name = layer.weight.name
+    for candidate in (name, name.removeprefix("model.")):
+        if candidate in records:
+            return [candidate]
+    values = np.asarray(layer.weight.load())
+    if layer.axes.startswith("s") and values.shape[0] * values[0].size not in prints:
+        values = values[0]
+    return _alike(values, records, prints)
+
+
+def _alike(values: Any, records: dict[str, Record], prints: dict[int, list[str]]) -> list[str]:
+    mine = truth.fingerprint(values)
+    if mine is None:
+        return []
+    return [
+        name
+        for name in prints.get(values.size, ())
+        if all(abs(a - b) <= CLOSE * max(1.0, abs(a)) for a, b in zip(mine, records[name]["print"], strict=True))
+    ]
+
+
+def _has_twin(record: Record, records: dict[str, Record], matched: set[str]) -> bool:
+    """Whether a parameter with the same values (a tie, a deep copy) was matched in its place."""
+    return any(
+        records[name]["print"] == record["print"] and records[name]["size"] == record["size"] for name in matched
+    )
+
+
+def _equal_fans(layer: Layer, accepted: list[list[float]]) -> bool:
+    if not accepted:
+        return layer.fan_in is None and layer.fan_out is None
+    if layer.fan_in is None or layer.fan_out is None:
+        return False
+    told = (layer.fan_in, layer.fan_out)
+    return any(np.allclose(told, pair, rtol=1e-6) for pair in accepted)
+
+
+def _plain(activation: str | None) -> str | None:
+    return SAME.get(activation, activation) if activation else None
+
+
+def _miss(what: str, layer: Layer, name: str, told: object, true: object) -> Record:
+    evidence = layer.fan_evidence if what == "fans" else layer.activation_evidence
+    return {
+        "what": what, "parameter": name, "tensor": layer.weight.name, "kind": layer.kind, "axes": layer.axes,
+        "shape": list(layer.weight.shape), "told": told, "true": true, "evidence": evidence.label,
+        "reasons": list(layer.reasons),
+    }  # fmt: skip

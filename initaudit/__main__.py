@@ -1,0 +1,5 @@
+"""`python -m initaudit` is the same as `initaudit`."""
+
+from initaudit.cli import main
+
+main()

@@ -1,0 +1,173 @@
+"""The flow from a path to a Report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from initaudit import formats, laws, layers, rules, schemes, state, stats
+from initaudit.errors import InitauditError, UsageError
+from initaudit.registry import Rule
+from initaudit.types import Audit, Finding, Layer, Measured, Model, Report, Skip, Stats, Tensor
+
+Progress = Callable[[int, int], None]  # bytes done, bytes in all
+
+
+def select(codes: Sequence[str] = (), ignore: Sequence[str] = ()) -> tuple[Rule, ...]:
+    """Return the rules that `codes` names (all if none) less those that `ignore` names.
+
+    A code may be a prefix (INI1) or a rule's name (not-finite).
+
+    Raises:
+        UsageError: nothing is called so.
+    """
+    every = rules.catalogue()
+
+    def matches(rule: Rule, word: str) -> bool:
+        return rule.code.startswith(word.upper()) or rule.name == word.lower()
+
+    for word in (*codes, *ignore):
+        if not word or not any(matches(rule, word) for rule in every):
+            raise UsageError(f"no rule is called {word!r}; there are {', '.join(rule.code for rule in every)}")
+    chosen = [rule for rule in every if not codes or any(matches(rule, word) for word in codes)]
+    return tuple(rule for rule in chosen if not any(matches(rule, word) for word in ignore))
+
+
+def audit_path(
+    path: str | Path,
+    *,
+    activation: str | None = None,
+    chosen: Sequence[Rule] | None = None,
+    only: str | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Read a file or folder and return what there is to say about it.
+
+    Raises:
+        InitauditError: the model could not be read, or holds nothing to audit.
+    """
+    model = formats.read(path)
+    try:
+        return audit_model(model, activation=activation, chosen=chosen, only=only, jobs=jobs, progress=progress)
+    except InitauditError as error:
+        raise error.at(str(path)) from None
+
+
+def audit_model(
+    model: Model,
+    *,
+    activation: str | None = None,
+    chosen: Sequence[Rule] | None = None,
+    only: str | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Return what there is to say about a model that has been read.
+
+    `only` is a shell pattern on layer names: the other layers are measured, since equal layers and the model's state
+    show only in the whole, but neither listed nor judged.
+    """
+    found, unread = layers.infer(model, activation)
+    measured, failed = _measure(found, jobs or os.cpu_count() or 1, progress)
+    if not measured:
+        raise InitauditError(f"nothing to audit: no weight among {len(model.tensors)} tensors")
+    standing, reasons = state.judge(measured)
+    skipped = (*model.skipped, *unread, *failed)
+    whole = Audit(model, measured, standing, reasons, skipped)
+    findings, crashed = _run(rules.catalogue() if chosen is None else chosen, whole)
+    shown = measured
+    if only is not None:
+        shown = tuple(m for m in measured if fnmatchcase(m.layer.name, only))
+        if not shown:
+            raise UsageError(f"no layer is called {only!r}; the first is {measured[0].layer.name!r}")
+        names = {m.layer.name for m in shown}
+        findings = [f for f in findings if f.layer is None or f.layer in names]
+    parameters, judged = _coverage(model, measured)
+    return Report(
+        model=model,
+        measured=shown,
+        findings=tuple(findings),
+        skipped=skipped,
+        state=standing,
+        state_reasons=reasons,
+        parameters=parameters,
+        coverage=judged / parameters if parameters else 0.0,
+        crashed=crashed,
+    )
+
+
+def _measure(
+    found: Sequence[Layer], workers: int, progress: Progress | None
+) -> tuple[tuple[Measured, ...], tuple[Skip, ...]]:
+    """Measure every tensor of every layer once; what cannot be read becomes a Skip."""
+    jobs: list[stats.Job] = []
+    for layer in found:
+        jobs.append(stats.Job(layer.weight, layer.axes, layer.groups, max(1, len(layer.parts))))
+        jobs.extend(stats.Job(t, "o" * len(t.shape)) for t in _others(layer))
+    total = sum(job.tensor.size for job in jobs)
+    done = 0
+
+    def step(size: int) -> None:
+        nonlocal done
+        done += size
+        if progress is not None:
+            progress(done, total)
+
+    results = iter(stats.measure_many(jobs, workers, step))
+    measured: list[Measured] = []
+    failed: list[Skip] = []
+    for layer in found:
+        own = next(results)
+        rest = {t.name: next(results) for t in _others(layer)}
+        failed.extend(Skip(name, r.reason) for name, r in rest.items() if isinstance(r, InitauditError))
+        others: dict[str, Stats] = {name: r for name, r in rest.items() if not isinstance(r, InitauditError)}
+        if isinstance(own, InitauditError):
+            failed.append(Skip(layer.weight.name, own.reason))
+            continue
+        m = Measured(layer, own, others, schemes.expect(layer))
+        measured.append(replace(m, identified=laws.identify(layer, own)))
+    return tuple(measured), tuple(failed)
+
+
+def _others(layer: Layer) -> Iterator[Tensor]:
+    yield from (t for t in (layer.bias, *layer.extra) if t is not None and t.is_float)
+
+
+def _run(chosen: Iterable[Rule], whole: Audit) -> tuple[list[Finding], bool]:
+    findings: list[Finding] = []
+    crashed = False
+    for rule in chosen:
+        try:
+            findings.extend(rule(whole))
+        except Exception as error:
+            crashed = True
+            broken = next(r for r in rules.catalogue() if r.code == "INI001")
+            findings.append(
+                broken.at(
+                    None,
+                    f"{rule.code} {rule.name} failed: {type(error).__name__}: {error}",
+                    failed=rule.code,
+                    remedy=f"please report it; --ignore {rule.code} leaves the rule out",
+                )
+            )
+    order = {m.layer.name: k for k, m in enumerate(whole.measured)}
+    findings.sort(key=lambda f: (-f.severity, order.get(f.layer or "", -1), f.rule))
+    return findings, crashed
+
+
+def _coverage(model: Model, measured: Sequence[Measured]) -> tuple[int, int]:
+    """Return parameter elements in the model, and those in tensors that were measured; ties count once."""
+    seen = {tensor.name for m in measured for tensor, _ in m.tensors}
+    sizes: dict[object, int] = {}
+    judged: dict[object, int] = {}
+    for tensor in model.tensors:
+        if tensor.buffer or not tensor.is_float:
+            continue
+        sizes[tensor.identity] = tensor.size
+        if tensor.name in seen:
+            judged[tensor.identity] = tensor.size
+    return sum(sizes.values()), sum(judged.values())

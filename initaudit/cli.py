@@ -1,0 +1,297 @@
+"""The command line: options in, text and an exit code out.
+
+Exit codes of all commands: 0 nothing at or above --fail-on; 1 findings; 2 it could not do its work, with one line on
+stderr that says what and where.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from initaudit import reporters
+from initaudit.errors import InitauditError, UsageError, WriteError
+from initaudit.reporters.base import Style
+from initaudit.types import Report, Severity
+from initaudit.version import __version__
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Tells whether the weights you are about to train can be trained.",
+    epilog="Exit codes: 0 nothing at or above --fail-on, 1 findings, 2 the work could not be done.",
+)
+
+Format = StrEnum("Format", {name: name for name in sorted(reporters.reporters())})  # type: ignore[misc]
+
+
+CONSOLE = Format("console")
+
+
+class FailOn(StrEnum):
+    """The least severity that makes the exit code 1."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    NEVER = "never"
+
+
+Paths = Annotated[
+    list[str], typer.Argument(metavar="PATH...", help="ONNX graph, torch.save file, safetensors file, or a folder.")
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="How the report is written.")]
+OutputOption = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to; - is stdout.")]
+FailOnOption = Annotated[FailOn, typer.Option(help="Least severity that makes the exit code 1.")]
+SelectOption = Annotated[
+    list[str] | None, typer.Option(metavar="RULE,...", help="Run only these rules: codes, prefixes (INI1) or names.")
+]
+IgnoreOption = Annotated[list[str] | None, typer.Option(metavar="RULE,...", help="Leave these rules out.")]
+LayersOption = Annotated[str | None, typer.Option(metavar="GLOB", help="Judge only layers with such a name.")]
+ActivationOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="What follows the weights, where the file does not say.")
+]
+JobsOption = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Threads that measure; default all cores.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings, errors and the closing line.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Every row, every finding, what was not judged.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _emit(f"initaudit {__version__}\n")
+        raise typer.Exit(0)
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def check(
+    paths: Paths,
+    format: FormatOption = CONSOLE,
+    output: OutputOption = "-",
+    fail_on: FailOnOption = FailOn.ERROR,
+    select: SelectOption = None,
+    ignore: IgnoreOption = None,
+    layers: LayersOption = None,
+    activation: ActivationOption = None,
+    jobs: JobsOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Judge the weights of a checkpoint or graph."""
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose contradict each other")
+    from initaudit import activations, audit  # noqa: PLC0415  numpy is not needed for --help
+
+    chosen = audit.select(_split(select), _split(ignore))
+    if activation is not None:
+        activation = activations.named(activation)
+    reports: list[Report] = []
+    failed = False
+    for path in paths:
+        try:
+            with _progress(path, quiet) as progress:
+                reports.append(
+                    audit.audit_path(
+                        path, activation=activation, chosen=chosen, only=layers, jobs=jobs, progress=progress
+                    )
+                )
+        except InitauditError as error:
+            failed = True
+            _complain(str(error.at(path)))
+    if reports or len(paths) > 1:
+        style = _style(output, verbosity=verbose - quiet, many=len(paths) > 1)
+        _write(reporters.reporters()[format.value].render(reports, style), output)
+    raise typer.Exit(2 if failed else _code(reports, fail_on))
+
+
+@app.command()
+def show(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="File or folder, as for check.")],
+    layers: LayersOption = None,
+    activation: ActivationOption = None,
+    jobs: JobsOption = None,
+) -> None:
+    """List every weight with its distribution, without judging it."""
+    from initaudit import activations, audit  # noqa: PLC0415
+    from initaudit.reporters.table import distributions  # noqa: PLC0415
+
+    if activation is not None:
+        activation = activations.named(activation)
+    with _progress(path, quiet=False) as progress:
+        report = audit.audit_path(path, activation=activation, chosen=(), only=layers, jobs=jobs, progress=progress)
+    _emit("\n".join(distributions(report, _width())) + "\n")
+
+
+@app.command()
+def rules() -> None:
+    """List the rules: code, name, severity, what each finds."""
+    from initaudit import rules as package  # noqa: PLC0415
+
+    _emit("".join(f"{r.code}  {r.name:<20}  {r.severity.label:<7}  {r.title}\n" for r in package.catalogue()))
+
+
+@app.command()
+def explain(
+    rule: Annotated[str, typer.Argument(metavar="RULE", help="Code or name, as INI101 or not-finite.")],
+) -> None:
+    """Tell what a rule finds, why it matters, how it is measured and when to ignore it."""
+    from initaudit import audit  # noqa: PLC0415
+
+    for found in audit.select([rule]):
+        settings = "".join(f"\n    {key} = {value}" for key, value in found.settings.items())
+        _emit(f"{found.code} {found.name} ({found.severity.label})\n\n{found.doc}\n")
+        _emit(f"\n## Settings\n{settings.lstrip(chr(10)) or '    none'}\n\n")
+
+
+@app.command()
+def schemes() -> None:
+    """List the initializers that are recognised."""
+    from initaudit import schemes as table  # noqa: PLC0415
+
+    _emit("".join(f"{line}\n" for line in table.listing()))
+
+
+@app.command()
+def activations() -> None:
+    """List the activations that are known, with their gains."""
+    from initaudit import activations as table  # noqa: PLC0415
+
+    _emit("".join(f"{line}\n" for line in table.listing()))
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    try:
+        code = app(sys.argv[1:] or ["--help"], prog_name="initaudit", standalone_mode=False)
+        code = code if len(sys.argv) > 1 else 2  # nothing was asked for: help, but no clean pass
+    except InitauditError as error:
+        _complain(str(error))
+        code = 2
+    except _ClickError as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "initaudit"
+        _complain(f"{error.format_message()} Try '{command} --help'.")
+        code = 2
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted")
+        code = 130
+    except Exception:
+        # A bug of ours: the traceback stays visible, and the exit code still says that the work was not done.
+        traceback.print_exc()
+        code = 2
+    raise SystemExit(code or 0)
+
+
+_ClickError: Any = typer.BadParameter.__mro__[2]  # typer carries click inside since 0.2x; before that it was its own
+
+
+def _emit(text: str) -> None:
+    """Write to stdout; a reader that has gone (`| head`) changes nothing about what was found."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(message: str) -> None:
+    with suppress(OSError):
+        sys.stderr.write(f"initaudit: {' '.join(message.split())}\n")
+
+
+def _split(words: list[str] | None) -> list[str]:
+    return [word.strip() for given in words or () for word in given.split(",")]
+
+
+def _code(reports: list[Report], fail_on: FailOn) -> int:
+    if any(r.crashed for r in reports):
+        return 2
+    if fail_on is FailOn.NEVER:
+        return 0
+    return int(any(f.severity >= Severity[fail_on.name] for r in reports for f in r.findings))
+
+
+def _width() -> int:
+    """Columns of the terminal; 100 where there is none, as in a log file."""
+    return max(40, shutil.get_terminal_size((100, 24)).columns)
+
+
+def _style(output: str, *, verbosity: int, many: bool) -> Style:
+    terminal = output == "-" and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return Style(_width(), terminal and not os.environ.get("NO_COLOR"), verbosity, many)
+
+
+def _write(text: str, output: str) -> None:
+    """Write a report to stdout or, whole or not at all, to a file."""
+    if output == "-":
+        _emit(text)
+        return
+    target = Path(output)
+    temporary = ""
+    try:
+        if target.exists() and not target.is_file():  # /dev/stderr, a named pipe: nothing to rename onto
+            target.write_text(text, encoding="utf-8")
+            return
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
+        ) as file:
+            temporary = file.name
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(target)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise WriteError(f"the report was not written: {error.strerror}", output) from None
+
+
+@contextmanager
+def _progress(path: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Yield a callback that draws a bar on a terminal once the work has taken two seconds."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import Progress  # noqa: PLC0415
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+    task = bar.add_task(Path(path).name, total=None)
+    start, shown = time.monotonic(), False
+
+    def advance(done: int, total: int) -> None:
+        nonlocal shown
+        if not shown and time.monotonic() - start > 2:
+            bar.start()
+            shown = True
+        if shown:
+            bar.update(task, completed=done, total=total)
+
+    try:
+        yield advance
+    finally:
+        if shown:
+            bar.stop()

@@ -1,0 +1,1 @@
+"""The graph in canonical form: what small operations amount to together."""

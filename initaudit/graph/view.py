@@ -1,0 +1,56 @@
+"""Who makes and who reads each value of a graph, and which values move with the input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from initaudit.ops import family
+from initaudit.types import Graph, Node, Tensor
+
+_SHAPES = frozenset({"shape", "size"})
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One reading of a value: by which node, as which of its inputs."""
+
+    node: int
+    position: int
+
+
+class View:
+    """An index over a graph; nothing in it changes after it is made."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes: tuple[Node, ...] = graph.nodes
+        self.producer: dict[str, int] = {}
+        self.uses: dict[str, list[Use]] = {}
+        self.fixed: set[str] = set(graph.constants)  # values that do not move with the data
+        self.origin: dict[str, str] = {name: name for name in graph.constants}  # moved copies of one constant
+        self.outputs = frozenset(graph.outputs)
+        for index, node in enumerate(graph.nodes):
+            for position, name in enumerate(node.inputs):
+                if name:
+                    self.uses.setdefault(name, []).append(Use(index, position))
+            for name in node.outputs:
+                self.producer[name] = index
+            if node.op in _SHAPES or all(not name or name in self.fixed for name in node.inputs):
+                self.fixed.update(node.outputs)
+                first = node.inputs[0] if node.inputs else ""
+                if first in self.origin and family(node.op) == "move" and node.op != "concat":
+                    for name in node.outputs[:1]:
+                        self.origin[name] = self.origin[first]
+
+    def constant(self, name: str) -> Tensor | None:
+        """Return the tensor of a constant, or of a constant that was only moved, expanded or cast."""
+        origin = self.origin.get(name) if name else None
+        return self.graph.constants[origin] if origin is not None else None
+
+    def readers(self, name: str) -> list[Use]:
+        """Return the uses of a value in execution order."""
+        return self.uses.get(name, [])
+
+    def moving(self, node: Node) -> list[int]:
+        """Return the positions of the inputs that move with the data."""
+        return [k for k, name in enumerate(node.inputs) if name and name not in self.fixed]

@@ -1,0 +1,381 @@
+"""What a weight's neighbours prove about it: orientation, transposition, groups, fused and stacked operators.
+
+A bare checkpoint says neither which operator a weight belongs to nor how that operator was called. Its neighbours often
+do: a bias has as many entries as there are outputs, a norm as many as the layer before it, and a layer takes as many
+channels as the previous one in the same block gives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from initaudit.layers import words
+from initaudit.layers.drafts import again, sides
+from initaudit.layers.groups import split
+from initaudit.layers.shapes import QKV
+from initaudit.types import Evidence, Layer
+
+_NUMBER = re.compile(r"(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a layer stands: the path of its module, in parts."""
+
+    path: str
+    steps: tuple[str, ...]
+
+
+def place(a: Layer) -> Place:
+    """Return the place of a layer, from the name of its stored weight."""
+    path, local = split(a.weight.name)
+    if local.partition("@")[0] not in ("weight", "weight_v", "weight_orig", "kernel"):
+        path = f"{path}.{local}" if path else local
+    return Place(path, tuple(re.split(r"[./]", path)) if path else ())
+
+
+def natural(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a sorting key by which block 10 comes after block 2."""
+    return tuple((0, int(t), "") if t.isdigit() else (1, 0, t) for t in _NUMBER.split(name) if t)
+
+
+def in_order(names: Sequence[str]) -> bool:
+    """Whether a file keeps the order of registration; one that is sorted by name tells nothing about it."""
+    return len(names) < 3 or list(names) != sorted(names)
+
+
+def succeeds(before: Place, after: Place) -> bool:
+    """Whether two modules are numbered one after the other, in one container or under one stem.
+
+    conv1 and conv2, 0 and 3, block.0.0 and block.1.0, but not conv2 and downsample.0.
+    """
+    for a, b in zip(before.steps, after.steps, strict=False):
+        if a == b:
+            continue
+        stem_a, number_a = _stem(a)
+        stem_b, number_b = _stem(b)
+        return stem_a == stem_b and number_b > number_a
+    return False
+
+
+def _stem(step: str) -> tuple[str, int]:
+    """Split a step into what stays and what counts: conv2 is (conv#, 2), c3x3_b and b are (c3x3_#, 1) and (#, 1)."""
+    letter = re.search(r"(?:^|_)([a-h])$", step)
+    if letter:
+        base = re.sub(r"\d+", "", step[: letter.start(1)])
+        return base + "#", ord(letter[1]) - ord("a")
+    match = re.search(r"\d+", step)
+    return (step[: match.start()] + "#" + step[match.end() :], int(match[0])) if match else (step, -1)
+
+
+def siblings(a: Place, b: Place) -> bool:
+    """Whether two modules have the same parent."""
+    return len(a.steps) == len(b.steps) and a.steps[:-1] == b.steps[:-1]
+
+
+def cousins(a: Place, b: Place) -> bool:
+    """Whether the paths of two modules differ in exactly one step: f.a.0 and f.b.0."""
+    return len(a.steps) == len(b.steps) and sum(x != y for x, y in zip(a.steps, b.steps, strict=True)) == 1
+
+
+def settle(found: Sequence[Layer], config: Mapping[str, Any], ordered: bool) -> list[Layer]:
+    """Return the layers with everything settled that neighbours settle."""
+    layers = _stacked(_orientation(list(found)), config)
+    layers = _convolutions(layers, ordered)
+    return [_fused(_supported(a, layers), layers) for a in layers]
+
+
+def _orientation(layers: list[Layer]) -> list[Layer]:
+    """Tell (in, out) from (out, in): a bias has one entry per output, and modules of one name are stored alike."""
+    votes: Counter[str] = Counter()
+    for a in layers:
+        if a.kind == "linear" and a.axes in ("oi", "io") and a.bias is not None and a.bias.shape:
+            rows, columns = a.weight.shape
+            n = a.bias.shape[-1]
+            if rows != columns and n in (rows, columns):
+                votes[words.leaf(place(a).path)] += 1 if n == rows else -1
+    return [_oriented(a, votes) for a in layers]
+
+
+def _oriented(a: Layer, votes: Counter[str]) -> Layer:
+    if a.kind != "linear" or a.axes not in ("oi", "io"):
+        return a
+    rows, columns = a.weight.shape
+    if a.bias is not None and a.bias.shape and rows != columns:
+        n = a.bias.shape[-1]
+        if n == rows:
+            return again(a, "the bias has as many entries as the first axis: (out, in)", axes="oi", fan_evidence=Evidence.NAMED)
+        if n == columns:
+            return again(a, "the bias has as many entries as the second axis: (in, out)", axes="io", fan_evidence=Evidence.NAMED)
+        return again(a, f"the bias has {n} entries, which fit neither axis", fan_evidence=Evidence.ASSUMED)
+    vote = votes[words.leaf(place(a).path)]
+    if vote < 0:
+        return again(a, "stored (in, out) as the others of this name are", axes="io")
+    return a
+
+
+def _stacked(layers: list[Layer], config: Mapping[str, Any]) -> list[Layer]:
+    """Orient stacked experts [experts, a, b]: by bias, by the pair of matrices, or by the width of the model."""
+    by_parent: dict[str, list[Layer]] = {}
+    for a in layers:
+        if a.kind == "linear" and a.axes in ("soi", "sio"):
+            by_parent.setdefault(split(a.weight.name)[0], []).append(a)
+    widths = Counter(a.weight.shape[0] for a in layers if a.kind == "norm" and a.weight.shape)
+    width = config.get("hidden_size") or (widths.most_common(1)[0][0] if widths else None)
+    changed: dict[str, Layer] = {}
+    for group in by_parent.values():
+        proven = {a.weight.name: _by_bias(a) for a in group if _by_bias(a)}
+        pair = _by_pair(group)
+        for a in group:
+            axes, why = proven.get(a.weight.name, ""), "its bias"
+            if not axes and proven:
+                axes, why = next(iter(proven.values())), "the bias of a sibling"
+            if not axes and pair:
+                axes, why = pair, "the sizes of the two matrices of an expert"
+            if not axes and width:
+                axes, why = _by_width(a, int(width)), "the width of the model"
+            if axes:
+                gated = _gate_up(a, axes)
+                changed[a.weight.name] = again(
+                    a, f"stacked operators, oriented by {why}", axes=axes, parts=gated, fan_evidence=Evidence.NAMED
+                )
+    return [changed.get(a.weight.name, a) for a in layers]
+
+
+def _by_bias(a: Layer) -> str:
+    _, first, second = a.weight.shape
+    if a.bias is None or len(a.bias.shape) < 1 or first == second:
+        return ""
+    n = a.bias.shape[-1]
+    return "soi" if n == first else "sio" if n == second else ""
+
+
+def _by_pair(group: Sequence[Layer]) -> str:
+    """gate_up (hidden -> 2 f) and down (f -> hidden), or up (hidden -> f) and down: one reading fits."""
+    for a in group:
+        for b in group:
+            if a is b or not re.search(r"down|w2|wo|fc2|output", b.weight.name) or re.search(r"down|w2|wo|fc2", a.weight.name):
+                continue
+            (_, a1, a2), (_, b1, b2) = a.weight.shape, b.weight.shape
+            oi = b1 == a2 and a1 in (b2, 2 * b2)
+            io = b2 == a1 and a2 in (b1, 2 * b1)
+            if oi != io:
+                return "soi" if oi else "sio"
+    return ""
+
+
+def _by_width(a: Layer, width: int) -> str:
+    _, first, second = a.weight.shape
+    if (first == width) == (second == width):
+        return ""
+    down = bool(re.search(r"down|w2|wo|fc2", a.weight.name))
+    return "soi" if (second == width) != down else "sio"
+
+
+def _gate_up(a: Layer, axes: str) -> tuple[str, ...]:
+    out = a.weight.shape[axes.index("o")]
+    return ("gate", "up") if re.search(r"gate_?up|w13$", a.weight.name) and out % 2 == 0 else ()
+
+
+def _supported(a: Layer, layers: Sequence[Layer]) -> Layer:
+    """Raise a matrix without bias to NAMED if some norm or layer of its block has the size that it takes."""
+    if a.kind != "linear" or a.fan_evidence is not Evidence.ASSUMED or a.axes != "oi" or len(a.reasons) > 1:
+        return a
+    here = place(a)
+    takes = a.weight.shape[1]
+    for b in layers:
+        there = place(b)
+        if b is not a and siblings(here, there) and b.kind in ("norm", "linear"):
+            gives = b.weight.shape[0] if b.kind == "norm" and b.weight.shape else sides(b)[1]
+            if gives == takes and (b.kind == "norm" or succeeds(there, here)):
+                return again(a, f"takes the {takes} units of {b.name}", fan_evidence=Evidence.NAMED)
+    return a
+
+
+def _fused(a: Layer, layers: Sequence[Layer]) -> Layer:
+    """Count query, key and value one at a time where one matrix holds the three."""
+    if a.kind != "linear" or a.parts or "o" not in a.axes or len(a.axes) != 2:
+        return a
+    path = place(a).path
+    takes, gives = sides(a)
+    if words.QKV.search(path) and gives == 3 * takes and not _mixer(path, layers):
+        return again(a, "query, key and value side by side, by name and shape", parts=QKV)
+    if words.KV.search(path) and gives == 2 * takes:
+        return again(a, "key and value side by side, by name and shape", parts=QKV[1:])
+    if re.search(r"(?:^|[._])gate_up_proj$", path) and gives % 2 == 0:
+        return again(a, "gate and up projections side by side, by name", parts=("gate", "up"))
+    return a
+
+
+def _mixer(path: str, layers: Sequence[Layer]) -> bool:
+    """Whether an "in_proj" belongs to a state-space mixer, whose parts are unequal."""
+    parent = path.rpartition(".")[0]
+    return path.endswith("in_proj") and any(
+        re.search(r"A_log|dt_bias|conv1d", b.weight.name) for b in layers if b.weight.name.startswith(parent)
+    )
+
+
+def _convolutions(layers: list[Layer], ordered: bool) -> list[Layer]:
+    settled: list[Layer] = []
+    outs: set[int] = set()  # channels that some layer so far gives
+    everywhere = {sides(b)[1] for b in layers if b.kind in ("conv", "linear")}
+    for i, a in enumerate(layers):
+        if a.kind == "conv":
+            a = _convolution(a, settled, layers[i + 1 :], outs if ordered else everywhere, ordered)  # noqa: PLW2901
+            outs.add(sides(a)[1])
+        elif a.kind in ("linear", "embedding") and "o" in a.axes:
+            outs.add(sides(a)[1])
+        settled.append(a)
+    return settled
+
+
+def _convolution(a: Layer, before: Sequence[Layer], after: Sequence[Layer], outs: set[int], ordered: bool) -> Layer:
+    if a.axes.startswith("k"):  # (kernel, in, out): channels last, as JAX stores it
+        return replace(a, fan_evidence=Evidence.NAMED if a.bias is not None else Evidence.ASSUMED)
+    here = place(a)
+    first, second = a.weight.shape[:2]
+    kernel = a.weight.shape[2:]
+    bias = a.bias.shape[0] if a.bias is not None and a.bias.shape else None
+    follow = _norm_after(here, after)
+    previous = _previous(here, before, ordered)
+    gives = sides(previous)[1] if previous is not None else None
+    hint = bool(words.TRANSPOSED.search(here.path)) or (
+        bool(words.UPSAMPLING.search(here.path)) and kernel[-1] % 2 == 0
+    )
+    size = bias if bias is not None else follow
+    if size is not None and size != first and size % second == 0 and (bias is not None or size == second):
+        groups = size // second
+        return _transposed(a, groups if first % groups == 0 else 1, "its bias or norm has the size of the second axis")
+    if hint and (size in (None, second) or first == second) and size != first or (hint and first == second):
+        return _transposed(a, 1, "by its name")
+    plain = size == first and first != second
+    if gives is not None and gives == first and gives != second and size is None and second > 1 and not plain:
+        if _next(here, after) == second or (previous is not None and previous.kind == "conv_transpose"):
+            return _transposed(a, 1, "the layers around it have its channels the other way round")
+    return _grouped(a, here, gives, outs, before, ordered)
+
+
+def _transposed(a: Layer, groups: int, why: str) -> Layer:
+    kernel = a.weight.shape[2:]
+    stride = tuple(2 if k == 3 else max(1, k // 2) if k > 2 and k % 2 == 0 else 2 if k == 2 else 1 for k in kernel)
+    return again(
+        a,
+        f"transposed, {why}; its stride is not in the file, taken is {'x'.join(map(str, stride))}",
+        kind="conv_transpose",
+        axes="io" + "k" * len(kernel),
+        groups=groups,
+        stride=stride,
+        fan_evidence=Evidence.ASSUMED,
+    )
+
+
+def _grouped(a: Layer, here: Place, gives: int | None, outs: set[int], before: Sequence[Layer], ordered: bool) -> Layer:
+    """Settle the groups of a convolution that is not transposed."""
+    first, second = a.weight.shape[:2]
+    kernel = a.weight.shape[2:]
+    if second == 1 and first > 1:
+        return _one_channel(a, here, gives, outs, before, ordered)
+    if first == second and all(k % 2 == 0 for k in kernel):
+        return again(a, "as many channels in as out and an even kernel: may be transposed, taken is not")
+    if second in (gives, _norm_before(here, before)) or any(
+        second in sides(b) for b in before if siblings(place(b), here) and _operator(b)
+    ):
+        return again(a, f"takes the {second} channels that a layer of its block gives or takes", fan_evidence=Evidence.NAMED)
+    if gives and gives % second == 0 and gives == first and gives > second:
+        groups = gives // second
+        numbered = any(succeeds(place(b), here) for b in before[-3:] if _operator(b) and cousins(place(b), here))
+        if groups == 2 and second in outs:
+            return again(a, f"takes the {second} channels that an earlier layer gives, or is 2 groups")
+        sure = Evidence.NAMED if groups > 2 and (numbered or second not in outs) else Evidence.ASSUMED
+        return again(a, f"{groups} groups: the layer before gives {gives} channels", groups=groups, fan_evidence=sure)
+    if second in outs:
+        return again(a, f"takes the {second} channels that an earlier layer gives", fan_evidence=Evidence.NAMED)
+    if ordered and not any(_operator(b) for b in before):
+        return again(a, f"the first layer, on {second} channels", fan_evidence=Evidence.NAMED)
+    return again(a, f"takes {second} channels per group; groups are not in the file, taken is 1")
+
+
+def _one_channel(a: Layer, here: Place, gives: int | None, outs: set[int], before: Sequence[Layer], ordered: bool) -> Layer:
+    """Settle a convolution that takes one channel per group: depthwise, or the first one on a grey picture or a sound."""
+    first = a.weight.shape[0]
+    said = {t for step in here.steps[-2:] for t in words.tokens(step)} & words.DEPTHWISE
+    if first in (gives, _norm_before(here, before)):
+        return again(a, f"depthwise: the layer before gives {first} channels", groups=first, fan_evidence=Evidence.NAMED)
+    if said:
+        return again(a, f"depthwise by name; groups taken are its {first} units", groups=first)
+    if ordered and not any(_operator(b) or b.kind == "embedding" for b in before):
+        return again(a, "takes one channel: nothing comes before it", fan_evidence=Evidence.NAMED)
+    if all(k == 1 for k in a.weight.shape[2:]):
+        return again(a, "takes one channel by its kernel of 1")
+    if gives and 1 < gives < first and first % gives == 0 and siblings(place(before[-1]), here):
+        return again(a, f"depthwise: the layer before gives {gives} channels", groups=gives)
+    if not ordered and not outs - {first}:
+        return again(a, "takes one channel: no other layer gives more")
+    return again(a, "depthwise, as one channel usually means; groups are not in the file", groups=first)
+
+
+def _previous(here: Place, before: Sequence[Layer], ordered: bool) -> Layer | None:
+    """The operator whose output this one takes, as far as numbering in one container or the order of the file tells."""
+    for b in reversed(before):
+        if not _operator(b):
+            continue
+        there = place(b)
+        if succeeds(there, here):
+            return b
+        if ordered:
+            return b if (siblings(there, here) or cousins(there, here)) and not _branch(here) else None
+    return None
+
+
+def _operator(b: Layer) -> bool:
+    return b.kind in ("conv", "linear", "conv_transpose")
+
+
+def _branch(here: Place) -> bool:
+    return bool(re.search(r"shortcut|downsample|skip|residual|proj", here.path))
+
+
+def _norm_after(here: Place, after: Sequence[Layer]) -> int | None:
+    """The size of the norm that the numbering pairs with this layer: conv1 and bn1, 0 and 1."""
+    for b in after[:2]:
+        if b.kind == "norm" and b.weight.shape:
+            there = place(b)
+            if paired(here, there):
+                return b.weight.shape[0]
+    return None
+
+
+def paired(a: Place, norm: Place) -> bool:
+    """Whether numbering or naming pairs a layer with the norm after it: conv1 and bn1, 0 and 1, conv and bn or norm."""
+    if not siblings(a, norm) or not a.steps:
+        return False
+    x, y = a.steps[-1], norm.steps[-1]
+    if x.isdigit() and y.isdigit():
+        return int(y) == int(x) + 1
+    if x.isdigit() or y.isdigit():
+        return False
+    digits_x, digits_y = re.findall(r"\d+", x), re.findall(r"\d+", y)
+    bare = {"conv", "bn", "norm", "layer_norm", "gn", "fc", "linear", "dense", "batchnorm", "layernorm", "batch_norm", "ln"}
+    if x in bare and y.lower() in bare:
+        return True
+    return bool(digits_x) and digits_x[-1:] == digits_y[-1:] and bool(re.search(r"bn|norm|gn", y, re.I))
+
+
+def _norm_before(here: Place, before: Sequence[Layer]) -> int | None:
+    """The size of a norm just before this layer in the same block: pre-activation order."""
+    if not before or before[-1].kind != "norm" or not before[-1].weight.shape:
+        return None
+    there = place(before[-1])
+    return before[-1].weight.shape[0] if siblings(there, here) else None
+
+
+def _next(here: Place, after: Sequence[Layer]) -> int | None:
+    """Input channels of the next numbered convolution."""
+    for b in after:
+        if b.kind == "conv" and succeeds(here, place(b)):
+            return b.weight.shape[1]
+    return None

@@ -1,0 +1,46 @@
+"""What a reporter is, and the words every reporter uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from initaudit.types import Report, Severity
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How much to say, and on what: nothing else reaches a reporter."""
+
+    width: int = 80
+    colour: bool = False
+    verbosity: int = 0  # -1 findings only, 0 folded table, 1 every row and every skip
+    many: bool = False  # several paths were given, whatever became of them
+
+
+@dataclass(frozen=True, slots=True)
+class Reporter:
+    """An output format: a pure function from reports to text."""
+
+    name: str
+    render: Callable[[Sequence[Report], Style], str]
+
+
+def counts(report: Report) -> dict[Severity, int]:
+    """Return the number of findings by severity, all severities present."""
+    return {s: sum(f.severity is s for f in report.findings) for s in Severity}
+
+
+def verdict(report: Report) -> str:
+    """Return healthy, suspect or unhealthy: an error makes unhealthy, a warning suspect."""
+    n = counts(report)
+    return "unhealthy" if n[Severity.ERROR] else "suspect" if n[Severity.WARNING] else "healthy"
+
+
+def by_layer(report: Report) -> dict[str, str]:
+    """Return the contract's verdict for each layer name: ok, info, warning or error."""
+    worst: dict[str, Severity] = {}
+    for f in report.findings:
+        if f.layer is not None:
+            worst[f.layer] = max(f.severity, worst.get(f.layer, f.severity))
+    return {m.layer.name: worst[m.layer.name].label if m.layer.name in worst else "ok" for m in report.measured}

@@ -1,0 +1,205 @@
+"""The report a person reads.
+
+    bad.onnx   ONNX, opset 17   11 layers, 658,176 parameters   fresh
+
+        layer   kind     fan in > out   then   std     expected      ratio
+        fc0     linear      256 > 256   relu   0.0884  he    0.0884   1.00
+      x fc2     linear      256 > 256   relu   0       he    0.0884   0.00
+
+    x INI103 all-zero   fc2
+      all 65,536 values of linear 256 > 256 are zero: no signal goes up and no gradient goes down
+      cure: draw fc2.weight again: torch.nn.init.kaiming_normal_, std 0.0884     why: initaudit explain INI103
+
+    unhealthy: 1 error, 0 warnings, 0 infos; 100 % of parameters judged
+
+Marks: x error, ! warning, i info. Rows alike fold into one; colour carries nothing that words do not.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.text import Text
+
+from initaudit.reporters.base import Reporter, Style, by_layer, counts, verdict
+from initaudit.reporters.table import folded, layout
+from initaudit.types import Finding, Report, Severity
+
+MARKS = {Severity.ERROR: "x", Severity.WARNING: "!", Severity.INFO: "i"}
+COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
+VERDICT_COLOURS = {"healthy": "bold green", "suspect": "bold yellow", "unhealthy": "bold red"}
+QUIET_KINDS = ("norm", "parameter")  # rows nobody looks for unless something is wrong with them
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Lines on a console of one width."""
+
+    console: Console
+    width: int
+
+    def line(self, *parts: str | tuple[str, str], indent: int = 0) -> None:
+        """Print styled parts, wrapped at the width with a hanging indent."""
+        text = Text.assemble(*parts)
+        for piece in text.wrap(self.console, max(20, self.width - indent)):
+            piece.rstrip()
+            self.console.print(Text(" " * indent) + piece, soft_wrap=True)
+
+    def gap(self) -> None:
+        """Print an empty line."""
+        self.console.print()
+
+
+def _render(reports: Sequence[Report], style: Style) -> str:
+    out = io.StringIO()
+    console = Console(
+        file=out, width=style.width, force_terminal=style.colour, no_color=not style.colour, highlight=False,
+        emoji=False, markup=False, color_system="standard" if style.colour else None, legacy_windows=False,
+    )  # fmt: skip
+    page = _Page(console, style.width)
+    for k, report in enumerate(reports):
+        if k:
+            page.gap()
+        _report(page, report, style)
+    if len(reports) > 1:
+        words = [verdict(r) for r in reports]
+        page.gap()
+        page.line(
+            f"{len(reports)} models: " + ", ".join(f"{words.count(w)} {w}" for w in VERDICT_COLOURS if w in words)
+        )
+    return out.getvalue()
+
+
+def _report(page: _Page, report: Report, style: Style) -> None:
+    if style.verbosity >= 0:
+        _heading(page, report, style)
+        _table(page, report, style)
+    _findings(page, report, style)
+    if style.verbosity > 0 and report.skipped:
+        for skip in report.skipped:
+            page.line(f"not judged: {skip.name}: {skip.why}", indent=2)
+        page.gap()
+    _closing(page, report, style)
+
+
+def _heading(page: _Page, report: Report, style: Style) -> None:
+    model = report.model
+    page.line(
+        (model.path, "bold"),
+        f"   {model.format}, {model.detail}" if model.detail else f"   {model.format}",
+        f"   {len(report.measured)} weights, {report.parameters:,} parameters",
+        f"   {report.state}",
+    )
+    if style.verbosity > 0:
+        for reason in report.state_reasons:
+            page.line(f"{report.state}: {reason}", indent=2)
+    page.gap()
+
+
+def _table(page: _Page, report: Report, style: Style) -> None:
+    verdicts = by_layer(report)
+    rows = report.measured
+    hidden: list[str] = []
+    if style.verbosity <= 0:
+        hidden = [
+            m.layer.kind for m in rows if m.layer.kind in QUIET_KINDS and verdicts[m.layer.name] in ("ok", "info")
+        ]
+        rows = tuple(m for m in rows if m.layer.kind not in QUIET_KINDS or verdicts[m.layer.name] not in ("ok", "info"))
+    groups = folded(rows, verdicts, fold=style.verbosity <= 0)
+    left_out = 0
+    if style.verbosity <= 0 and len(groups) > 40:
+        kept = [g for k, g in enumerate(groups) if k < 36 or verdicts[g[0].layer.name] in ("warning", "error")]
+        left_out = len(groups) - len(kept)
+        groups = kept
+    for k, line in enumerate(layout(groups, page.width - 4)):
+        mark = ""
+        colour = "dim" if k == 0 else ""
+        if k:
+            severity = next((s for s in Severity if s.label == verdicts[groups[k - 1][0].layer.name]), None)
+            if severity is not None:
+                mark, colour = MARKS[severity], COLOURS[severity]
+        page.console.print(Text.assemble("  ", (f"{mark:1} ", colour), (line, "dim" if k == 0 else "")), soft_wrap=True)
+    notes = []
+    if left_out:
+        notes.append(f"{left_out} more rows without warnings")
+    if hidden:
+        kinds = sorted(set(hidden))
+        notes.append(
+            "and ".join(f"{hidden.count(kind)} {_plural(kind, hidden.count(kind))} " for kind in kinds).strip()
+        )
+    if notes:
+        page.line(f"and {'; '.join(notes)} (-v shows them)", indent=4)
+    page.gap()
+
+
+def _plural(kind: str, n: int) -> str:
+    word = {"norm": "norm", "parameter": "other parameter"}.get(kind, kind)
+    return word if n == 1 else word + "s"
+
+
+def _findings(page: _Page, report: Report, style: Style) -> None:
+    least = Severity.INFO if style.verbosity >= 0 else Severity.WARNING
+    for group in _grouped(report.findings, fold=style.verbosity <= 0):
+        first = group[0]
+        if first.severity < least:
+            continue
+        names = list(dict.fromkeys(f.layer for f in group if f.layer))
+        head = f"{MARKS[first.severity]} {first.rule} {first.name}"
+        page.line((head, COLOURS[first.severity]), "   " + _where(names, style))
+        for message in _messages(group):
+            page.line(message, indent=2)
+        if first.severity > Severity.INFO or style.verbosity > 0:
+            if first.remedy:
+                page.line(f"cure: {first.remedy}", indent=2)
+            page.line((f"why: initaudit explain {first.rule}", "dim"), indent=2)
+        page.gap()
+
+
+def _messages(group: Sequence[Finding]) -> Iterator[str]:
+    """Yield what to print of findings told together: the first's message, and how many say the like."""
+    first = group[0]
+    note = f" [{first.severity.label}, not {first.capped.label}: the evidence is too thin]" if first.capped else ""
+    more = f" (and {len(group) - 1} more like it)" if len(group) > 1 else ""
+    yield first.message + more + note
+
+
+def _grouped(findings: Sequence[Finding], *, fold: bool) -> list[list[Finding]]:
+    """Group info findings by rule, and graver ones only with their exact like."""
+    groups: dict[object, list[Finding]] = defaultdict(list)
+    for k, f in enumerate(findings):
+        alike = f.rule if f.severity is Severity.INFO else (f.rule, f.severity, f.message)
+        groups[(alike, f.severity) if fold else k].append(f)
+    return list(groups.values())
+
+
+def _where(names: Sequence[str], style: Style) -> str:
+    most = 3 if style.verbosity <= 0 else len(names)
+    shown = ", ".join(names[:most])
+    return shown + (f" ... {names[-1]} ({len(names)} layers)" if len(names) > most else "")
+
+
+def _closing(page: _Page, report: Report, style: Style) -> None:
+    n = counts(report)
+    word = verdict(report)
+    parts = ", ".join(f"{n[s]} {s.label}{'' if n[s] == 1 else 's'}" for s in sorted(Severity, reverse=True))
+    capped = [f for f in report.findings if f.capped is not None]
+    prefix = f"{report.model.path}: " if style.verbosity < 0 else ""
+    page.line(prefix, (word, VERDICT_COLOURS[word]), f": {parts}; {_percent(report.coverage)} of parameters judged")
+    if capped:
+        worst = max(f.capped for f in capped if f.capped is not None)
+        page.line(
+            f"{len(capped)} of these would weigh more (up to {worst.label}) if it were certain what each layer is for: "
+            f"audit an ONNX export or the pickled module, or say which activation follows with --activation NAME"
+        )
+
+
+def _percent(share: float) -> str:
+    """Round down, so that 100 % means all of it."""
+    return f"{int(share * 1000) / 10:g} %"
+
+
+REPORTER = Reporter("console", _render)

@@ -1,0 +1,133 @@
+"""The report contract, schema initaudit.report/1.
+
+    {"schema": "initaudit.report/1", "tool": {"name": "initaudit", "version": "0.1.0"},
+     "source": {"path": "model.onnx", "format": "onnx", "graph": "onnx"}, "model": {...}, "layers": [...],
+     "findings": [...], "skipped": [...], "summary": {"errors": 1, ..., "verdict": "unhealthy", "coverage": 1.0}}
+
+One path gives an object, several an array of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from initaudit.reporters.base import Reporter, Style, by_layer, counts, verdict
+from initaudit.types import Finding, Measured, Report, Severity
+from initaudit.version import __version__
+
+
+def document(report: Report) -> dict[str, Any]:
+    """Return the contract's object for one report, made of plain values; what is not finite is None."""
+    n = counts(report)
+    verdicts = by_layer(report)
+    return _plain(
+        {
+            "schema": "initaudit.report/1",
+            "tool": {"name": "initaudit", "version": __version__},
+            "source": {"path": report.model.path, "format": report.model.format, "graph": report.model.graph_source},
+            "model": {
+                "parameters": report.parameters,
+                "tensors": len(report.model.tensors),
+                "layers": len(report.measured),
+                "state": str(report.state),
+                "state_reasons": list(report.state_reasons),
+                "detail": report.model.detail,
+            },
+            "layers": [_layer(m, verdicts[m.layer.name]) for m in report.measured],
+            "findings": [_finding(f) for f in report.findings],
+            "skipped": [{"name": s.name, "why": s.why} for s in report.skipped],
+            "summary": {
+                "errors": n[Severity.ERROR],
+                "warnings": n[Severity.WARNING],
+                "infos": n[Severity.INFO],
+                "verdict": verdict(report),
+                "coverage": report.coverage,
+                "capped": sum(f.capped is not None for f in report.findings),
+            },
+        }
+    )
+
+
+def _layer(m: Measured, verdict: str) -> dict[str, Any]:
+    layer, stats = m.layer, m.stats
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "weight": layer.weight.name,
+        "bias": layer.bias.name if layer.bias else None,
+        "shape": list(layer.weight.shape),
+        "dtype": layer.weight.dtype,
+        "groups": layer.groups,
+        "fan_in": _fan(layer.fan_in),
+        "fan_out": _fan(layer.fan_out),
+        "activation": layer.activation,
+        "evidence": layer.evidence.label,
+        "units": layer.units,
+        "effective_width": None,
+        "mean": stats.mean,
+        "std": stats.std,
+        "min": stats.min,
+        "max": stats.max,
+        "zeros": stats.zeros,
+        "nonfinite": stats.nonfinite,
+        "expected": {"scheme": m.expected.scheme, "std": m.expected.std} if m.expected else None,
+        "variance_ratio": m.variance_ratio,
+        "identified": {"scheme": m.identified.scheme, "law": m.identified.law} if m.identified else None,
+        "forward_variance": None,
+        "relative_gradient": None,
+        "verdict": verdict,
+        "role": str(layer.role),
+        "fan_evidence": layer.fan_evidence.label,
+        "activation_evidence": layer.activation_evidence.label,
+        "role_evidence": layer.role_evidence.label,
+        "kurtosis": stats.kurtosis,
+        "parts": list(layer.parts),
+        "part_std": [math.sqrt(v) if v >= 0 else None for v in stats.part_variance],
+        "reasons": list(layer.reasons),
+    }
+
+
+def _fan(fan: float | None) -> int | None:
+    return None if fan is None else max(1, round(fan))
+
+
+def _finding(f: Finding) -> dict[str, Any]:
+    return {
+        "rule": f.rule,
+        "name": f.name,
+        "severity": f.severity.label,
+        "layer": f.layer,
+        "tensor": f.tensor,
+        "message": f.message,
+        "evidence": f.evidence,
+        "remedy": f.remedy,
+        "capped_from": f.capped.label if f.capped is not None else None,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return plain Python values: numpy scalars unwrapped, what is not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _render(reports: Sequence[Report], style: Style) -> str:
+    documents = [document(r) for r in reports]
+    return (
+        json.dumps(documents if style.many else documents[0] if documents else [], indent=2, ensure_ascii=False) + "\n"
+    )
+
+
+REPORTER = Reporter("json", _render)

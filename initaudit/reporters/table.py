@@ -1,0 +1,152 @@
+"""The layer table: rows alike folded, columns dropped where the page is narrow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan
+
+from initaudit.types import Measured, Report
+
+Group = tuple[Measured, ...]  # rows told as one
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A heading, the cells under it, how they align, and how soon the column gives way (0: never)."""
+
+    heading: str
+    cells: tuple[str, ...]
+    right: bool = False
+    gives_way: int = 0
+
+    @property
+    def width(self) -> int:
+        """Characters of the widest cell."""
+        return max(len(self.heading), *(len(c) for c in self.cells)) if self.cells else len(self.heading)
+
+
+def folded(rows: Sequence[Measured], verdicts: Mapping[str, str], *, fold: bool) -> list[Group]:
+    """Return rows in order, those that differ only in a number of their name told as one."""
+    groups: dict[object, list[Measured]] = {}
+    for k, m in enumerate(rows):
+        law = (m.identified.scheme, m.identified.law) if m.identified else None
+        layer = m.layer
+        key = (re.sub(r"\d+", "N", layer.name), layer.kind, layer.fan_in, layer.fan_out, layer.activation,
+               verdicts[layer.name], law, None if law and law[0] else f"{m.stats.std:.1g}")  # fmt: skip
+        groups.setdefault(key if fold else k, []).append(m)
+    return [tuple(g) for g in groups.values()]
+
+
+def layout(groups: Sequence[Group], width: int) -> list[str]:
+    """Return the heading and one line per group of rows, at most `width` characters each."""
+    firsts = [g[0] for g in groups]
+    return lines(
+        [
+            Column("layer", tuple(_name(g) for g in groups)),
+            Column("kind", tuple(m.layer.kind for m in firsts), gives_way=2),
+            Column("fan in > out", tuple(_fans(m) for m in firsts), right=True),
+            Column("then", tuple(m.layer.activation or "-" for m in firsts)),
+            Column("drawn from", tuple(_law(m) for m in firsts), gives_way=1),
+            Column("std", tuple(_number(m.stats.std) for m in firsts), right=True),
+            Column("expected", tuple(_expected(m) for m in firsts), right=True),
+            Column("ratio", tuple(_ratio(m) for m in firsts), right=True),
+        ],
+        width,
+    )
+
+
+def distributions(report: Report, width: int) -> list[str]:
+    """Return one line per weight with the measures of its distribution, headed by the model."""
+    rows = report.measured
+    share = [m.stats.zeros / m.stats.count if m.stats.count else 0.0 for m in rows]
+    return [
+        f"{report.model.path}   {report.model.format}   {report.parameters:,} parameters   {report.state}",
+        "",
+        *lines(
+            [
+                Column("layer", tuple(m.layer.name for m in rows)),
+                Column("shape", tuple("x".join(map(str, m.layer.weight.shape)) or "scalar" for m in rows)),
+                Column("dtype", tuple(m.layer.weight.dtype for m in rows), gives_way=2),
+                Column("role", tuple(str(m.layer.role) for m in rows), gives_way=1),
+                Column("mean", tuple(f"{m.stats.mean:.1e}" for m in rows), right=True, gives_way=4),
+                Column("std", tuple(_number(m.stats.std) for m in rows), right=True),
+                Column("min", tuple(_number(m.stats.min) for m in rows), right=True),
+                Column("max", tuple(_number(m.stats.max) for m in rows), right=True),
+                Column("kurtosis", tuple(_number(m.stats.kurtosis) for m in rows), right=True),
+                Column("zeros", tuple(f"{z:.1%}" if z else "-" for z in share), right=True, gives_way=5),
+                Column("drawn from", tuple(_law(m) for m in rows), gives_way=3),
+            ],
+            width,
+        ),
+    ]
+
+
+def lines(columns: Sequence[Column], width: int) -> list[str]:
+    """Return heading and rows; columns give way, then the first is cut, until a line fits."""
+    kept = list(columns)
+
+    def total() -> int:
+        return sum(c.width + 2 for c in kept) - 2
+
+    while total() > width and any(c.gives_way for c in kept):
+        kept.remove(min((c for c in kept if c.gives_way), key=lambda c: c.gives_way))
+    limits = [c.width for c in kept]
+    limits[0] = max(12, limits[0] - max(0, total() - width))
+    rows = [[c.heading for c in kept], *zip(*(c.cells for c in kept), strict=True)]
+    return [
+        "  ".join(
+            _cut(cell, limit).rjust(limit) if c.right else _cut(cell, limit).ljust(limit)
+            for c, cell, limit in zip(kept, row, limits, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _cut(text: str, limit: int) -> str:
+    """Shorten in the middle: the end of a name tells more than its middle."""
+    if len(text) <= limit:
+        return text
+    head = (limit - 2) // 3
+    return text[:head] + ".." + text[len(text) - (limit - 2 - head) :]
+
+
+def _name(group: Group) -> str:
+    first, last = group[0].layer.name, group[-1].layer.name
+    if len(group) == 1:
+        return first
+    a, b = re.findall(r"\d+", first), re.findall(r"\d+", last)
+    differing = [k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]
+    if len(differing) == 1 and int(b[differing[0]]) - int(a[differing[0]]) == len(group) - 1:
+        pieces = re.split(r"(\d+)", first)
+        pieces[2 * differing[0] + 1] += f"-{b[differing[0]]}"
+        return "".join(pieces)
+    return f"{first} (x{len(group)})"
+
+
+def _fans(m: Measured) -> str:
+    if m.layer.fan_in is None or m.layer.fan_out is None:
+        return "x".join(map(str, m.layer.weight.shape)) or "scalar"
+    return f"{max(1, round(m.layer.fan_in))} > {max(1, round(m.layer.fan_out))}"
+
+
+def _law(m: Measured) -> str:
+    if m.identified is None:
+        return "?"
+    return m.identified.scheme or f"{m.identified.law}, no known scheme"
+
+
+def _number(value: float) -> str:
+    return "nan" if isnan(value) else f"{value:.3g}"
+
+
+def _expected(m: Measured) -> str:
+    return f"{m.expected.scheme} {_number(m.expected.std)}" if m.expected else "-"
+
+
+def _ratio(m: Measured) -> str:
+    ratio = m.variance_ratio
+    if ratio is None or isnan(ratio):
+        return "-"
+    return f"{ratio:.2f}" if 0.005 <= ratio < 1000 or ratio == 0 else f"{ratio:.0e}"

@@ -1,0 +1,55 @@
+"""INI104."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from initaudit.grounds import HARMLESS, born, certainty, describe, operator, plain, redraw
+from initaudit.registry import rule
+from initaudit.types import Audit, Finding, Severity
+
+
+@rule("INI104", Severity.ERROR)
+def constant(audit: Audit) -> Iterator[Finding]:
+    """A weight whose values are all the same number.
+
+    ## Why it matters
+    All units of the layer compute the same function and get the same gradient: however wide it is, it learns one.
+
+    ## How it is measured
+    Minimum and maximum are equal and not zero, in a weight that has at least two units in one operator.
+
+    ## When to ignore it
+    A fixed averaging kernel (blur, pooling, upsampling), an output layer, a model that is convex anyway.
+
+    ## Seen in the wild
+    candle-org/MindAct#1536 (an initializer that returned its upper bound everywhere),
+    HomericIntelligence/Mnemosyne#1987.
+
+    ## Source
+    Certain from the values; the role from the graph, the module tree or the names. FAULTS F09.
+    """
+    for m in audit.measured:
+        if not operator(m) or not m.stats.constant or m.stats.min == 0 or m.layer.units // m.layer.groups < 2:
+            continue
+        if plain(m) and born(audit):
+            yield constant.at(
+                m,
+                f"all {m.stats.count:,} values of {describe(m)} are {m.stats.min:.4g}: {m.layer.units} units are one",
+                needs=certainty(m),
+                value=m.stats.min,
+                count=m.stats.count,
+                role=str(m.layer.role),
+                remedy=redraw(m),
+            )
+        else:
+            yield constant.at(
+                m,
+                f"all {m.stats.count:,} values are {m.stats.min:.4g} in a {m.layer.role}: "
+                + HARMLESS.get(m.layer.role, "the model is trained"),
+                severity=Severity.INFO,
+                value=m.stats.min,
+                count=m.stats.count,
+                role=str(m.layer.role),
+                remedy="none, if this is meant",
+            )

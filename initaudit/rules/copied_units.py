@@ -1,0 +1,106 @@
+"""INI201."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isqrt
+
+import numpy as np
+
+from initaudit.grounds import HARMLESS, born, certainty, operator, plain, redraw, varied
+from initaudit.registry import rule
+from initaudit.types import Array, Audit, Evidence, Finding, Measured, Role, Severity
+
+# How many different values an element of a drawn tensor can be counted on to take, by dtype: bounds the number of
+# units that could be equal by accident.
+_VALUES = {"float64": 1e6, "float32": 1e6, "complex64": 1e6, "complex128": 1e6, "float16": 1e3, "bfloat16": 5e2}
+
+
+@rule("INI201", Severity.ERROR)
+def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
+    """Units whose incoming weights equal those of another unit of the same layer.
+
+    ## Why it matters
+    Two units with equal incoming weights compute the same; if their outgoing weights agree as well they stay equal for
+    ever. Tensor-parallel ranks, experts and heads that were seeded alike look exactly so.
+
+    ## How it is measured
+    Every unit's values are hashed bit by bit. A copy counts when fewer than `accident` such pairs were to be expected
+    from the number of units, their length and the precision of the type. Zero units are not copies (see INI202).
+
+    ## When to ignore it
+    Sub-pixel (ICNR) convolutions start with runs of r^2 equal filters on purpose; fixed kernels, closed forms,
+    embeddings of reserved tokens, heads replicated for key-value sharing.
+
+    ## Seen in the wild
+    InternLM/InternLM#405, modelscope/ms-swift#7944, NVIDIA-NeMo/Megatron-Bridge#4485, srenevey/neuro#4.
+
+    ## Source
+    Certain from the values up to 64-bit hash collisions. FAULTS F03, F09.
+    """
+    for m in audit.measured:
+        if not operator(m) or not varied(m):
+            continue
+        hashes = _by_operator(m, m.stats.rows.hash)
+        nonzero = _by_operator(m, m.stats.rows.nonzero)
+        length = m.stats.count / max(1, m.layer.units)
+        if _accidents(m, length) > accident:
+            continue
+        copies, first, second = _copies(hashes, nonzero)
+        if not copies:
+            continue
+        message = f"{copies} of {m.layer.units} units are exact copies of another (unit {second} equals unit {first})"
+        run = _run(hashes)
+        facts = {"copies": copies, "units": m.layer.units, "first": first, "second": second}
+        if run and isqrt(run) ** 2 == run and m.layer.kind.startswith("conv"):
+            yield copied_units.at(
+                m,
+                f"{message}, in runs of {run}: a sub-pixel (ICNR) initialization",
+                severity=Severity.INFO,
+                **facts,
+                remedy="none, if a PixelShuffle follows",
+            )
+        elif plain(m) and born(audit):
+            yield copied_units.at(m, message, needs=certainty(m), **facts, remedy=redraw(m))
+        else:
+            held = Evidence.NAMED if m.layer.role in (Role.HEAD, Role.BRANCH_END, Role.ROUTER) else Evidence.ASSUMED
+            yield copied_units.at(
+                m,
+                f"{message}; in a {m.layer.role}" + (f": {HARMLESS[m.layer.role]}" if m.layer.role in HARMLESS else ""),
+                severity=Severity.WARNING if born(audit) else Severity.INFO,
+                needs=held,
+                **facts,
+                remedy=redraw(m),
+            )
+
+
+def _by_operator(m: Measured, values: Array) -> Array:
+    """(operators, units): groups see different inputs and are compared inside only; experts see the same."""
+    return values.reshape(m.layer.groups, -1) if m.layer.groups > 1 else values.reshape(1, -1)
+
+
+def _accidents(m: Measured, length: float) -> float:
+    values = _VALUES.get(m.layer.weight.dtype, 30.0)
+    return float(m.layer.units**2 / 2 * np.exp(-min(length, 1e3) * np.log(values)))
+
+
+def _copies(hashes: Array, nonzero: Array) -> tuple[int, int, int]:
+    """Number of units that repeat an earlier one of their operator, and the first such pair."""
+    copies, first, second = 0, -1, -1
+    for k, (row, live) in enumerate(zip(hashes, nonzero, strict=True)):
+        index = np.flatnonzero(live)
+        _, original, inverse = np.unique(row[index], return_index=True, return_inverse=True)
+        repeated = np.flatnonzero(original[inverse] != np.arange(len(index)))
+        copies += len(repeated)
+        if len(repeated) and first < 0:
+            first = k * row.size + int(index[original[inverse[repeated[0]]]])
+            second = k * row.size + int(index[repeated[0]])
+    return copies, first, second
+
+
+def _run(hashes: Array) -> int:
+    """Length of the runs of equal neighbours if the units come in runs of one length greater than 1, else 0."""
+    flat = hashes.reshape(-1)
+    edges = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1], [True])))
+    lengths = np.diff(edges)
+    return int(lengths[0]) if len(lengths) and lengths[0] > 1 and (lengths == lengths[0]).all() else 0

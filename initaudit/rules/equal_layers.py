@@ -1,0 +1,85 @@
+"""INI204."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+from initaudit.grounds import born, operator, pattern, varied
+from initaudit.registry import rule
+from initaudit.types import Audit, Finding, Measured, Role, Severity
+
+# Names of networks that are meant to start as a copy of another.
+_COPY = re.compile(
+    r"(^|[._])(ema|teacher|target|momentum|shadow|ref|reference|old|best|swa|anchor|base_layer|frozen)([._]|\d|$)"
+)
+
+
+@rule("INI204", Severity.WARNING)
+def equal_layers(audit: Audit, *, least: int = 64) -> Iterator[Finding]:
+    """Layers that were meant to be drawn separately and hold the same random values.
+
+    ## Why it matters
+    Layers cloned from one prototype start as one layer. Depth soon tells them apart, but the variety that depth was
+    meant to give is missing at the start; twin critics or ensemble members that see the same data stay one for ever.
+
+    ## How it is measured
+    The values of all weights with at least `least` of them are hashed; equal hashes in different places of the file are
+    clones. Whole blocks that repeat are told once. Transposed copies count as ties stored twice and are silent.
+
+    ## When to ignore it
+    Target, teacher and averaged networks start as copies; a table shared by an embedding and an output layer; identical
+    adapters by request.
+
+    ## Seen in the wild
+    pytorch/pytorch#86274 (nn.TransformerEncoder copies one layer), EdanToledo/Stoix#72, keras-team/keras-hub#352.
+
+    ## Source
+    Certain from the values. FAULTS F01, F02.
+    """
+    clones: dict[tuple[int, int], list[Measured]] = defaultdict(list)
+    for m in audit.measured:
+        if operator(m) and varied(m) and m.stats.count >= least and m.layer.role is not Role.CLOSED_FORM:
+            clones[m.stats.digest, m.stats.count].append(m)
+    blocks: dict[tuple[str, ...], list[tuple[Measured, ...]]] = defaultdict(list)
+    for group in clones.values():
+        apart = _distinct(group)
+        if len(apart) > 1 and not any(_COPY.search(m.layer.name) for m in apart):
+            blocks[_stems([m.layer.name for m in apart])].append(tuple(apart))
+    for stems, groups in blocks.items():
+        first = groups[0]
+        weights = f"{len(groups)} weights each" if len(groups) > 1 else f"{first[0].layer.weight.name}"
+        yield equal_layers.at(
+            first[1],
+            f"{_listed(stems)} start with equal values ({weights})",
+            severity=Severity.WARNING if born(audit) else Severity.INFO,
+            members=list(stems),
+            weights=[m.layer.weight.name for m in first],
+            remedy="initialise each after copying it (call reset_parameters on every clone)",
+        )
+
+
+def _distinct(group: list[Measured]) -> list[Measured]:
+    """Leave out ties (one storage) and pairs of embedding and head, which are ties that a format stored twice."""
+    seen: dict[object, Measured] = {}
+    for m in group:
+        seen.setdefault(m.layer.weight.identity, m)
+    apart = list(seen.values())
+    roles = {m.layer.role for m in apart}
+    return [] if len({pattern(m.layer.name) for m in apart}) > 1 and Role.HEAD in roles and len(apart) == 2 else apart
+
+
+def _stems(names: list[str]) -> tuple[str, ...]:
+    """Return the part of each name up to the first component in which they differ."""
+    split = [name.split(".") for name in names]
+    for depth, column in enumerate(zip(*split, strict=False)):
+        if len(set(column)) > 1:
+            return tuple(".".join(parts[: depth + 1]) for parts in split)
+    return tuple(names)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    if len(names) <= 4:
+        return ", ".join(names[:-1]) + " and " + names[-1]
+    return f"{names[0]}, {names[1]} ... {names[-1]} ({len(names)} of them)"

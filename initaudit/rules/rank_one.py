@@ -1,0 +1,39 @@
+"""INI203."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from initaudit.grounds import born, certainty, operator, plain, redraw, varied
+from initaudit.registry import rule
+from initaudit.types import Audit, Finding, Severity
+
+
+@rule("INI203", Severity.ERROR)
+def rank_one(audit: Audit) -> Iterator[Finding]:
+    """A weight of rank one: every unit is a multiple of one and the same.
+
+    ## Why it matters
+    The layer passes on a single number per input, however many units it has.
+
+    ## How it is measured
+    A random sketch of each operator with at least 8 units on either side has one singular value above rounding.
+
+    ## When to ignore it
+    Averaging kernels and closed forms (tables made of an outer product); they are not reported.
+
+    ## Seen in the wild
+    tensorflow/tensorflow#10719 (orthogonal draw from uncentred values: one direction carries all).
+
+    ## Source
+    Halko, Martinsson and Tropp 2011, section 4: W times a random test matrix has the rank of W, almost surely.
+    """
+    for m in audit.measured:
+        if operator(m) and varied(m) and m.stats.rank_one and plain(m) and born(audit):
+            yield rank_one.at(
+                m,
+                f"all {m.layer.units} units are multiples of one: the matrix has rank 1",
+                needs=certainty(m),
+                units=m.layer.units,
+                remedy=redraw(m),
+            )

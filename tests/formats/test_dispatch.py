@@ -1,0 +1,316 @@
+import io
+import os
+import pickle
+import socket
+import struct
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from initaudit import formats
+from initaudit.errors import CorruptFileError, InitauditError, ReadError, UnknownFormatError, UnsupportedError
+from initaudit.formats.base import Format
+from initaudit.types import Model
+
+
+def zipped(*names: str) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"content of " + name.encode())
+    return made.getvalue()
+
+
+def tarred(*names: str) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name in names:
+            archive.addfile(tarfile.TarInfo(name))
+    return made.getvalue()
+
+
+def npz() -> bytes:
+    made = io.BytesIO()
+    np.savez(made, a=np.ones(3), b=np.ones(2))
+    return made.getvalue()
+
+
+def npy() -> bytes:
+    made = io.BytesIO()
+    np.save(made, np.ones(3))
+    return made.getvalue()
+
+
+def refusal(path: Path | str) -> InitauditError:
+    """Return what reading raises, having checked that it is one line with the path in it once."""
+    with pytest.raises(InitauditError) as caught:
+        formats.read(path)
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    assert text.isprintable()
+    assert text.count(str(path)) == 1 or not str(path).isprintable()
+    return caught.value
+
+
+# --- what is no file
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert "No such file" in refusal(tmp_path / "no.pt").reason
+    assert "Not a directory" in refusal(_write(tmp_path / "a", b"x") / "b").reason
+
+
+@pytest.mark.parametrize(("path", "says"), [("-", "standard input"), ("a\0b", "no such file")])
+def test_no_path_at_all(path: str, says: str) -> None:
+    with pytest.raises(ReadError, match=says):
+        formats.read(path)
+
+
+def test_the_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(ReadError, match="no such file"):
+        formats.read("")
+
+
+def test_special_files_are_refused_at_once(tmp_path: Path) -> None:
+    begin = time.perf_counter()
+    os.mkfifo(tmp_path / "pipe")
+    assert "a named pipe" in refusal(tmp_path / "pipe").reason
+    assert "a character device" in refusal("/dev/zero").reason
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "s"))
+        assert "a socket" in refusal(tmp_path / "s").reason
+    assert time.perf_counter() - begin < 1
+
+
+def test_links_in_a_circle_and_names_too_long(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert type(refusal(tmp_path / "a")) is ReadError
+    assert type(refusal(tmp_path / ("x" * 5000))) is ReadError
+
+
+def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _write(tmp_path / "m.pt", b"x")
+
+    def locked(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", locked)  # root may open everything, so chmod would prove nothing
+    assert refusal(path).reason == "Permission denied"
+
+
+def test_a_path_cannot_break_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "a\nb\x1b[31m"
+    path.write_text("hello")
+    assert "\\n" in str(refusal(path))
+
+
+# --- what is no model
+
+
+def _write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+UNKNOWN = {
+    b"hello world\n": "a text file",
+    "Grüße".encode() * 1000: "a text file",
+    b"\n<!DOCTYPE html>\n<html>": "a web page, saved instead",
+    b"<html><head>": "a web page, saved instead",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 438000173\n": "git-lfs pointer to 438000173 bytes",
+    b"\x1f\x8b\x08\x00": "gunzip",
+    b"\x28\xb5\x2f\xfd\x00": "unzstd",
+    b'{"a": 1}': "a JSON file",
+    b"Entry not found": "an error message of a download",
+    b"\0": "only zero bytes: a download that never finished",
+    b"\0" * 100_000: "only zero bytes, wherever looked",
+    b"\0" * 5000 + b"x" * 5000: "it starts with zero bytes",
+    b"\x7fELF\x02": "an ELF program",
+    b"\x00\x9c\x17\xff\xfe": "it starts with 00 9c 17 ff fe",
+    b"PK\x03\x04\x14\x00": "a zip archive, but cut off",
+    zipped("a.txt", "b.txt"): "no checkpoint of torch",
+}
+
+
+@pytest.mark.parametrize("content", UNKNOWN, ids=list(UNKNOWN.values()))
+def test_what_nobody_knows_is_described(tmp_path: Path, content: bytes) -> None:
+    error = refusal(_write(tmp_path / "model.bin", content))
+    assert isinstance(error, UnknownFormatError)
+    assert UNKNOWN[content] in error.reason
+    if "git-lfs" not in error.reason:
+        assert "initaudit reads" in error.reason
+        assert "safetensors" in error.reason
+
+
+def test_the_suffix_decides_nothing(tmp_path: Path) -> None:
+    path = _write(tmp_path / "weights.jpeg", safetensors.numpy.save({"w": np.ones(2, "f4")}))
+    assert formats.read(path).format == "safetensors"
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    assert refusal(_write(tmp_path / "m.onnx", b"")).reason == "the file is empty"
+
+
+def test_ten_gigabytes_of_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "zeros.pt"
+    with path.open("wb") as file:
+        file.truncate(10 << 30)
+    formats.formats()
+    begin = time.perf_counter()
+    assert "only zero bytes" in refusal(path).reason
+    assert time.perf_counter() - begin < 0.5
+
+
+# --- known, but not read
+
+_GRAPH_DEF = b"\x0a\x1c\x0a\x01x\x12\x0bPlaceholder\x2a\x0a\x0a\x05dtype\x12\x010"
+REFUSED: dict[str, bytes] = {
+    "a TorchScript archive": zipped("m/data.pkl", "m/constants.pkl", "m/code/__torch__/a.py", "m/version"),
+    "a TorchScript archive for mobile": zipped("m/data.pkl", "m/bytecode.pkl"),
+    "an exported program (.pt2)": zipped("m/models/model.json", "m/data/weights/weight_0", "m/archive_version"),
+    "a torch.package archive": zipped("p/.data/extern_modules", "p/a/b.pkl"),
+    "a compiled model (AOTInductor)": zipped("m/data/aotinductor/model/a.so", "m/version"),
+    "a Keras model": zipped("metadata.json", "config.json", "model.weights.h5"),
+    "a numpy archive": npz(),
+    "a numpy array": npy(),
+    "an HDF5 file": b"\x89HDF\r\n\x1a\n" + bytes(90),
+    "a GGUF file": b"GGUF\x03\0\0\0",
+    "a TensorFlow Lite model": b"\x1c\0\0\0TFL3",
+    "a model in ONNX Runtime's own format": b"\x1c\0\0\0ORTM",
+    "an ExecuTorch program": b"\x1c\0\0\0ET12",
+    "a TensorRT engine": b"ptrt\0\0",
+    "an OpenVINO model": b'<?xml version="1.0"?>\n<net name="m" version="11">',
+    "the index of a distributed checkpoint": b"\x80\x02ctorch.distributed.checkpoint.metadata\nMetadata\n.",
+    "a TensorFlow SavedModel": b"\x08\x01\x12\x85\x02\x0a\x80\x02\x12\x30",
+    "a TensorFlow graph": _GRAPH_DEF,
+    "a Core ML model": b"\x08\x05\x12\x40\x0a\x10\x0a\x05image",
+    "a msgpack file": b"\x81\xa6params\x82\xa5dense",
+    "a Caffe model": b"\x0a\x05lenet\xa2\x06\x10",
+    "before version 0.1.10": tarred("sys_info", "pickle", "tensors", "storages"),
+    "a tar archive": tarred("model_config.yaml", "model_weights.ckpt"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_known_but_not_read(tmp_path: Path, what: str) -> None:
+    error = refusal(_write(tmp_path / "model.bin", REFUSED[what]))
+    assert isinstance(error, UnsupportedError)
+    assert what in error.reason
+    assert " is not read yet; " in error.reason
+
+
+def test_single_array_archive(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", w=np.ones(2))
+    assert "numpy archive" in refusal(tmp_path / "a.npz").reason
+
+
+@pytest.mark.parametrize(
+    ("files", "what"),
+    [
+        (("saved_model.pb", "variables/variables.index"), "a TensorFlow SavedModel"),
+        ((".metadata", "__0_0.distcp"), "a distributed checkpoint"),
+        (("Manifest.json", "Data/x"), "a Core ML package"),
+        (("ckpt-1.index", "ckpt-1.data-00000-of-00001", "checkpoint"), "a TensorFlow checkpoint"),
+        (("_CHECKPOINT_METADATA", "manifest.ocdbt"), "an Orbax checkpoint"),
+    ],
+)
+def test_folders_known_but_not_read(tmp_path: Path, files: tuple[str, ...], what: str) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    error = refusal(tmp_path)
+    assert isinstance(error, UnsupportedError)
+    assert what in error.reason
+
+
+def test_what_torch_itself_writes(tmp_path: Path) -> None:
+    import torch
+    import torch.distributed.checkpoint
+    import torch.package
+
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 3)), tmp_path / "script.pt")
+    with torch.package.PackageExporter(tmp_path / "package.pt") as exporter:
+        exporter.save_pickle("a", "b.pkl", {"x": 1})
+    torch.distributed.checkpoint.save({"w": torch.ones(3)}, checkpoint_id=tmp_path / "dcp", no_dist=True)
+    assert "TorchScript" in refusal(tmp_path / "script.pt").reason
+    assert "torch.package" in refusal(tmp_path / "package.pt").reason
+    for path in (tmp_path / "dcp", tmp_path / "dcp" / ".metadata", *(tmp_path / "dcp").glob("*.distcp")):
+        assert "dcp_to_torch" in refusal(path).reason
+
+
+# --- the border
+
+
+def _stub(read: Callable[[Path], Model]) -> tuple[Format, ...]:
+    return (Format("stub", "stubs", lambda path, head: head.startswith(b"STUB"), read),)
+
+
+@pytest.mark.parametrize(
+    "thrown",
+    [
+        MemoryError(),
+        RecursionError("maximum depth"),
+        struct.error("unpack"),
+        KeyError("x"),
+        pickle.UnpicklingError("y\nz"),
+    ],
+    ids=lambda thrown: type(thrown).__name__,
+)
+def test_whatever_a_reader_throws_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thrown: Exception
+) -> None:
+    def read(path: Path) -> Model:
+        raise thrown
+
+    monkeypatch.setattr(formats, "formats", lambda: _stub(read))
+    error = refusal(_write(tmp_path / "m", b"STUB"))
+    assert isinstance(error, CorruptFileError)
+    assert type(thrown).__name__ in error.reason
+    assert error.__cause__ is thrown
+
+
+def test_the_user_may_still_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(path: Path) -> Model:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(formats, "formats", lambda: _stub(read))
+    with pytest.raises(KeyboardInterrupt):
+        formats.read(_write(tmp_path / "m", b"STUB"))
+
+
+def test_reasons_are_printable_and_short_and_keep_their_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(path: Path) -> Model:
+        raise UnsupportedError("op \x1b[31m\n" + "x" * 10_000_000 + "\ud800")
+
+    monkeypatch.setattr(formats, "formats", lambda: _stub(read))
+    error = refusal(_write(tmp_path / "m", b"STUB"))
+    assert isinstance(error, UnsupportedError)
+    assert len(error.reason) < 1000
+
+
+def test_formats_are_asked_in_order() -> None:
+    orders = [one.order for one in formats.formats()]
+    assert orders == sorted(orders)
+    assert {"safetensors", "sharded", "folder", "refused"} <= {one.name for one in formats.formats()}
+
+
+@pytest.mark.parametrize("content", [b"PK\x05\x06" + b"\xff" * 18, b"PK\x03\x04" + b"PK\x05\x06" + b"\xff" * 18, b"PK"])
+def test_zip_directories_that_lie(tmp_path: Path, content: bytes) -> None:
+    refusal(_write(tmp_path / "m.pt", content))
+
+
+def test_zip_cut_off_or_changed_anywhere(tmp_path: Path) -> None:
+    whole = REFUSED["a TorchScript archive"]
+    path = tmp_path / "m.pt"
+    for length in range(1, len(whole)):
+        refusal(_write(path, whole[:length]))
+    directory = whole.index(b"PK\x01\x02")
+    for place in range(directory, len(whole)):
+        refusal(_write(path, whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]))

@@ -1,0 +1,48 @@
+import numpy as np
+
+from initaudit.reporters import reporters
+from initaudit.reporters.base import Style
+from initaudit.types import Evidence, Role
+from tests.build import he, layer, report
+
+
+def rendered(*layers, **style) -> str:
+    return reporters()["console"].render([report(*layers)], Style(**style))
+
+
+def test_rows_alike_fold_and_verbose_unfolds_them():
+    layers = [layer(f"fc{k}", he(64, 64, k)) for k in range(6)]
+    assert "fc0-5" in rendered(*layers)
+    assert "fc3 " in rendered(*layers, verbosity=1)
+
+
+def test_a_row_shows_fans_activation_std_expectation_and_ratio():
+    out = rendered(layer("fc", he(64, 128)), width=120)
+    row = next(line for line in out.splitlines() if line.strip().startswith("fc"))
+    assert row.split() == ["fc", "linear", "128", ">", "64", "relu", "he", "0.125", "he", "0.125", "1.00"] or (
+        row.split()[:6] == ["fc", "linear", "128", ">", "64", "relu"] and row.split()[-1] in ("1.00", "1.01", "0.99")
+    )
+
+
+def test_colour_is_only_added_on_a_terminal_and_changes_no_word():
+    zero = layer("fc", np.zeros((8, 8), np.float32))
+    plain, colour = rendered(zero), rendered(zero, colour=True)
+    assert "\x1b" not in plain
+    assert "\x1b" in colour
+    import re
+
+    assert re.sub(r"\x1b\[[0-9;]*m", "", colour) == plain
+
+
+def test_capped_findings_are_told_in_the_closing_lines():
+    thin = layer("fc", np.zeros((8, 8), np.float32), role=Role.OTHER, role_evidence=Evidence.ASSUMED)
+    out = " ".join(rendered(thin).split())
+    assert "--activation NAME" in out
+    assert "up to error" in out
+
+
+def test_a_long_name_is_cut_in_the_middle():
+    name = "encoder." + "very_long_part." * 6 + "attention.output.dense"
+    out = rendered(layer(name, he(64, 64)))
+    assert max(map(len, out.splitlines())) <= 80
+    assert "output.dense" in out

@@ -1,0 +1,98 @@
+"""INI1xx: what the values alone say."""
+
+import numpy as np
+import pytest
+
+from initaudit.rules.all_zero import all_zero
+from initaudit.rules.constant import constant
+from initaudit.rules.not_finite import not_finite
+from initaudit.rules.raw_memory import raw_memory
+from initaudit.types import Evidence, Role, Severity, State
+from tests.build import audit, he, layer, rng, tensor
+
+
+def test_not_finite_counts_nan_and_infinity_apart():
+    w = he(16, 16)
+    w[0, :3] = np.nan
+    w[1, 0] = -np.inf
+    (finding,) = not_finite(audit(layer("fc", w)))
+    assert (finding.severity, finding.evidence["nans"], finding.evidence["infs"]) == (Severity.ERROR, 3, 1)
+
+
+def test_not_finite_names_the_bias_and_is_not_capped_by_thin_evidence():
+    bias = np.array([1.0, np.inf], np.float32)
+    assumed = layer("fc", he(2, 16), bias=tensor("fc.bias", bias), role_evidence=Evidence.ASSUMED, role=Role.OTHER)
+    (finding,) = not_finite(audit(assumed))
+    assert finding.tensor == "fc.bias"
+    assert finding.severity is Severity.ERROR
+
+
+def test_not_finite_leaves_buffers_and_finite_values_alone():
+    mask = tensor("mask", np.full((4, 4), -np.inf, np.float32), buffer=True)
+    assert not list(not_finite(audit(layer("fc", he(16, 16), extra=(mask,)))))
+
+
+def test_raw_memory_sees_random_bits():
+    bits = rng(3).integers(0, 2**31, (64, 64), dtype=np.uint32).view(np.float32)
+    junk = np.where(np.isfinite(bits), bits, 0).astype(np.float32)
+    (finding,) = raw_memory(audit(layer("fc", junk)))
+    assert finding.severity is Severity.ERROR
+    assert "powers of two" in finding.message
+
+
+@pytest.mark.parametrize(("value", "found"), [(9.9e3, False), (1.1e4, True)])
+def test_raw_memory_at_the_bound_of_huge_values(value, found):
+    w = he(32, 32)
+    w[0, 0] = value
+    assert bool(list(raw_memory(audit(layer("fc", w))))) is found
+
+
+def test_raw_memory_is_silent_on_every_plain_law_and_on_trained_models():
+    laws = {
+        "normal": rng().standard_normal((64, 64)) * 0.02,
+        "uniform": rng().uniform(-1, 1, (64, 64)),
+        "half": (rng().standard_normal((64, 64)) * 0.02).astype(np.float16),
+        "constant": np.ones((8, 8)),
+    }
+    for name, values in laws.items():
+        kept = values if values.dtype == np.float16 else values.astype(np.float32)
+        assert not list(raw_memory(audit(layer(name, kept)))), name
+    huge = he(32, 32)
+    huge[0, 0] = 1e6
+    assert not list(raw_memory(audit(layer("fc", huge), state=State.TRAINED)))
+
+
+@pytest.mark.parametrize(
+    ("evidence", "severity"),
+    [(Evidence.TRACED, Severity.ERROR), (Evidence.NAMED, Severity.WARNING), (Evidence.ASSUMED, Severity.INFO)],
+)
+def test_all_zero_in_a_trunk_is_as_grave_as_the_evidence_allows(evidence, severity):
+    (finding,) = all_zero(audit(layer("fc", np.zeros((8, 8), np.float32), role_evidence=evidence)))
+    assert finding.severity is severity
+    assert finding.capped is (None if severity is Severity.ERROR else Severity.ERROR)
+
+
+@pytest.mark.parametrize("role", [Role.BRANCH_END, Role.GATE, Role.ADAPTER, Role.HEAD, Role.CLOSED_FORM])
+def test_deliberate_zeros_are_told_as_what_they_are(role):
+    (finding,) = all_zero(audit(layer("fc", np.zeros((8, 8), np.float32), role=role)))
+    assert finding.severity is Severity.INFO
+    assert str(role) in finding.message
+
+
+def test_all_zero_ignores_norms_and_a_single_other_value():
+    w = np.zeros((8, 8), np.float32)
+    w[3, 3] = 1e-30
+    assert not list(all_zero(audit(layer("fc", w))))
+    assert not list(all_zero(audit(layer("norm", np.zeros(8, np.float32), "norm", "o"))))
+
+
+def test_constant_fires_once_and_not_on_zero_or_one_unit():
+    (finding,) = constant(audit(layer("fc", np.full((8, 8), 0.01, np.float32))))
+    assert finding.severity is Severity.ERROR
+    assert not list(constant(audit(layer("fc", np.zeros((8, 8), np.float32)))))
+    assert not list(constant(audit(layer("fc", np.full((1, 8), 0.01, np.float32)))))
+
+
+def test_an_averaging_depthwise_kernel_is_no_constant_layer():
+    blur = np.full((8, 1, 3, 3), 1 / 9, np.float32)
+    assert not list(constant(audit(layer("blur", blur, "conv", "oikk", groups=8))))
