@@ -8,14 +8,14 @@ through transparent calls. Whole activation modules (a library's own GELU, say) 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 ACTIVATIONS = {  # torch function, without a trailing underscore -> its name; "?": part of some formula
     **{name: name for name in (
-        "relu", "gelu", "silu", "hardswish", "leaky_relu", "elu", "selu", "celu", "prelu", "tanh", "sigmoid", "hardsigmoid",
-        "softplus", "mish", "relu6", "hardtanh", "logsigmoid", "softsign", "glu", "rrelu", "softshrink", "hardshrink",
-        "tanhshrink",
+        "relu", "gelu", "silu", "hardswish", "leaky_relu", "elu", "selu", "celu", "prelu", "tanh", "sigmoid", "mish",
+        "hardsigmoid", "softplus", "relu6", "hardtanh", "logsigmoid", "softsign", "glu", "rrelu", "softshrink",
+        "hardshrink", "tanhshrink",
     )},
     **dict.fromkeys(("clamp_min", "clamp", "erf", "exp", "sin", "cos", "square", "pow", "abs", "log", "rsqrt"), "?"),
 }  # fmt: skip
@@ -37,15 +37,22 @@ MODULES = {  # classes of activation modules whose forward may be several calls
     "relu6": ("ReLU6",),
 }  # fmt: skip
 CLASSES = {kind: name for name, kinds in MODULES.items() for kind in kinds}
-WEIGHTED = (
+LAYERS = (  # functions that take a signal and the weights for it
     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "embedding",
-    "embedding_bag", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "baddbmm", "addmm", "einsum", "bilinear",
-    "multi_head_attention_forward", "scaled_dot_product_attention", "lstm", "gru", "rnn_tanh", "rnn_relu", "_grouped_mm",
-    "grouped_mm", "_convolution", "chunk_scan",
+    "embedding_bag", "bilinear", "multi_head_attention_forward", "lstm", "gru", "rnn_tanh", "rnn_relu",
 )  # fmt: skip
+PRODUCTS = (  # of a signal and a weight, or of two signals
+    "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "baddbmm", "addmm", "einsum", "scaled_dot_product_attention",
+    "_grouped_mm", "grouped_mm",
+)  # fmt: skip
+WEIGHTED = (*LAYERS, *PRODUCTS)
 ENDS = ("softmax", "log_softmax", "argmax", "topk", "cross_entropy", "gt", "lt", "ge", "le", "eq", "ne", "any", "all")
-SILENT = ("size", "dim", "shape", "__get__", "numel", "item", "type", "get_device", "stride", "is_floating_point")
-PRODUCTS = ("matmul", "__matmul__", "__rmatmul__", "mm", "bmm")  # of parameters alone, these make no data
+SILENT = (  # calls that carry no signal on: questions about a tensor, and new tensors of its likeness
+    "size", "dim", "shape", "__get__", "numel", "item", "type", "get_device", "stride", "is_floating_point",
+    "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "zeros_like", "ones_like", "full_like",
+    "empty_like",
+)  # fmt: skip
+CHOICES = ("__getitem__", "index_select")
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 ATTENTION = "multi_head_attention_forward"
 
@@ -56,6 +63,7 @@ class Answer:
 
     name: str | None
     sure: bool
+    joined: bool = False  # used together with another matrix, as one weight
 
 
 @dataclass(slots=True)
@@ -70,6 +78,7 @@ class Call:
 def activations(model: Any, inputs: dict[str, Any]) -> dict[str, Answer]:
     """Return an answer for each parameter that a weighted operation of the forward pass uses."""
     recorded = record(model, inputs)
+    matrices = {name for name, p in model.named_parameters() if max(p.shape, default=1) < p.numel()}
     consumers: dict[int, list[int]] = defaultdict(list)
     for index, call in enumerate(recorded):
         for feed in call.feeds:
@@ -81,7 +90,8 @@ def activations(model: Any, inputs: dict[str, Any]) -> dict[str, Answer]:
         answer = Answer(None, False) if call.name in RECURRENT else _follow(index, recorded, consumers)
         for name in call.parameters:
             inner = call.name == ATTENTION and not name.endswith("out_proj.weight")
-            found[name].add(Answer(None, True) if inner else answer)
+            joined = call.name not in (*RECURRENT, ATTENTION) and len(call.parameters & matrices) > 1
+            found[name].add(Answer(None, True) if inner else replace(answer, joined=joined))
     return {name: answers.pop() if len(answers) == 1 else Answer(None, False) for name, answers in found.items()}
 
 
@@ -99,7 +109,9 @@ def _follow(start: int, recorded: list[Call], consumers: dict[int, list[int]]) -
         if call.name.startswith("module:"):
             reached.add(name)
         elif name.removesuffix("_") in ACTIVATIONS:
-            reached.add(ACTIVATIONS[name.removesuffix("_")])
+            after = {recorded[consumer].name for consumer in consumers[index]}
+            squared = name == "relu" and after and after <= {"square", "pow", "__pow__"}
+            reached.add("relu_squared" if squared else ACTIVATIONS[name.removesuffix("_")])
         elif name in WEIGHTED:
             reached.add(None)
         elif name in ENDS:
@@ -177,10 +189,12 @@ class _Log:
         keys = [id(tensor) for tensor in arguments]
         call = Call(name)
         call.feeds = {self.producer[key] for key in keys if key in self.producer}
-        call.parameters = {p for key in keys if key not in self.data for p in self.origin.get(key, ())}
+        takes = keys[1:] if name in LAYERS and len(keys) > 1 else keys  # the first is the signal, whatever made it
+        call.parameters = {p for key in takes if key not in self.data for p in self.origin.get(key, ())}
         self.kept.append((arguments, results))
-        weighted = name in WEIGHTED and name not in PRODUCTS and call.parameters
-        if not weighted and not self.data.intersection(keys):
+        weighted = name in LAYERS and call.parameters
+        chosen = name in CHOICES and keys[0] not in self.data  # which rows of a parameter, told by data
+        if not weighted and (chosen or not self.data.intersection(keys)):
             for tensor in results:
                 self.origin[id(tensor)] = call.parameters
             return

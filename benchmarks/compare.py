@@ -14,11 +14,18 @@ import numpy as np
 from benchmarks import truth
 from initaudit import audit
 from initaudit.errors import InitauditError
-from initaudit.types import Layer, Report, Severity
+from initaudit.types import Layer, Model, Report, Severity, Tensor
 
 Record = dict[str, Any]
 CLOSE = 2e-4  # relative difference of fingerprints; float32 and a folded norm's epsilon stay far below
-SAME = {"quick_gelu": "gelu", "gelu_tanh": "gelu", "relu_squared": "relu2", "identity": None, "linear": None}
+SAME = {
+    "quick_gelu": "gelu",
+    "gelu_tanh": "gelu",
+    "relu_squared": "relu2",
+    "star_relu": "relu2",
+    "identity": None,
+    "linear": None,
+}
 
 
 def folder(path: Path) -> list[Record]:
@@ -83,7 +90,7 @@ def _readings(report: Report, records: dict[str, Record]) -> Record:
             unmatched.append(f"{layer.weight.name} {list(layer.weight.shape)} {layer.kind}")
             continue
         found = [records[name] for name in names]
-        if all(r["scored"] for r in found):
+        if all(r["scored"] for r in found) and not _added(layer, found):
             fans["compared"] += 1
             if any(_equal_fans(layer, r["fans"]) for r in found):
                 fans["equal"] += 1
@@ -98,11 +105,7 @@ def _readings(report: Report, records: dict[str, Record]) -> Record:
                 count[0] += 1
             else:
                 misses.append(_miss("activation", layer, names[0], layer.activation, found[0]["activation"]))
-    absent = [
-        f"{name} {record['shape']} {record['class']}"
-        for name, record in records.items()
-        if record["fans"] and record["scored"] and name not in matched and not _has_twin(record, records, matched)
-    ]
+    absent = _absent(report.model, records, matched)
     return {"fans": fans, "activations": acts, "misses": misses, "unmatched": unmatched, "absent": absent}
 
 
@@ -113,9 +116,10 @@ def _names(layer: Layer, records: dict[str, Record], prints: dict[int, list[str]
         if candidate in records:
             return [candidate]
     values = np.asarray(layer.weight.load())
-    if layer.axes.startswith("s") and values.shape[0] * values[0].size not in prints:
-        values = values[0]
-    return _alike(values, records, prints)
+    whole = _alike(values, records, prints)
+    if whole or not layer.axes.startswith("s"):
+        return whole
+    return [name for piece in values for name in _alike(piece, records, prints)]  # directions, experts
 
 
 def _alike(values: Any, records: dict[str, Record], prints: dict[int, list[str]]) -> list[str]:
@@ -125,15 +129,32 @@ def _alike(values: Any, records: dict[str, Record], prints: dict[int, list[str]]
     return [
         name
         for name in prints.get(values.size, ())
-        if all(abs(a - b) <= CLOSE * max(1.0, abs(a)) for a, b in zip(mine, records[name]["print"], strict=True))
+        if records[name]["print"]
+        and all(abs(a - b) <= CLOSE * max(1.0, abs(a)) for a, b in zip(mine, records[name]["print"], strict=True))
     ]
 
 
-def _has_twin(record: Record, records: dict[str, Record], matched: set[str]) -> bool:
-    """Whether a parameter with the same values (a tie, a deep copy) was matched in its place."""
-    return any(
-        records[name]["print"] == record["print"] and records[name]["size"] == record["size"] for name in matched
-    )
+def _absent(model: Model, records: dict[str, Record], matched: set[str]) -> list[str]:
+    """Weights that the file holds but no layer shows; an exporter leaves out or folds what its graph does not need."""
+    twins = {(r["size"], tuple(r["print"])) for r in (records[name] for name in matched) if r["print"]}
+    held: dict[int, list[Tensor]] = defaultdict(list)
+    for tensor in model.tensors:
+        held[tensor.size].append(tensor)
+    lines = []
+    for name, record in records.items():
+        if not record["fans"] or not record["scored"] or name in matched:
+            continue
+        if record["print"] and (record["size"], tuple(record["print"])) in twins:
+            continue  # a tie or a deep copy that was matched under its other name
+        if any(_holds(tensor, name, records) for tensor in held[record["size"]]):
+            lines.append(f"{name} {record['shape']} {record['class']}")
+    return lines
+
+
+def _holds(tensor: Tensor, name: str, records: dict[str, Record]) -> bool:
+    if tensor.name.removeprefix("model.") == name or tensor.name == name:
+        return True
+    return tensor.is_float and bool(_alike(np.asarray(tensor.load()), {name: records[name]}, {tensor.size: [name]}))
 
 
 def _equal_fans(layer: Layer, accepted: list[list[float]]) -> bool:
@@ -143,6 +164,11 @@ def _equal_fans(layer: Layer, accepted: list[list[float]]) -> bool:
         return False
     told = (layer.fan_in, layer.fan_out)
     return any(np.allclose(told, pair, rtol=1e-6) for pair in accepted)
+
+
+def _added(layer: Layer, found: list[Record]) -> bool:
+    """Whether an exporter has folded the look-up in an embedding away: its rows are then added like any parameter."""
+    return layer.fan_in is None and layer.kind != "embedding" and all(r["kind"] == "embedding" for r in found)
 
 
 def _plain(activation: str | None) -> str | None:

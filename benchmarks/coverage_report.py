@@ -14,9 +14,9 @@ SOURCES = {
     "module.pt": "module",
 }
 EVIDENCE = ("traced", "named", "assumed")
-ABOUT = """Written by `python -m benchmarks.coverage`. Every model is built from code with the initialisation its authors
-chose, saved in every form, and audited. Fans are compared with those of the live modules, activations with those seen in
-one forward pass.
+ABOUT = """Written by `python -m benchmarks.coverage`. Every model is built from code with the initialisation that its
+authors chose, saved in every form, and audited. Fans are compared with those of the live modules, activations with
+those seen in one forward pass.
 """
 SHOWN = 40  # rows of each list of misses; the JSON file has them all
 
@@ -98,7 +98,8 @@ def _by_file(results: list[Record]) -> str:
 
 
 def _by_model(results: list[Record]) -> str:
-    head = "| model | library | read | judged | fans equal | wrong, claimed | activations equal | errors | warnings | state |"
+    columns = ("model", "library", "read", "judged", "fans equal", "wrong, claimed", "activations equal", "errors")
+    head = f"| {' | '.join((*columns, 'warnings', 'state'))} |"
     rows = []
     for result in results:
         states = Counter(f["state"] for f in result["files"] if f["read"])

@@ -56,6 +56,7 @@ def of(model: Any, inputs: dict[str, Any]) -> dict[str, dict[str, Any]]:
         answer = known.get(owners[name])
         record["activation"] = answer.name if answer else None
         record["activation_known"] = bool(answer and answer.sure)
+        record["scored"] = record["scored"] and not (answer and answer.joined)
         tied = [records[other]["fans"] for other, owner in owners.items() if owner == owners[name] and other != name]
         record["fans"] = record["fans"] + [fans for more in tied for fans in more if fans not in record["fans"]]
     return records
@@ -198,7 +199,9 @@ def _norm(module: Any, name: str, parameter: Any, path: str) -> Reading | None:
 
 
 def _experts(module: Any, name: str, parameter: Any, path: str) -> Reading | None:
-    """Stacked experts of transformers: [E, out, in], gate and up side by side along out."""
+    """Routers, and stacked experts of transformers: [E, out, in], gate and up side by side along out."""
+    if parameter.dim() == 2 and type(module).__name__.endswith("Router"):
+        return "linear", parameter.shape[1], [parameter.shape[0]], True
     if parameter.dim() != 3 or "Experts" not in type(module).__name__:
         return None
     if name == "gate_up_proj":

@@ -78,7 +78,8 @@ def _sd3() -> tuple[Any, dict[str, Any]]:
 
     model = SD3Transformer2DModel(
         sample_size=16, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=4,
-        joint_attention_dim=32, caption_projection_dim=64, pooled_projection_dim=48, out_channels=4, pos_embed_max_size=16,
+        joint_attention_dim=32, caption_projection_dim=64, pooled_projection_dim=48, out_channels=4,
+        pos_embed_max_size=16,
     )  # fmt: skip
     return model, {
         "hidden_states": torch.randn(1, 4, 16, 16),

@@ -23,6 +23,7 @@ def _timm(name: str, size: int = 64, **options: Any) -> Callable[[], tuple[Any, 
 
 def _class(module: str, name: str, **options: Any) -> Callable[[], tuple[Any, dict[str, Any]]]:
     def build() -> tuple[Any, dict[str, Any]]:
+        importlib.import_module("timm.layers").set_fused_attn(False)
         model = getattr(importlib.import_module(f"timm.models.{module}"), name)(num_classes=20, **options)
         return model, {"x": torch.randn(1, 3, 64, 64)}
 
@@ -49,8 +50,9 @@ def _resmlp() -> tuple[Any, dict[str, Any]]:
 def _poolformer() -> tuple[Any, dict[str, Any]]:
     meta = importlib.import_module("timm.models.metaformer")
     return _class(
-        "metaformer", "MetaFormer", depths=(1, 1, 1, 1), dims=(32, 64, 80, 96), downsample_norm=None, mlp_act=torch.nn.GELU,
-        mlp_bias=True, norm_layers=meta.GroupNorm1, layer_scale_init_values=1e-5, res_scale_init_values=None, use_mlp_head=False,
+        "metaformer", "MetaFormer", depths=(1, 1, 1, 1), dims=(32, 64, 80, 96), downsample_norm=None,
+        mlp_act=torch.nn.GELU, mlp_bias=True, norm_layers=meta.GroupNorm1, layer_scale_init_values=1e-5,
+        res_scale_init_values=None, use_mlp_head=False,
     )()  # fmt: skip
 
 

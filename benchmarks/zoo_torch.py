@@ -1,5 +1,7 @@
 """Small networks of torch's own layers, as people write them."""
 
+# ruff: noqa: D102  (forward is what torch calls it)
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -47,7 +47,8 @@ def _hf(model: str, config: str, inputs: Inputs, **options: Any) -> Callable[[],
         import transformers
 
         settings = getattr(transformers, config)(**options)
-        built = getattr(transformers, model)._from_config(settings, attn_implementation="eager")
+        moe = {"experts_implementation": "batched_mm"} if hasattr(settings, "num_experts_per_tok") else {}
+        built = getattr(transformers, model)._from_config(settings, attn_implementation="eager", **moe)
         return built, inputs()
 
     return build

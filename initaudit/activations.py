@@ -302,6 +302,26 @@ def get(name: str) -> Activation:
     return row
 
 
+def named(name: str) -> str:
+    """Return how this package spells an activation, its parameters kept where they were given.
+
+    Raises:
+        UsageError: there is no such activation; the reason lists what there is.
+    """
+    row, default = get(name), get(name.partition(":")[0])
+    changed = [f"{k}={v:g}" for k, v in row.params.items() if v != default.params[k]]
+    return f"{row.name}:{','.join(changed)}" if changed else row.name
+
+
+def listing() -> tuple[str, ...]:
+    """Return one line per activation for the command line: name, family, gains of both directions, parameters."""
+    lines = [f"{'activation':14}{'family':18}{'forward gain':>13}{'backward gain':>15}  parameters"]
+    for row in ROWS:
+        gains = f"{row.forward_gain:13.5f}{row.backward_gain:15.5f}" if row.elementwise else f"{'-':>13}{'-':>15}"
+        lines.append(f"{row.name:14}{row.family:18}{gains}  {', '.join(f'{k}={v:g}' for k, v in row.params.items())}")
+    return tuple(line.rstrip() for line in lines)
+
+
 _INNER = np.linspace(-6.0, 6.0, 241)
 _OUTER = np.array([-100.0, -50.0, -25.0, -12.0, -8.0, 8.0, 12.0, 25.0, 50.0, 100.0])
 _NEAR = np.array([-1e-2, 1e-2])

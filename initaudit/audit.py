@@ -50,11 +50,20 @@ def audit_path(
     Raises:
         InitauditError: the model could not be read, or holds nothing to audit.
     """
-    model = formats.read(path)
+    model = replace(formats.read(path), path=_shown(path))
     try:
-        return audit_model(model, activation=activation, chosen=chosen, only=only, jobs=jobs, progress=progress)
+        report = audit_model(model, activation=activation, chosen=chosen, only=only, jobs=jobs, progress=progress)
     except InitauditError as error:
         raise error.at(str(path)) from None
+    return replace(report, given=str(path))
+
+
+def _shown(path: str | Path) -> str:
+    """Return the path as reports give it: never absolute, so that the same file says the same everywhere."""
+    given = Path(path)
+    if not given.is_absolute():
+        return given.as_posix()
+    return given.relative_to(Path.cwd()).as_posix() if given.is_relative_to(Path.cwd()) else given.name
 
 
 def audit_model(

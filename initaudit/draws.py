@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,8 @@ def _draw_delta(shape: tuple[int, ...], d: Draw) -> Array:
     w = np.zeros(shape)
     for block in range(d.blocks):
         part = slice(block * rows, (block + 1) * rows)
-        w[(part, slice(None), *_centre(shape))] = _orthonormal(rows, shape[1], d.rng)
+        at: tuple[Any, ...] = (part, slice(None), *_centre(shape))
+        w[at] = _orthonormal(rows, shape[1], d.rng)
     return d.number("gain", 1) * w
 
 

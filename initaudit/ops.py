@@ -40,9 +40,9 @@ def _snake(name: str) -> str:
 # "=canonical" for what ONNX has no op for.
 _ROWS = {
     "weighted": """
-        Gemm MatMul=matmul FusedMatMul=matmul TransposeMatMul=matmul FusedGemm=gemm GemmFastGelu MatMulInteger=matmul_integer
-        MatMulIntegerToFloat=matmul_integer_to_float DynamicQuantizeMatMul=dynamic_quantize_matmul
-        QLinearMatMul=qlinear_matmul QGemm=qgemm QLinearConv=qlinear_conv ConvInteger=conv_integer
+        Gemm MatMul=matmul FusedMatMul=matmul TransposeMatMul=matmul FusedGemm=gemm GemmFastGelu
+        MatMulInteger=matmul_integer MatMulIntegerToFloat=matmul_integer_to_float 
+        DynamicQuantizeMatMul=dynamic_quantize_matmul QLinearMatMul=qlinear_matmul QGemm=qgemm QLinearConv=qlinear_conv ConvInteger=conv_integer
         MatMulNBits=matmul_nbits MatMulBnb4=matmul_bnb4 Conv FusedConv=conv NhwcConv=conv_nhwc ConvTranspose DeformConv
         Einsum LSTM=lstm GRU=gru RNN=rnn DynamicQuantizeLSTM=dynamic_quantize_lstm =linear =embedding =bilinear
         =embedding_bag MoE=moe QMoE=qmoe EmbedLayerNormalization=embed_layer_norm
@@ -79,7 +79,8 @@ _ROWS = {
         SequenceConstruct SequenceInsert Slice Pad Expand Tile Gather GatherElements GatherND=gather_nd Scatter
         ScatterElements ScatterND=scatter_nd Resize Upsample GridSample DepthToSpace SpaceToDepth Identity Dropout Cast
         CastLike Compress Trilu=trilu ReverseSequence CenterCropPad Col2Im=col2im RotaryEmbedding TensorScatter Optional
-        OptionalGetElement =roll =view =contiguous AffineGrid =unfold
+        OptionalGetElement =roll =view =contiguous =phi =scan_slice
+        =scan_stack =subgraph_input AffineGrid =unfold
         """,
     "quant": "QuantizeLinear DequantizeLinear DynamicQuantizeLinear",
     "attention": """
@@ -91,8 +92,8 @@ _ROWS = {
         ArgMax ArgMin TopK=top_k Shape Size NonZero OneHot Unique NonMaxSuppression Multinomial Bernoulli SequenceLength
         """,
     "source": """
-        Constant ConstantOfShape Range RandomNormal RandomNormalLike RandomUniform RandomUniformLike EyeLike SequenceEmpty
-        HannWindow HammingWindow BlackmanWindow MelWeightMatrix
+        Constant ConstantOfShape Range RandomNormal RandomNormalLike RandomUniform RandomUniformLike EyeLike
+        SequenceEmpty =loop_index HannWindow HammingWindow BlackmanWindow MelWeightMatrix
         """,
     "other": "Det STFT=stft DFT=dft If Loop Scan",
 }

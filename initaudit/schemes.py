@@ -79,16 +79,16 @@ class Scheme:
                 raise UsageError(f"scheme {self.name} needs {key}=, as in {self.name}:{key}=0.02")
         return full
 
-    def variance(self, fans: Fans, **given: Value) -> float:
+    def variance(self, fans: Fans, /, **given: Value) -> float:
         """Return the variance of the entries it draws, for the given fans and parameters."""
         return self.spread(fans, self.params(given))
 
-    def std(self, fans: Fans, **given: Value) -> float:
+    def std(self, fans: Fans, /, **given: Value) -> float:
         """Return the standard deviation of the entries it draws."""
         return math.sqrt(self.variance(fans, **given))
 
     def sample(
-        self, shape: tuple[int, ...], fans: Fans, rng: np.random.Generator, *, blocks: int = 1, **given: Value
+        self, shape: tuple[int, ...], fans: Fans, rng: np.random.Generator, /, *, blocks: int = 1, **given: Value
     ) -> Array:
         """Return a draw of float64 values.
 
@@ -101,7 +101,7 @@ class Scheme:
         params = self.params(given)
         return DRAW[self.law](shape, Draw(self.spread(fans, params), params, blocks, rng))
 
-    def call(self, weight: str, fans: Fans, **given: Value) -> str:
+    def call(self, weight: str, fans: Fans, /, **given: Value) -> str:
         """Return a torch.nn.init call that draws the same law whatever the layout of `weight`."""
         params = self.params(given)
         std = math.sqrt(self.spread(fans, params))
@@ -122,7 +122,12 @@ class Scheme:
 
     def render(self, **given: Value) -> str:
         """Return how this scheme is written with those parameters; `parse` reads it back."""
-        shown = [f"{k}={v if isinstance(v, str) else f'{v:.4g}'}" for k, v in given.items() if v != self.defaults[k]]
+        said = given if self.fans else {**{k: v for k, v in self.defaults.items() if k in _ALWAYS}, **given}
+        shown = [
+            f"{k}={v if isinstance(v, str) else f'{v:.4g}'}"
+            for k, v in said.items()
+            if v != self.defaults[k] or (k in _ALWAYS and not self.fans)
+        ]
         return f"{self.name}:{','.join(shown)}" if shown else self.name
 
 
@@ -131,6 +136,7 @@ _CHOICES = {
     "fans": ("operator", "torch"),
     "kind": ("linear", "conv", "conv_transpose", "rnn"),
 }
+_ALWAYS = {"std", "bound", "value"}  # said even where they are the default: they are what such a scheme is
 _POSITIVE = {"std", "bound", "gain", "branches", "cut", "omega"}  # or zero
 
 
@@ -463,5 +469,23 @@ def expect(layer: Layer) -> Expectation | None:
         return Expectation(lecun.name, lecun.std(fans))
     if activation.family is activations.Family.RECTIFIER:
         params: dict[str, Value] = {} if activation.name == "relu" else {"activation": activation.name}
+        if activation.params != activations.get(activation.name).params:
+            params = {"gain": activation.forward_gain}
         return Expectation(he.render(**params), he.std(fans, **params))
     return Expectation(xavier.name, xavier.std(fans))
+
+
+def listing() -> tuple[str, ...]:
+    """Return one line per scheme for the command line: name, other names, parameters, what it does, source."""
+    lines: list[str] = []
+    for row in ROWS:
+        settings = ", ".join(
+            f"{k}=" if isinstance(v, float) and math.isnan(v) else f"{k}={v}" if isinstance(v, str) else f"{k}={v:.4g}"
+            for k, v in row.defaults.items()
+        )
+        lines.append(f"{row.name:18}{row.about}")
+        lines.extend(
+            f"{'':18}{what} {text}" for what, text in (("also", ", ".join(row.aliases)), ("with", settings)) if text
+        )
+        lines.append(f"{'':18}{row.source}")
+    return tuple(lines)

@@ -259,6 +259,7 @@ class Stats:
     orthogonality: float  # max |G - g I| / g for the smaller Gram matrix; nan where not computed
     digest: int  # of the values in (out, in, kernel) order
     digest_t: int  # of the same values in (in, out, kernel) order: a transposed twin's digest
+    part_orthogonality: float = float("nan")  # orthogonality of the worst part; of the whole where there is one part
 
     @property
     def std(self) -> float:
@@ -356,3 +357,4 @@ class Report:
     parameters: int
     coverage: float
     crashed: bool = False  # a rule failed; exit 2 whatever was found
+    given: str = ""  # the path as it was typed; model.path is never absolute

@@ -82,7 +82,7 @@ def test_bad_input_is_one_line_and_exit_2(cli, tmp_path):
 
 def test_bad_usage_is_one_line_and_exit_2(cli):
     assert "no rule is called 'INI999'" in refused(cli("check", BROKEN, "--select", "INI999"))
-    assert "--activation" in refused(cli("check", BROKEN, "--activation", "rellu"))
+    assert "no activation 'rellu'" in refused(cli("check", BROKEN, "--activation", "rellu"))
     assert "--format" in refused(cli("check", BROKEN, "--format", "yaml"))
     assert "no layer is called" in refused(cli("check", BROKEN, "--layers", "nothing*"))
     refused(cli("check"))

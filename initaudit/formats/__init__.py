@@ -67,6 +67,7 @@ def identify(path: str | Path) -> Format:
 
 def _guarded(path: str | Path, work: Callable[[Path], T]) -> T:
     """Return work's result; turn every failure into one of ours, on one line and with the path."""
+    formats()  # imports every reader: a fault in one of ours must not look like a fault of the file
     try:
         return work(_checked(path))
     except InitauditError as error:

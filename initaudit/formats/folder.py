@@ -92,7 +92,7 @@ def read(path: Path) -> Model:
     )
 
 
-FORMAT = Format("folder", "folders with one of these", sniff, read, order=60)
+FORMAT = Format("folder", "folders with one of these", sniff, read, order=95)
 
 
 def _candidates(path: Path, names: Sequence[str]) -> tuple[list[Candidate], list[Skip], InitauditError | None]:
@@ -120,7 +120,7 @@ def _kind(path: Path) -> str:
     """Return the format of a file that can be read; raise what refuses it otherwise."""
     one = formats.identify(path)
     if one.name == "refused":
-        one.read(path)
+        formats.read_part(path)
     return one.name
 
 

@@ -9,29 +9,32 @@ Source: https://onnx.ai/onnx/operators
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from initaudit.errors import UnsupportedError
+from initaudit.formats.onnx_lazy import (
+    INTEGERS,
+    MOST_INDICES,
+    UnfoldableError,
+    axis_of,
+    computed,
+    dequantized,
+    filled,
+    integers,
+    reshaped,
+    sliced,
+    strides_of,
+    view,
+)
 from initaudit.formats.onnx_tensors import DTYPES, MOST_ELEMENTS, PACKED_BITS, loaded_dtype
 from initaudit.types import Array, Tensor
 
 Attrs = Mapping[str, Any]
 Inputs = Sequence[Tensor | None]
-Shape = tuple[int, ...]
-
-_MOST_INDICES = 1 << 12
-_LONG_KEY = 160
-_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-
-
-class UnfoldableError(Exception):
-    """A node that has to stay in the graph; never leaves this package."""
 
 
 def fold(op: str, inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
@@ -55,69 +58,6 @@ def fold(op: str, inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, .
     return made
 
 
-def view(base: Tensor, shape: Shape, strides: Sequence[int], shift: int, apply: Callable[[Array], Array]) -> Tensor:
-    """Return a tensor that looks at the bytes of `base` in another way."""
-    kept = None if _same(strides, _contiguous(shape), shape) else tuple(strides)
-    return replace(
-        base,
-        shape=shape,
-        strides=kept,
-        offset=base.offset + shift,
-        storage=base.storage or base.name,
-        load=lambda: apply(base.load()),
-    )
-
-
-def computed(
-    what: str, parts: Sequence[Tensor], shape: Shape, dtype: str, compute: Callable[..., Array], name: str = ""
-) -> Tensor:
-    """Return a tensor that is worked out from others when it is loaded; equal recipes have equal storage."""
-    sources = ",".join(f"{t.storage or t.name}+{t.offset}{t.shape}{t.strides or ''}" for t in parts)
-    key = f"{what}({sources})"
-    if len(key) > _LONG_KEY:
-        key = f"{what}#{hashlib.blake2b(key.encode('utf-8', 'replace'), digest_size=16).hexdigest()}"
-    kind = loaded_dtype(dtype)
-
-    def load() -> Array:
-        with np.errstate(all="ignore"):
-            return np.asarray(compute(*[t.load() for t in parts])).astype(kind, copy=False).reshape(shape)
-
-    def release() -> None:
-        for part in parts:
-            part.release()
-
-    return Tensor(name or max(parts, key=lambda t: t.size).name, shape, dtype, load, key, release=release)
-
-
-def integers(tensor: Tensor | None) -> list[int]:
-    """Return the values of a small integer tensor: the shapes, axes and indices that a node is given.
-
-    Raises:
-        UnfoldableError: it is absent, large or not of integers.
-    """
-    if tensor is None or tensor.dtype not in _INTEGERS or tensor.size > _MOST_INDICES:
-        raise UnfoldableError("no small integer tensor")
-    values: list[int] = tensor.load().reshape(-1).tolist()
-    return values
-
-
-def _contiguous(shape: Shape) -> Shape:
-    strides = []
-    step = 1
-    for extent in reversed(shape):
-        strides.append(step)
-        step *= extent
-    return tuple(reversed(strides))
-
-
-def _strides(tensor: Tensor) -> Shape:
-    return tensor.strides if tensor.strides is not None else _contiguous(tensor.shape)
-
-
-def _same(a: Sequence[int], b: Sequence[int], shape: Shape) -> bool:
-    return all(x == y or extent <= 1 for x, y, extent in zip(a, b, shape, strict=True))
-
-
 def _first(inputs: Inputs) -> Tensor:
     if not inputs or inputs[0] is None:
         raise UnfoldableError("no input")
@@ -136,12 +76,6 @@ def _setting(inputs: Inputs, index: int, attrs: Attrs, name: str) -> list[int] |
     return None if given is None else integers(given)
 
 
-def _axis(axis: int, rank: int) -> int:
-    if not -rank <= axis < rank:
-        raise UnfoldableError(f"axis {axis} of {rank}")
-    return axis % rank
-
-
 def _identity(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     return (_first(inputs),)
 
@@ -151,23 +85,9 @@ def _transpose(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]
     order = tuple(attrs.get("perm") or range(len(x.shape))[::-1])
     if sorted(order) != list(range(len(x.shape))):
         raise UnfoldableError(f"permutation {order}")
-    strides = _strides(x)
+    strides = strides_of(x)
     shape = tuple(x.shape[a] for a in order)
     return (view(x, shape, [strides[a] for a in order], 0, lambda a: a.transpose(order)),)
-
-
-def reshaped(x: Tensor, shape: Shape) -> Tensor:
-    """Return `x` in another shape of as many elements: a view wherever the strides allow it."""
-    if shape == x.shape:
-        return x
-    if math.prod(shape) != x.size:
-        raise UnfoldableError(f"{x.shape} to {shape}")
-    if x.strides is None:
-        return view(x, shape, _contiguous(shape), 0, lambda a: a.reshape(shape))
-    if [e for e in shape if e != 1] == [e for e in x.shape if e != 1]:
-        steps = iter(s for s, e in zip(x.strides, x.shape, strict=True) if e != 1)
-        return view(x, shape, [next(steps) if e != 1 else 1 for e in shape], 0, lambda a: a.reshape(shape))
-    return computed(f"reshape{shape}", (x,), shape, x.dtype, lambda a: a.reshape(shape))
 
 
 def _reshape(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
@@ -195,7 +115,7 @@ def _flatten(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
 def _squeeze(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     x = _first(inputs)
     axes = _setting(inputs, 1, attrs, "axes")
-    gone = {_axis(a, len(x.shape)) for a in axes} if axes else {a for a, e in enumerate(x.shape) if e == 1}
+    gone = {axis_of(a, len(x.shape)) for a in axes} if axes else {a for a, e in enumerate(x.shape) if e == 1}
     return (reshaped(x, tuple(e for a, e in enumerate(x.shape) if a not in gone)),)
 
 
@@ -205,22 +125,11 @@ def _unsqueeze(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]
     if axes is None:
         raise UnfoldableError("no axes")
     rank = len(x.shape) + len(axes)
-    new = {_axis(a, rank) for a in axes}
+    new = {axis_of(a, rank) for a in axes}
     if len(new) != len(axes):
         raise UnfoldableError(f"axes {axes}")
     old = iter(x.shape)
     return (reshaped(x, tuple(1 if a in new else next(old) for a in range(rank))),)
-
-
-def _sliced(x: Tensor, cuts: tuple[slice, ...]) -> Tensor:
-    """Return x[cuts], one slice for each axis."""
-    ranges = [range(*cut.indices(extent)) for cut, extent in zip(cuts, x.shape, strict=True)]
-    strides = _strides(x)
-    shape = tuple(len(r) for r in ranges)
-    shift = sum(r.start * s for r, s in zip(ranges, strides, strict=True)) if math.prod(shape) else 0
-    if shape == x.shape and shift == 0:
-        return x
-    return view(x, shape, [r.step * s for r, s in zip(ranges, strides, strict=True)], shift, lambda a: a[cuts])
 
 
 def _slice(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
@@ -232,13 +141,13 @@ def _slice(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     steps = _setting(inputs, 4, {}, "") or [1] * len(starts)
     cuts = [slice(None)] * len(x.shape)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        cuts[_axis(axis, len(x.shape))] = slice(start, end, step)
-    return (_sliced(x, tuple(cuts)),)
+        cuts[axis_of(axis, len(x.shape))] = slice(start, end, step)
+    return (sliced(x, tuple(cuts)),)
 
 
 def _split(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     x = _first(inputs)
-    axis = _axis(attrs.get("axis", 0), len(x.shape))
+    axis = axis_of(attrs.get("axis", 0), len(x.shape))
     extent = x.shape[axis]
     sizes = _setting(inputs, 1, attrs, "split")
     if sizes is None:
@@ -251,7 +160,7 @@ def _split(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     for size in sizes:
         cuts = [slice(None)] * len(x.shape)
         cuts[axis] = slice(start, start + size)
-        parts.append(_sliced(x, tuple(cuts)))
+        parts.append(sliced(x, tuple(cuts)))
         start += size
     return tuple(parts)
 
@@ -259,7 +168,7 @@ def _split(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
 def _concat(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     parts = [t for t in inputs if t is not None]
     x = _first(parts)
-    axis = _axis(attrs.get("axis", 1), len(x.shape))
+    axis = axis_of(attrs.get("axis", 1), len(x.shape))
     rest = [(t.dtype, t.shape[:axis], t.shape[axis + 1 :], len(t.shape)) for t in parts]
     if any(r != rest[0] for r in rest):
         raise UnfoldableError("unequal parts")
@@ -276,14 +185,14 @@ def _expand(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
         return (x,)
     lead = len(shape) - len(x.shape)
     strides = [0] * lead + [
-        0 if e == 1 != full else s for s, e, full in zip(_strides(x), x.shape, shape[lead:], strict=True)
+        0 if e == 1 != full else s for s, e, full in zip(strides_of(x), x.shape, shape[lead:], strict=True)
     ]
     return (view(x, shape, strides, 0, lambda a: np.broadcast_to(a, shape)),)
 
 
 def _gather(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     x, at = _first(inputs), _at(inputs, 1)
-    axis = _axis(attrs.get("axis", 0), len(x.shape))
+    axis = axis_of(attrs.get("axis", 0), len(x.shape))
     indices = integers(at)
     extent = x.shape[axis]
     if at is None or any(not -extent <= i < extent for i in indices):
@@ -291,8 +200,8 @@ def _gather(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     if not at.shape:  # one row: a part of a stacked parameter
         cuts = [slice(None)] * len(x.shape)
         cuts[axis] = slice(indices[0] % extent, indices[0] % extent + 1)
-        return (reshaped(_sliced(x, tuple(cuts)), x.shape[:axis] + x.shape[axis + 1 :]),)
-    if x.dtype not in _INTEGERS:
+        return (reshaped(sliced(x, tuple(cuts)), x.shape[:axis] + x.shape[axis + 1 :]),)
+    if x.dtype not in INTEGERS:
         raise UnfoldableError("a lookup")
     shape = x.shape[:axis] + at.shape + x.shape[axis + 1 :]
     return (computed(f"gather{axis}", (x, at), shape, x.dtype, lambda a, i: np.take(a, i, axis), x.name),)
@@ -306,7 +215,7 @@ def _cast(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)  # operator sets below 6 write it out
     if dtype == x.dtype:
         return (x,)
-    if dtype in PACKED_BITS:
+    if dtype in PACKED_BITS or dtype.startswith("float8"):  # saturation is a story of its own
         raise UnfoldableError(dtype)
     kind = loaded_dtype(dtype)
     return (computed(f"cast<{dtype}>", (x,), x.shape, dtype, lambda a: a.astype(kind)),)
@@ -315,17 +224,12 @@ def _cast(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
 def _shape(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     x = _first(inputs)
     extents = x.shape[slice(attrs.get("start", 0), attrs.get("end"))]
-    return (_made((len(extents),), "int64", np.array(extents, np.int64)),)
+    return (filled((len(extents),), "int64", np.array(extents, np.int64)),)
 
 
 def _size(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     x = _first(inputs)
-    return (_made((), "int64", np.array(x.size, np.int64)),)
-
-
-def _made(shape: Shape, dtype: str, value: Array) -> Tensor:
-    """Return a tensor of a value broadcast to `shape`: takes no memory, however large. Its maker names it."""
-    return Tensor("", shape, dtype, lambda: np.broadcast_to(value, shape))
+    return (filled((), "int64", np.array(x.size, np.int64)),)
 
 
 def _constant_of_shape(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
@@ -334,19 +238,19 @@ def _constant_of_shape(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tens
         raise UnfoldableError(f"shape {shape}")
     value = attrs.get("value")
     if not isinstance(value, Tensor):
-        return (_made(shape, "float32", np.float32(0)),)  # type: ignore[arg-type]
+        return (filled(shape, "float32", np.float32(0)),)  # type: ignore[arg-type]
     if value.size != 1:
         raise UnfoldableError("more than one value")
-    return (_made(shape, value.dtype, value.load().reshape(())),)
+    return (filled(shape, value.dtype, value.load().reshape(())),)
 
 
 def _range(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     (start,), (limit,), (step,) = (integers(_at(inputs, i)) for i in range(3))
     values = range(start, limit, step)
-    if len(values) > _MOST_INDICES:
+    if len(values) > MOST_INDICES:
         raise UnfoldableError("a long range")
     x = _first(inputs)
-    return (_made((len(values),), x.dtype, np.array(values, loaded_dtype(x.dtype))),)
+    return (filled((len(values),), x.dtype, np.array(values, loaded_dtype(x.dtype))),)
 
 
 def _dequantize(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
@@ -356,62 +260,27 @@ def _dequantize(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...
     return (dequantized(x, scale, _at(inputs, 2), attrs.get("axis", 1), attrs.get("block_size", 0)),)
 
 
-def dequantized(x: Tensor, scale: Tensor, zero: Tensor | None, axis: int, block: int = 0) -> Tensor:
-    """Return (x - zero) * scale, per tensor, per slice of an axis, or per block of it.
-
-    Raises:
-        UnfoldableError: the shapes do not fit.
-    """
-    rank = len(x.shape)
-    if scale.size == 1 and len(scale.shape) <= 1:
-        lines, repeats = (1,) * rank, 0
-    elif block:
-        axis = _axis(axis, rank)
-        repeats = block
-        lines = (*x.shape[:axis], -(-x.shape[axis] // block), *x.shape[axis + 1 :])
-    else:
-        axis = _axis(axis, rank)
-        repeats = 0
-        lines = tuple(e if a == axis else 1 for a, e in enumerate(x.shape))
-    if math.prod(lines) != scale.size or (zero is not None and zero.size != scale.size) or block < 0:
-        raise UnfoldableError(f"scale {scale.shape} for {x.shape}")
-    kind = loaded_dtype(scale.dtype)
-
-    def spread(a: Array) -> Array:
-        a = a.reshape(lines)
-        return a if not repeats else np.repeat(a, repeats, axis)[(slice(None),) * axis + (slice(x.shape[axis]),)]
-
-    def compute(q: Array, s: Array, z: Array | None = None) -> Array:
-        real = q.astype(np.float32)
-        if z is not None:
-            real -= spread(z.astype(np.float32))
-        real *= spread(s.astype(np.float32))
-        return real.astype(kind, copy=False)
-
-    parts = (x, scale) if zero is None else (x, scale, zero)
-    return computed(f"dequantize{axis}/{block}", parts, x.shape, scale.dtype, compute, x.name)
-
-
 def _quantize(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     x, scale, zero = _first(inputs), _at(inputs, 1), _at(inputs, 2)
     if scale is None or attrs.get("block_size"):
         raise UnfoldableError("no scale per tensor or axis")
     dtype = zero.dtype if zero is not None else "uint8"
-    if dtype not in _INTEGERS or (zero is not None and zero.size != scale.size):
+    if dtype not in INTEGERS or (zero is not None and zero.size != scale.size):
         raise UnfoldableError(dtype)
     lines = (1,) * len(x.shape)
     if scale.size > 1:
-        axis = _axis(attrs.get("axis", 1), len(x.shape))
+        axis = axis_of(attrs.get("axis", 1), len(x.shape))
         lines = tuple(e if a == axis else 1 for a, e in enumerate(x.shape))
     if math.prod(lines) != scale.size:
         raise UnfoldableError(f"scale {scale.shape}")
-    limits = np.iinfo(loaded_dtype(dtype))
+    bits = loaded_dtype(dtype).itemsize * 8
+    low, high = (0, 2**bits - 1) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
     def compute(a: Array, s: Array, z: Array | None = None) -> Array:
         steps = np.rint(a.astype(np.float32) / s.astype(np.float32).reshape(lines))
         if z is not None:
             steps += z.astype(np.float32).reshape(lines)
-        return np.clip(np.nan_to_num(steps), limits.min, limits.max)
+        return np.asarray(np.clip(np.nan_to_num(steps), low, high))
 
     parts = (x, scale) if zero is None else (x, scale, zero)
     return (computed(f"quantize{lines}", parts, x.shape, dtype, compute, x.name),)
@@ -425,7 +294,7 @@ def _elementwise(what: str, function: Callable[..., Any], arity: int, *, floats:
         dtype = parts[-1].dtype
         if any(t.dtype != dtype for t in parts[-2:]) or dtype in PACKED_BITS or dtype == "bool":
             raise UnfoldableError("mixed types")
-        if floats and dtype in _INTEGERS:
+        if floats and dtype in INTEGERS:
             raise UnfoldableError(dtype)
         shape = np.broadcast_shapes(*[t.shape for t in parts])
         return (computed(what, parts, shape, dtype, function),)
@@ -446,7 +315,7 @@ def _reduction(what: str, function: Callable[..., Any]) -> _Rule:
         given = _setting(inputs, 1, attrs, "axes")
         if not given and attrs.get("noop_with_empty_axes"):
             return (x,)
-        axes = tuple(sorted({_axis(a, len(x.shape)) for a in given or range(len(x.shape))}))
+        axes = tuple(sorted({axis_of(a, len(x.shape)) for a in given or range(len(x.shape))}))
         keep = bool(attrs.get("keepdims", 1))
         if x.dtype in PACKED_BITS or x.dtype == "bool" or not x.size:
             raise UnfoldableError(x.dtype)

@@ -17,8 +17,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from initaudit.errors import CorruptFileError, UnsupportedError
-from initaudit.formats.onnx_fold import UnfoldableError, fold
+from initaudit.formats.onnx_fold import fold
+from initaudit.formats.onnx_lazy import UnfoldableError
 from initaudit.formats.onnx_order import ordered, subgraphs
+from initaudit.formats.onnx_packed import unpacked
 from initaudit.formats.onnx_proto import (
     FLOAT,
     FLOATS,
@@ -36,7 +38,7 @@ from initaudit.formats.onnx_tensors import Source, made
 from initaudit.ops import from_onnx
 from initaudit.types import Graph, Node, Skip, Tensor
 
-_MOST_NODES = 1 << 19  # a file of functions that call each other twice doubles with every level
+_MOST_INLINED = 1 << 17  # a file of functions that call each other twice doubles with every level
 _MOST_CALLS = 64
 _MOST_FOLDS = 64  # how long a chain of folded operators may be
 _CONTRIB = "com.microsoft"
@@ -82,7 +84,8 @@ class Flat:
     skipped: dict[str, Skip] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     folds: dict[str, int] = field(default_factory=dict)  # length of the chain behind a constant
-    seen: int = 0
+    counts: dict[str, int] = field(default_factory=dict)  # how often a name was wanted again
+    inlined: int = 0  # nodes of functions
 
 
 def flatten(model: ModelRecord, source: Source) -> tuple[Graph, tuple[Tensor, ...], tuple[Skip, ...]]:
@@ -113,14 +116,17 @@ def _new(flat: Flat, scope: Scope, name: str) -> str:
         return ""
     if name in scope.names:
         raise CorruptFileError(f"two nodes, inputs or initializers make the value {name[:80]!r}")
-    wanted = unique = scope.prefix + name
-    count = 1
-    while unique in flat.used:
-        count += 1
-        unique = f"{wanted}#{count}"
-    flat.used.add(unique)
-    scope.names[name] = unique
+    scope.names[name] = unique = _unique(flat, scope.prefix + name)
     return unique
+
+
+def _unique(flat: Flat, wanted: str) -> str:
+    name = wanted
+    while name in flat.used:
+        flat.counts[wanted] = flat.counts.get(wanted, 1) + 1
+        name = f"{wanted}#{flat.counts[wanted]}"
+    flat.used.add(name)
+    return name
 
 
 def _body(flat: Flat, record: GraphRecord, scope: Scope) -> tuple[str, ...]:
@@ -130,9 +136,9 @@ def _body(flat: Flat, record: GraphRecord, scope: Scope) -> tuple[str, ...]:
     for sparse in record.sparse:
         _store(flat, _new(flat, scope, sparse.values.name), sparse)
     for node in ordered(record.nodes):
-        flat.seen += 1
-        if flat.seen > _MOST_NODES:
-            raise UnsupportedError(f"a graph of more than {_MOST_NODES} nodes with its functions inlined")
+        flat.inlined += bool(scope.calls)
+        if flat.inlined > _MOST_INLINED:
+            raise UnsupportedError(f"functions that come to more than {_MOST_INLINED} nodes when inlined")
         _node(flat, node, scope)
     for name, shape in record.shapes.items():
         if name in scope.names:
@@ -216,9 +222,30 @@ def _plain(flat: Flat, node: NodeRecord, attributes: Sequence[AttributeRecord], 
     inputs = tuple(scope.find(name) for name in node.inputs)
     values = _values(flat, node, attributes)
     outputs = tuple(_new(flat, scope, name) for name in node.outputs)
+    op = _op(node)
     if not node.domain and _folded(flat, node, inputs, outputs, values):
         return
-    _emit(flat, _op(node), inputs, outputs, values, scope.prefix + node.name)
+    if node.domain == _CONTRIB:
+        op, inputs = _unpacked(flat, node, inputs, values)
+    _emit(flat, op, inputs, outputs, values, scope.prefix + node.name)
+
+
+def _unpacked(
+    flat: Flat, node: NodeRecord, inputs: tuple[str, ...], values: Mapping[str, object]
+) -> tuple[str, tuple[str, ...]]:
+    """Return the canonical operator and inputs of a node of ONNX Runtime, its packed weights replaced by real ones."""
+    try:
+        op, operands = unpacked(node.op, inputs, [flat.constants.get(name) for name in inputs], values)
+    except UnfoldableError:
+        return _op(node), inputs
+    names = []
+    for place, operand in enumerate(operands):
+        name = operand
+        if isinstance(operand, Tensor):
+            name = _unique(flat, f"{inputs[place]}#real")
+            flat.constants[name] = operand
+        names.append(str(name or ""))
+    return from_onnx(op), tuple(names)
 
 
 def _emit(

@@ -6,7 +6,7 @@ Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ class Span(NamedTuple):
     wire: int
     start: int
     stop: int
-    count: int  # of a run; a packed field is counted when needed
+    numbers: int  # in a run; a packed field is counted when needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,9 +293,8 @@ def _attribute(message: Message) -> AttributeRecord:
             many[kind].append(_attribute_item(message, kind, start, stop))
         else:
             found[kind] = _attribute_item(message, kind, start, stop)
-    for kind, items in ((FLOATS, floats), (INTS, ints), *many.items()):
-        if items:
-            found[kind] = tuple(items)
+    repeated: dict[int, Sequence[object]] = {FLOATS: floats, INTS: ints, **many}
+    found.update((kind, tuple(items)) for kind, items in repeated.items() if items)
     kind = declared or next(iter(found), 0)  # writers before IR version 3 leave the type out
     if kind in found:
         return AttributeRecord(name, kind, found[kind], ref)
@@ -355,7 +354,7 @@ def _extend(spans: list[Span], wire: int, start: int, stop: int) -> None:
     """Add a field; a single number right behind another one (a tag of one byte between) makes them one run."""
     if wire != BYTES and spans and spans[-1].wire == wire and spans[-1].stop + 1 == start:
         last = spans[-1]
-        spans[-1] = Span(wire, last.start, stop, last.count + 1)
+        spans[-1] = Span(wire, last.start, stop, last.numbers + 1)
     else:
         spans.append(Span(wire, start, stop, 1))
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
 
 from initaudit.dtypes import numpy_dtype
 from initaudit.errors import CorruptFileError, ReadError, UnsafeFileError
 from initaudit.formats.mapped import MappedFile
-from initaudit.formats.onnx_proto import SparseRecord, Span, TensorRecord
+from initaudit.formats.onnx_proto import Span, SparseRecord, TensorRecord
 from initaudit.formats.protobuf import BYTES, FIXED32, FIXED64, Message, varint_count, varints
 from initaudit.types import Array, Skip, Tensor
 
@@ -97,7 +97,7 @@ class Source:
                 if n and not bool(((at >= 0) & (at < places)).all()):
                     raise CorruptFileError(f"sparse tensor {name!r} has an index outside its shape")
                 at = np.ravel_multi_index(tuple(at.T), dims) if n else at[:, 0]
-            elif n and not (0 <= at.min() and at.max() < total):
+            elif n and not (at.min() >= 0 and at.max() < total):
                 raise CorruptFileError(f"sparse tensor {name!r} has an index outside its shape")
             dense = np.zeros(total, kind)
             dense[at] = values.load()
@@ -164,7 +164,7 @@ class Source:
         found = 0
         for span in spans:
             if span.wire != BYTES:
-                found += span.count
+                found += span.numbers
             elif width:
                 _check_length(name, (span.stop - span.start) % width, 0)
                 found += (span.stop - span.start) // width
@@ -228,7 +228,7 @@ def _unpack(packed: Array, dtype: str, total: int) -> Array:
     if dtype.startswith("u"):
         return values
     half = np.int8(1 << (bits - 1))
-    return (values.view(np.int8) ^ half) - half
+    return np.asarray((values.view(np.int8) ^ half) - half)
 
 
 def _typed_loader(
@@ -245,9 +245,9 @@ def _typed_loader(
         if number in (4, 10):
             return flat.view(kind).reshape(dims)
         if kind.kind == "b":
-            return (flat != 0).reshape(dims)
+            return np.asarray(flat != 0).reshape(dims)
         # integers, and the bits of small floats: the low bytes of each word
-        return flat.astype(f"<u{kind.itemsize}").view(kind).reshape(dims)
+        return np.asarray(flat.astype(f"<u{kind.itemsize}").view(kind).reshape(dims))
 
     return load
 
@@ -261,7 +261,7 @@ def _words(message: Message, span: Span, number: int) -> Array:
         return np.array([v for _, _, v, _, _ in Message(message.buffer, span.start - 1, span.stop)], np.uint64)
     if span.wire == BYTES:
         return np.frombuffer(octets, f"<f{width}")
-    rows = np.frombuffer(message.buffer[span.start - 1 : span.stop], np.uint8).reshape(span.count, width + 1)
+    rows = np.frombuffer(message.buffer[span.start - 1 : span.stop], np.uint8).reshape(span.numbers, width + 1)
     return np.ascontiguousarray(rows[:, 1:]).view(f"<f{width}").reshape(-1)
 
 

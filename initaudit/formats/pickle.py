@@ -9,138 +9,27 @@ from __future__ import annotations
 import codecs
 import re
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from initaudit.errors import CorruptFileError, ReadError
+from initaudit.formats.pickle_values import PLAIN, Record, as_key
 from initaudit.types import Global
 
 Buffer = bytes | memoryview
 
-MAX_OPCODES = 10_000_000  # a pickled model of a thousand layers needs a hundredth of it; 10 s and 1 GB at the very worst
+MAX_OPCODES = (
+    10_000_000  # a pickled model of a thousand layers needs a hundredth of it; 10 s and 1 GB at the very worst
+)
 MAX_INTEGER_BYTES = 1024  # no number in a model is larger; printing one takes time quadratic in it
 _UINT32 = struct.Struct("<I").unpack_from
 KEPT_AS_VIEW = 4096  # byte strings from this size on are views of the file, not copies
-MAX_KEY_DEPTH = 8  # tuples as keys: hashing recurses in C, where Python does not guard the stack
-
-
-class Record:
-    """Something a pickle wanted to have called or built: which function or class, with what, and its later state."""
-
-    __slots__ = ("appended", "args", "func", "items", "kwargs", "state")
-
-    def __init__(self, func: object, args: tuple[object, ...] = (), kwargs: dict[object, object] | None = None) -> None:
-        self.func = func
-        self.args = args
-        self.kwargs = kwargs
-        self.state: object = None
-        self.items: dict[object, object] | None = None  # of a dict subclass
-        self.appended: list[object] | None = None  # of a list or set subclass
-
-    @property
-    def name(self) -> str:
-        """Dotted name of the class or function; "?" where it is itself computed."""
-        func = self.func
-        if type(func) is Global:
-            return func.name
-        if type(func) is Record and any(word in func.name for word in ("_make_skeleton_class", "_create_type")):
-            return next((arg for arg in func.args if isinstance(arg, str)), "?")  # cloudpickle, dill: name of a class
-        return "?"
-
-    def __repr__(self) -> str:
-        return f"Record({self.name})"
-
-
-def _plain_dict(args: tuple[Any, ...]) -> object:
-    if not args:
-        return {}
-    if type(args[0]) is dict:
-        return dict(args[0])
-    if type(args[0]) in (list, tuple):
-        return {as_key(key): value for key, value in args[0]}
-    return None
-
-
-def _plain_sequence(kind: Callable[[Iterable[Any]], object]) -> Callable[[tuple[Any, ...]], object]:
-    def build(args: tuple[Any, ...]) -> object:
-        if not args:
-            return kind(())
-        if type(args[0]) in (list, tuple, set, frozenset):
-            return kind([as_key(item) for item in args[0]] if kind in (set, frozenset) else args[0])
-        return None
-
-    return build
-
-
-def _plain_bytes(args: tuple[Any, ...]) -> object:
-    match args:
-        case ():
-            return b""
-        case (bytes() | bytearray() | memoryview() as data,):
-            return data
-        case (str() as text, "latin-1" | "latin1" | "iso-8859-1"):
-            return text.encode("latin-1")
-        case (str() as text, "utf-8" | "utf8"):
-            return text.encode()
-    return None
-
-
-def _plain_complex(args: tuple[Any, ...]) -> object:
-    return complex(*args) if all(type(arg) in (int, float) for arg in args) and len(args) <= 2 else None
-
-
-def _plain_attribute(args: tuple[Any, ...]) -> object:
-    # members of an Enum and nested classes are pickled as getattr(class, name)
-    match args:
-        case (Global(owner), str(attribute)):
-            return Global(f"{owner}.{attribute}")
-    return None
-
-
-# What these make is a plain value whatever the arguments are, so it is made; None: not of that form, keep a record.
-PLAIN: dict[str, Callable[[tuple[Any, ...]], object]] = {
-    "collections.OrderedDict": _plain_dict,
-    "collections.Counter": _plain_dict,
-    "collections.defaultdict": lambda args: _plain_dict(args[1:]),
-    "builtins.dict": _plain_dict,
-    "builtins.list": _plain_sequence(list),
-    "builtins.tuple": _plain_sequence(tuple),
-    "builtins.set": _plain_sequence(set),
-    "builtins.frozenset": _plain_sequence(frozenset),
-    "collections.deque": _plain_sequence(list),
-    "torch.Size": _plain_sequence(tuple),
-    "builtins.bytes": _plain_bytes,
-    "builtins.bytearray": _plain_bytes,
-    "_codecs.encode": _plain_bytes,
-    "builtins.complex": _plain_complex,
-    "builtins.getattr": _plain_attribute,
-}
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg", "exceptions": "builtins"}
 _NAME = re.compile(r"[A-Za-z_][\w.<>-]*")
 
 
-def as_key(value: object) -> object:
-    """Return `value` where it may be hashed safely.
-
-    Raises:
-        ValueError: it cannot be hashed, or hashing it could be made slow or deep.
-    """
-    level: list[object] = [value]
-    for _ in range(MAX_KEY_DEPTH):
-        nested: list[object] = []
-        for item in level:
-            if type(item) is tuple:
-                nested += item
-            elif type(item) is int and not -(2**63) <= item < 2**64:
-                raise ValueError("an integer key of more than 64 bits")
-            elif isinstance(item, (list, dict, set, bytearray)):
-                raise ValueError(f"a {type(item).__name__} as a key")  # noqa: TRY004  reported as damage like the rest
-        if not nested:
-            return value
-        if len(nested) > 4096:
-            break
-        level = nested
-    raise ValueError("a key nested too deep")
+class CutShortError(CorruptFileError):
+    """The pickle goes on where the data ends."""
 
 
 class Unpickler:
@@ -187,11 +76,16 @@ class Unpickler:
         except ReadError:
             raise
         except KeyError as error:
-            raise CorruptFileError(f"the pickle is damaged at byte {self.pos}: nothing is remembered as {error}") from None
+            raise CorruptFileError(
+                f"the pickle is damaged at byte {self.pos}: nothing is remembered as {error}"
+            ) from None
         except IndexError:
-            where = "cut short" if self.pos >= self.size else "damaged"
-            raise CorruptFileError(f"the pickle is {where} at byte {self.pos} of {self.size}") from None
-        except (ValueError, TypeError, AttributeError, OverflowError, struct.error) as error:
+            if self.pos >= self.size:
+                raise CutShortError(f"the pickle is cut short at byte {self.size}") from None
+            raise CorruptFileError(f"the pickle is damaged at byte {self.pos}: a value is missing") from None
+        except struct.error:
+            raise CutShortError(f"the pickle is cut short at byte {self.size}") from None
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise CorruptFileError(f"the pickle is damaged at byte {self.pos}: {str(error)[:120]}") from None
 
     # -- reading the stream
@@ -200,7 +94,7 @@ class Unpickler:
         """Return the next `count` bytes."""
         end = self.pos + count
         if end > self.size:
-            raise CorruptFileError(f"the pickle is cut short at byte {self.pos}: {count} bytes needed of {self.size}")
+            raise CutShortError(f"the pickle is cut short at byte {self.pos}: {count} bytes needed of {self.size}")
         piece = bytes(self.data[self.pos : end])
         self.pos = end
         return piece
@@ -226,7 +120,7 @@ class Unpickler:
                 self.pos = start + at + 1
                 return piece[:at]
             if start + step >= self.size:
-                raise CorruptFileError(f"the pickle is cut short in the line at byte {start}")
+                raise CutShortError(f"the pickle is cut short in the line at byte {start}")
             step *= 4
 
     def name(self, module: str, name: str) -> Global:
@@ -323,7 +217,7 @@ class Unpickler:
         """Refuse a frame that reaches beyond the data."""
         length = self.number(8)
         if self.pos + length > self.size:
-            raise CorruptFileError(f"the pickle is cut short: a frame of {length} bytes at {self.pos} of {self.size}")
+            raise CutShortError(f"the pickle is cut short: a frame of {length} bytes at {self.pos} of {self.size}")
 
     def instance(self) -> None:
         """Handle INST: class name in the stream, arguments since the mark."""
@@ -351,7 +245,7 @@ def _unquoted(raw: bytes) -> bytes:
     raw = raw.strip()
     if len(raw) < 2 or raw[:1] != raw[-1:] or raw[:1] not in (b"'", b'"'):
         raise ValueError("a string without quotes")
-    return codecs.escape_decode(raw[1:-1])[0]  # type: ignore[attr-defined,no-any-return]
+    return codecs.escape_decode(raw[1:-1])[0]
 
 
 def _decimal(raw: bytes) -> int | bool:
@@ -374,7 +268,7 @@ def _push_struct(form: str) -> Callable[[Unpickler], None]:
 
     def run(u: Unpickler) -> None:
         if u.pos + width > u.size:
-            raise CorruptFileError(f"the pickle is cut short at byte {u.pos} of {u.size}")
+            raise CutShortError(f"the pickle is cut short at byte {u.pos} of {u.size}")
         u.stack.append(unpack(u.data, u.pos)[0])
         u.pos += width
 
@@ -471,7 +365,7 @@ def _unicode(u: Unpickler) -> None:
     start = u.pos + 4
     u.pos = end = start + _UINT32(u.data, start - 4)[0]
     if end > u.size:
-        raise CorruptFileError(f"the pickle is cut short: text of {end - start} bytes at {start} of {u.size}")
+        raise CutShortError(f"the pickle is cut short: text of {end - start} bytes at {start} of {u.size}")
     u.stack.append(str(u.data[start:end], "utf-8", "surrogatepass"))
 
 

@@ -82,7 +82,7 @@ class Message:
                 tag, at = varint(buffer, begin, stop)
             wire = tag & 7
             value = 0
-            if wire == BYTES or wire == VARINT:  # noqa: PLR1714  this loop is where a large file's time goes
+            if wire in (BYTES, VARINT):
                 if at >= stop:
                     raise CorruptFileError(f"the field at byte {begin} is cut off at byte {stop}")
                 start = at

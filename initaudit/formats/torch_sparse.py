@@ -34,7 +34,12 @@ def dense(kind: str, parts: list[Tensor], shape: tuple[int, ...]) -> Tensor | st
             np.add.at(out, tuple(index), values.load())
             return out
 
-    elif kind in COMPRESSED and len(shape) == 2 and parts[0].shape[:-1] == () and values.shape[1:] in ((), values.shape[1:3]):
+    elif (
+        kind in COMPRESSED
+        and len(shape) == 2
+        and parts[0].shape[:-1] == ()
+        and values.shape[1:] in ((), values.shape[1:3])
+    ):
         rows, columns, block = _compressed_index(kind, parts, shape)
 
         def load() -> Array:
@@ -69,7 +74,7 @@ def _compressed_index(kind: str, parts: list[Tensor], shape: tuple[int, ...]) ->
     fits = compressed.shape == (along + 1,) and plain.shape == stored[:1] and compressed[0] == 0
     if not fits or compressed[-1] != len(plain) or (steps < 0).any():
         raise CorruptFileError(f"a sparse tensor of shape {shape} whose indices do not fit")
-    if plain.size and not (0 <= plain.min() and plain.max() < across):
+    if plain.size and not (plain.min() >= 0 and plain.max() < across):
         raise CorruptFileError(f"a sparse tensor of shape {shape} with an index outside it")
     major = np.repeat(np.arange(along), steps)
     return (plain, major, block) if COMPRESSED[kind] else (major, plain, block)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from initaudit.dtypes import numpy_dtype
-from initaudit.errors import CorruptFileError
-from initaudit.types import Array, Tensor
+from initaudit.errors import CorruptFileError, UnsupportedError
+from initaudit.types import Array, Skip, Tensor
 
 MAX_DIMENSIONS = 32  # what every numpy can hold
 MAX_ELEMENTS = 2**48
@@ -55,6 +56,35 @@ class Blob:
 
     def release(self, offset: int, length: int) -> None:
         """Do nothing: whoever holds the pickle holds these bytes."""
+
+
+def storage_dtype(cls: str) -> str:
+    """Return the element type of torch.FloatStorage, torch.cuda.FloatStorage, ...
+
+    Raises:
+        UnsupportedError: it is a storage that we do not know.
+    """
+    name = cls.rpartition(".")[2]
+    if name not in STORAGE_DTYPES:
+        raise UnsupportedError(f"a storage of class {cls[:60]}")
+    return STORAGE_DTYPES[name]
+
+
+def storage_size(dtype: str, numel: int) -> int:
+    """Return the number of bytes of a storage."""
+    if not 0 <= numel <= MAX_ELEMENTS:
+        raise CorruptFileError(f"a storage of {numel} values")
+    return numel * (1 if dtype in PACKED else numpy_dtype(QUANTISED.get(dtype, dtype)).itemsize)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The value of a file with its storages in place, and every name of a class or function in it."""
+
+    value: object
+    names: set[str]
+    detail: str
+    skipped: tuple[Skip, ...] = ()
 
 
 class Storage:

@@ -10,9 +10,15 @@ import numpy as np
 from initaudit.dtypes import numpy_dtype
 from initaudit.errors import CorruptFileError, UnsupportedError
 from initaudit.formats import torch_numpy, torch_sparse
-from initaudit.formats.pickle import Record
-from initaudit.formats.torch_storage import PACKED, QUANTISED, Storage, c_strides, checked_shape, product, strided
-from initaudit.formats.torch_storage import MAX_EXPANDED
+from initaudit.formats.pickle_values import Record
+from initaudit.formats.torch_storage import (
+    MAX_EXPANDED,
+    PACKED,
+    QUANTISED,
+    Storage,
+    checked_shape,
+    strided,
+)
 from initaudit.types import Array, Global, Tensor
 
 
@@ -24,6 +30,7 @@ class Lost:
 
 
 Found = Tensor | Lost
+MAX_DEPTH = 16  # parameter of a subclass of a subclass of ...
 
 
 def torch_function(record: Record) -> str:
@@ -50,6 +57,7 @@ class Rebuilder:
         self._known: dict[int, tuple[object, Found | None]] = {}
         self._inner: dict[int, tuple[object, object]] = {}
         self._arrays = 0
+        self._depth = 0
 
     def tensor(self, value: object) -> Found | None:
         """Return the tensor that `value` stands for, why it cannot be had, or None for anything else.
@@ -62,10 +70,14 @@ class Rebuilder:
         known = self._known.get(id(value))
         if known is None:
             self._known[id(value)] = value, None  # a tensor made of itself is none
+            self._depth += 1
+            if self._depth > MAX_DEPTH:
+                raise CorruptFileError(f"a tensor wrapped more than {MAX_DEPTH} times")
             try:
                 known = value, self._rebuild(value)
             except UnsupportedError as error:
                 known = value, Lost(error.reason)
+            self._depth -= 1
             self._known[id(value)] = known
         return known[1]
 
@@ -94,12 +106,10 @@ class Rebuilder:
         function = torch_function(value)
         handler = _HANDLERS.get(function)
         if handler is not None:
-            try:
-                return handler(self, *value.args)
-            except TypeError as error:
-                if "positional argument" not in str(error):
-                    raise
-                raise CorruptFileError(f"{function} with {len(value.args)} arguments") from None
+            least, rebuild = handler
+            if len(value.args) < least:
+                raise CorruptFileError(f"{function} with {len(value.args)} arguments")
+            return rebuild(self, *value.args)
         if function in ("UninitializedParameter", "UninitializedBuffer"):
             return Lost("a lazy parameter that has no values yet")
         if function in ("Parameter", "Variable", "Tensor", "Buffer") and value.args:
@@ -116,13 +126,16 @@ class Rebuilder:
         if dtype in PACKED:
             return Lost(f"element type {dtype}: several values in a byte are not read yet")
         tensor = strided(storage, dtype, offset, shape, strides)
-        if tensor.size > MAX_EXPANDED and tensor.size > storage.nbytes // numpy_dtype(QUANTISED.get(dtype, dtype)).itemsize:
+        if (
+            tensor.size > MAX_EXPANDED
+            and tensor.size > storage.nbytes // numpy_dtype(QUANTISED.get(dtype, dtype)).itemsize
+        ):
             return Lost(f"{storage.name} expanded to {tensor.size} values")
         return tensor
 
     # -- one method per function of torch
 
-    def _v1(self, storage: object, offset: object, size: object, stride: object) -> Found:
+    def _v1(self, storage: object, offset: object, size: object, stride: object, *rest: object) -> Found:
         place = self._storage(storage)
         return self._plain(place, place.dtype, offset, size, stride)
 
@@ -131,7 +144,7 @@ class Rebuilder:
 
     def _v3(
         self, storage: object, offset: object, size: object, stride: object, grad: object, hooks: object, dtype: object,
-        metadata: object = None,
+        metadata: object = None, *rest: object,
     ) -> Found:  # fmt: skip
         return _with_bits(self._plain(self._storage(storage), dtype_name(dtype), offset, size, stride), metadata)
 
@@ -164,7 +177,7 @@ class Rebuilder:
             raise CorruptFileError(f"a quantised tensor without {wide[axis]} scales")
         return lambda: tensor.load().astype(np.float32).reshape(wide)
 
-    def _sparse(self, layout: object, data: object) -> Found:
+    def _sparse(self, layout: object, data: object, *rest: object) -> Found:
         name = layout.name if isinstance(layout, Global) else ""
         if isinstance(layout, Record) and layout.args:
             name = str(layout.args[0])
@@ -182,7 +195,7 @@ class Rebuilder:
     def _parameter(self, data: object, *rest: object) -> Found | None:
         return self.tensor(data)
 
-    def _from_type(self, func: object, cls: object, args: object, state: object = None) -> Found | None:
+    def _from_type(self, func: object, cls: object, args: object, state: object = None, *rest: object) -> Found | None:
         name = cls.name if isinstance(cls, Global) else "a tensor subclass"
         if not isinstance(args, tuple):
             raise CorruptFileError(f"{name} without its arguments")
@@ -237,21 +250,21 @@ def _with_bits(found: Found, metadata: object) -> Found:
     return replace(found, load=load, storage=f"{found.storage} {' '.join(bits)}")
 
 
-_HANDLERS: dict[str, Callable[..., Found | None]] = {
-    "_rebuild_tensor": Rebuilder._v1,
-    "_rebuild_tensor_v2": Rebuilder._v2,
-    "_rebuild_tensor_v3": Rebuilder._v3,
-    "_rebuild_qtensor": Rebuilder._quantised,
-    "_rebuild_sparse_tensor": Rebuilder._sparse,
-    "_rebuild_sparse_csr_tensor": Rebuilder._sparse,
-    "_rebuild_parameter": Rebuilder._parameter,
-    "_rebuild_parameter_with_state": Rebuilder._parameter,
-    "_rebuild_from_type": Rebuilder._from_type,
-    "_rebuild_from_type_v2": Rebuilder._from_type,
-    "_rebuild_wrapper_subclass": Rebuilder._wrapper_alone,
-    "_rebuild_meta_tensor_no_storage": Rebuilder._meta,
-    "_rebuild_nested_tensor": Rebuilder._nested_tensor,
-    "_rebuild_device_tensor_from_numpy": Rebuilder._from_device,
-    "_rebuild_device_tensor_from_cpu_tensor": Rebuilder._from_device,
-    "_rebuild_xla_tensor": Rebuilder._from_device,
+_HANDLERS: dict[str, tuple[int, Callable[..., Found | None]]] = {  # with the fewest arguments each may have
+    "_rebuild_tensor": (4, Rebuilder._v1),
+    "_rebuild_tensor_v2": (4, Rebuilder._v2),
+    "_rebuild_tensor_v3": (7, Rebuilder._v3),
+    "_rebuild_qtensor": (5, Rebuilder._quantised),
+    "_rebuild_sparse_tensor": (2, Rebuilder._sparse),
+    "_rebuild_sparse_csr_tensor": (2, Rebuilder._sparse),
+    "_rebuild_parameter": (1, Rebuilder._parameter),
+    "_rebuild_parameter_with_state": (1, Rebuilder._parameter),
+    "_rebuild_from_type": (3, Rebuilder._from_type),
+    "_rebuild_from_type_v2": (3, Rebuilder._from_type),
+    "_rebuild_wrapper_subclass": (1, Rebuilder._wrapper_alone),
+    "_rebuild_meta_tensor_no_storage": (0, Rebuilder._meta),
+    "_rebuild_nested_tensor": (0, Rebuilder._nested_tensor),
+    "_rebuild_device_tensor_from_numpy": (2, Rebuilder._from_device),
+    "_rebuild_device_tensor_from_cpu_tensor": (2, Rebuilder._from_device),
+    "_rebuild_xla_tensor": (2, Rebuilder._from_device),
 }

@@ -32,24 +32,28 @@ _PROBE = 4096
 
 
 def describe(path: Path, head: bytes, known: str) -> str:
-    """Return one line on what a file is instead of a model, from its first bytes; `known` lists what is read."""
-    pointer = re.match(rb"version https://git-lfs[^\n]*\n(?:[^\n]*\n)*?size (\d+)", head)
-    if pointer:
-        size = pointer[1].decode()[:20]
-        return f"a git-lfs pointer to {size} bytes, not the file itself; fetch it first: git lfs pull"
+    """Return one line on what a file is instead of a model, and what to do; `known` lists what is read."""
+    what = _what(path, head)
+    return what if ";" in what else f"{what}; initaudit reads {known}"
+
+
+def _what(path: Path, head: bytes) -> str:
     if head.startswith((b"version https://git-lfs", b"version https://hawser")):
-        return "a git-lfs pointer, not the file itself; fetch it first: git lfs pull"
+        size = re.search(rb"^size (\d{1,20})$", head, re.MULTILINE)
+        of = f" to {size[1].decode()} bytes" if size else ""
+        return f"a git-lfs pointer{of}, not the file itself; fetch it first: git lfs pull"
     if head.startswith(b"PK\x03\x04"):
-        whole = "no checkpoint of torch; unpack it and pass a file inside" if zip_names(path) else "cut off or damaged"
-        return f"a zip archive, but {whole}; initaudit reads {known}"
+        if zip_names(path):
+            return "a zip archive, but no checkpoint of torch; unpack it and pass a file inside"
+        return "a zip archive that is cut off or damaged; its directory cannot be read"
     for magic, what in _MAGIC:
         if head.startswith(magic):
-            return f"{what}; initaudit reads {known}"
+            return what
     if _text(head):
-        return f"{_kind_of_text(path, head)}; initaudit reads {known}"
+        return _kind_of_text(path, head)
     if not head.strip(b"\0"):
-        return f"{_zeros(path)}; initaudit reads {known}"
-    return f"no format knows its content (it starts with {head[:8].hex(' ')}); initaudit reads {known}"
+        return _zeros(path)
+    return f"no format knows its content (it starts with {head[:8].hex(' ')})"
 
 
 def _text(head: bytes) -> bool:
@@ -65,13 +69,13 @@ def _text(head: bytes) -> bool:
 def _kind_of_text(path: Path, head: bytes) -> str:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:512].lower()
     if start.startswith((b"<!doctype html", b"<html")):
-        return "a web page, saved instead of the model it links to"
+        return "a web page, saved instead of the model; download the file that it links to"
     if start.startswith(b"<?xml"):
         return "an XML file"
     if start.startswith((b"{", b"[")):
         return "a JSON file with no weights in it" if path.suffix == ".json" else "a JSON file or the like"
     if start.startswith((b"invalid username", b"access to model", b"entry not found", b"repository not found")):
-        return "an error message of a download, saved instead of the model"
+        return "an error message of a download, saved instead of the model; download it again"
     return "a text file"
 
 
@@ -84,4 +88,4 @@ def _zeros(path: Path) -> str:
             if file.read(_PROBE).strip(b"\0"):
                 return "no format knows its content (it starts with zero bytes)"
     whole = "only zero bytes" if size <= _PROBE else "only zero bytes, wherever looked"
-    return f"{whole}: a download that never finished, perhaps"
+    return f"{whole}; a download that never finished, perhaps"

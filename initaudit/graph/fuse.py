@@ -137,7 +137,7 @@ class _Fuser:
         except (TypeError, ValueError):  # constants of a kind the operation does not take
             return
         if out.ndim == 2:
-            self.known[node.outputs[0]] = _Known(root, out, axes, depth + 1)
+            self.known[node.outputs[0]] = _Known(root, np.asarray(out, np.float64), axes, depth + 1)
 
     def _axes(self, node: Node) -> tuple[int, ...] | None:
         if not node.attrs.get("keepdims", 1):
@@ -191,9 +191,8 @@ class _Fuser:
             if self._through_a_waist(name, root, todo):
                 continue
             inner = [i for i in node.inputs if i in self.known and self.known[i].root == root]
-            if node.op in ("add", "sub", "sum") or node.op in _KEEPS:
-                todo += inner
-            elif node.op in ("mul", "div") and any(self.known[i].samples.shape[1] == 1 for i in inner):
+            reduced = any(self.known[i].samples.shape[1] == 1 for i in inner)
+            if node.op in ("add", "sub", "sum", *_KEEPS) or (node.op in ("mul", "div") and reduced):
                 todo += inner
             else:
                 self.made[self.producer[name]] = Node("composite", (root,), (name,), name=node.name)

@@ -31,7 +31,7 @@ class View:
         self.outputs = frozenset(graph.outputs)
         for index, node in enumerate(graph.nodes):
             for position, name in enumerate(node.inputs):
-                if name:
+                if name and node.op not in _SHAPES:
                     self.uses.setdefault(name, []).append(Use(index, position))
             for name in node.outputs:
                 self.producer[name] = index
@@ -48,8 +48,13 @@ class View:
         return self.graph.constants[origin] if origin is not None else None
 
     def readers(self, name: str) -> list[Use]:
-        """Return the uses of a value in execution order."""
+        """Return the uses of a value in execution order; asking for its shape is none."""
         return self.uses.get(name, [])
+
+    def family(self, node: Node) -> str:
+        """Return the family of a node; what fusing named is an activation unless it is a norm or softmax."""
+        kind = family(node.op)
+        return "activation" if node.attrs.get("fused") and kind not in ("norm", "softmax") else kind
 
     def moving(self, node: Node) -> list[int]:
         """Return the positions of the inputs that move with the data."""

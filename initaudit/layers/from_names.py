@@ -16,7 +16,7 @@ def infer(model: Model, tensors: tuple[Tensor, ...] | None = None) -> tuple[tupl
         tensors: the tensors to read, all by default.
     """
     stored = model.tensors if tensors is None else tensors
-    ordered = neighbours.in_order([t.name for t in stored])
+    ordered = neighbours.in_order(stored)
     if not ordered:
         stored = tuple(sorted(stored, key=lambda t: neighbours.natural(t.name)))
     layers: list[Layer] = []

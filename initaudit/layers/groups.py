@@ -119,11 +119,15 @@ def _normed(tensors: Mapping[str, Tensor], g_name: str, v_name: str, base: str) 
     g, v = tensors[g_name], tensors[v_name]
     if not (g.is_float and v.is_float):
         return None
-    fits = g.size == 1 or (len(g.shape) == len(v.shape) and all(a in (1, b) for a, b in zip(g.shape, v.shape, strict=True)))
+    fits = g.size == 1 or (
+        len(g.shape) == len(v.shape) and all(a in (1, b) for a, b in zip(g.shape, v.shape, strict=True))
+    )
     used = tuple(n for n in tensors if n in (g_name, v_name, base) or n.startswith(f"{base}@"))
     extra = tuple(tensors[n] for n in used if n != v_name)
     if not fits:
-        return Effective(v, extra, used, f"{v.name} is parametrised in a way that is not known; judged as stored", False)
+        return Effective(
+            v, extra, used, f"{v.name} is parametrised in a way that is not known; judged as stored", False
+        )
     axes = tuple(i for i, (a, b) in enumerate(zip(g.shape, v.shape, strict=True)) if a != b) if g.shape else None
     if axes is not None and g.size == 1:
         axes = None
@@ -135,7 +139,7 @@ def _normed(tensors: Mapping[str, Tensor], g_name: str, v_name: str, base: str) 
         gain = g.load().astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore"):
             made = wide * ((gain.reshape(()) if g.size == 1 else gain) / norm)
-        return made.astype(stored.dtype)
+        return np.asarray(made.astype(stored.dtype))
 
     return Effective(_derived(v, load, g), extra, used, "weight_norm: judged is g * v / ||v||")
 
@@ -165,7 +169,7 @@ def _spectral(
             right = right / max(float(np.linalg.norm(right)), 1e-12)
         with np.errstate(divide="ignore", invalid="ignore"):
             made = stored.astype(np.float64) / (left @ matrix @ right)
-        return made.astype(stored.dtype)
+        return np.asarray(made.astype(stored.dtype))
 
     return Effective(_derived(w, load, u), extra, used, "spectral_norm: judged is the weight over its spectral norm")
 
@@ -178,7 +182,7 @@ def _masked(tensors: Mapping[str, Tensor], base: str, name: str, w: Tensor) -> E
 
     def load() -> Array:
         stored = w.load()
-        return (stored * mask.load().astype(stored.dtype)).astype(stored.dtype)
+        return np.asarray((stored * mask.load().astype(stored.dtype)).astype(stored.dtype))
 
     extra = tuple(tensors[n] for n in used if n != name)
     return Effective(_derived(w, load, mask), extra, used, "pruned: judged is the weight under its mask")

@@ -17,7 +17,7 @@ from initaudit.layers import words
 from initaudit.layers.drafts import again, sides
 from initaudit.layers.groups import split
 from initaudit.layers.shapes import QKV
-from initaudit.types import Evidence, Layer
+from initaudit.types import Evidence, Layer, Role, Tensor
 
 _NUMBER = re.compile(r"(\d+)")
 
@@ -43,9 +43,13 @@ def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(t), "") if t.isdigit() else (1, 0, t) for t in _NUMBER.split(name) if t)
 
 
-def in_order(names: Sequence[str]) -> bool:
-    """Whether a file keeps the order of registration; one that is sorted by name tells nothing about it."""
-    return len(names) < 3 or list(names) != sorted(names)
+def in_order(tensors: Sequence[Tensor]) -> bool:
+    """Whether a file keeps the order of registration; one sorted by name (and type) tells nothing about it."""
+    kinds: dict[str, list[str]] = {}
+    for t in tensors:
+        kinds.setdefault(t.dtype, []).append(t.name)
+    names = max(kinds.values(), key=len, default=[])
+    return len(names) < 3 or names != sorted(names)
 
 
 def succeeds(before: Place, after: Place) -> bool:
@@ -62,14 +66,16 @@ def succeeds(before: Place, after: Place) -> bool:
     return False
 
 
-def _stem(step: str) -> tuple[str, int]:
-    """Split a step into what stays and what counts: conv2 is (conv#, 2), c3x3_b and b are (c3x3_#, 1) and (#, 1)."""
+def _stem(step: str) -> tuple[str, tuple[int, ...]]:
+    """Split a step into what stays and what counts: conv2 is (conv#, 2), conv2b (conv#, 2 1), c3x3_b (cx_, 1)."""
     letter = re.search(r"(?:^|_)([a-h])$", step)
     if letter:
-        base = re.sub(r"\d+", "", step[: letter.start(1)])
-        return base + "#", ord(letter[1]) - ord("a")
-    match = re.search(r"\d+", step)
-    return (step[: match.start()] + "#" + step[match.end() :], int(match[0])) if match else (step, -1)
+        return re.sub(r"\d+", "", step[: letter.start(1)]), (ord(letter[1]) - ord("a"),)
+    match = re.search(r"(\d+)([a-h]?)$", step) or re.search(r"(\d+)()", step)
+    if match is None:
+        return step, ()
+    number = (int(match[1]), *([ord(match[2]) - ord("a")] if match[2] else []))
+    return step[: match.start()] + "#" + step[match.end() :], number
 
 
 def siblings(a: Place, b: Place) -> bool:
@@ -82,11 +88,22 @@ def cousins(a: Place, b: Place) -> bool:
     return len(a.steps) == len(b.steps) and sum(x != y for x, y in zip(a.steps, b.steps, strict=True)) == 1
 
 
-def settle(found: Sequence[Layer], config: Mapping[str, Any], ordered: bool) -> list[Layer]:
-    """Return the layers with everything settled that neighbours settle."""
+def settle(
+    found: Sequence[Layer], config: Mapping[str, Any], ordered: bool, known: frozenset[str] = frozenset()
+) -> list[Layer]:
+    """Return the layers with everything settled that neighbours settle.
+
+    Args:
+        found: in the order of the file.
+        config: of the model; {} if there is none.
+        ordered: whether that order is the order of registration.
+        known: names of weights whose kind, axes and groups are certain; only the parts in them are looked for.
+    """
+    certain = {a.weight.name: a for a in found if a.weight.name in known}
     layers = _stacked(_orientation(list(found)), config)
-    layers = _convolutions(layers, ordered)
-    return [_fused(_supported(a, layers), layers) for a in layers]
+    layers = [certain.get(a.weight.name, a) for a in layers]
+    layers = _convolutions(layers, ordered, known)
+    return [_fused(a if a.weight.name in known else _supported(a, layers), layers) for a in layers]
 
 
 def _orientation(layers: list[Layer]) -> list[Layer]:
@@ -108,9 +125,13 @@ def _oriented(a: Layer, votes: Counter[str]) -> Layer:
     if a.bias is not None and a.bias.shape and rows != columns:
         n = a.bias.shape[-1]
         if n == rows:
-            return again(a, "the bias has as many entries as the first axis: (out, in)", axes="oi", fan_evidence=Evidence.NAMED)
+            return again(
+                a, "the bias has as many entries as the first axis: (out, in)", axes="oi", fan_evidence=Evidence.NAMED
+            )
         if n == columns:
-            return again(a, "the bias has as many entries as the second axis: (in, out)", axes="io", fan_evidence=Evidence.NAMED)
+            return again(
+                a, "the bias has as many entries as the second axis: (in, out)", axes="io", fan_evidence=Evidence.NAMED
+            )
         return again(a, f"the bias has {n} entries, which fit neither axis", fan_evidence=Evidence.ASSUMED)
     vote = votes[words.leaf(place(a).path)]
     if vote < 0:
@@ -125,7 +146,11 @@ def _stacked(layers: list[Layer], config: Mapping[str, Any]) -> list[Layer]:
         if a.kind == "linear" and a.axes in ("soi", "sio"):
             by_parent.setdefault(split(a.weight.name)[0], []).append(a)
     widths = Counter(a.weight.shape[0] for a in layers if a.kind == "norm" and a.weight.shape)
-    width = config.get("hidden_size") or (widths.most_common(1)[0][0] if widths else None)
+    counts = {a.weight.shape[0] for a in layers if a.axes in ("soi", "sio")}
+    routers = [
+        a.weight.shape[1] for a in layers if a.kind == "linear" and a.axes == "oi" and a.weight.shape[0] in counts
+    ]
+    width = config.get("hidden_size") or next(iter(routers or [n for n, _ in widths.most_common(1)]), None)
     changed: dict[str, Layer] = {}
     for group in by_parent.values():
         proven = {a.weight.name: _by_bias(a) for a in group if _by_bias(a)}
@@ -136,8 +161,8 @@ def _stacked(layers: list[Layer], config: Mapping[str, Any]) -> list[Layer]:
                 axes, why = next(iter(proven.values())), "the bias of a sibling"
             if not axes and pair:
                 axes, why = pair, "the sizes of the two matrices of an expert"
-            if not axes and width:
-                axes, why = _by_width(a, int(width)), "the width of the model"
+            if not axes and isinstance(width, int):
+                axes, why = _by_width(a, width), "the width of the model"
             if axes:
                 gated = _gate_up(a, axes)
                 changed[a.weight.name] = again(
@@ -158,7 +183,11 @@ def _by_pair(group: Sequence[Layer]) -> str:
     """gate_up (hidden -> 2 f) and down (f -> hidden), or up (hidden -> f) and down: one reading fits."""
     for a in group:
         for b in group:
-            if a is b or not re.search(r"down|w2|wo|fc2|output", b.weight.name) or re.search(r"down|w2|wo|fc2", a.weight.name):
+            if (
+                a is b
+                or not re.search(r"down|w2|wo|fc2|output", b.weight.name)
+                or re.search(r"down|w2|wo|fc2", a.weight.name)
+            ):
                 continue
             (_, a1, a2), (_, b1, b2) = a.weight.shape, b.weight.shape
             oi = b1 == a2 and a1 in (b2, 2 * b2)
@@ -182,33 +211,51 @@ def _gate_up(a: Layer, axes: str) -> tuple[str, ...]:
 
 
 def _supported(a: Layer, layers: Sequence[Layer]) -> Layer:
-    """Raise a matrix without bias to NAMED if some norm or layer of its block has the size that it takes."""
+    """Settle a matrix without bias: some norm or layer of its block has the size that it takes, or it is a table."""
     if a.kind != "linear" or a.fan_evidence is not Evidence.ASSUMED or a.axes != "oi" or len(a.reasons) > 1:
         return a
     here = place(a)
-    takes = a.weight.shape[1]
+    rows, takes = a.weight.shape
     for b in layers:
         there = place(b)
         if b is not a and siblings(here, there) and b.kind in ("norm", "linear"):
             gives = b.weight.shape[0] if b.kind == "norm" and b.weight.shape else sides(b)[1]
             if gives == takes and (b.kind == "norm" or succeeds(there, here)):
                 return again(a, f"takes the {takes} units of {b.name}", fan_evidence=Evidence.NAMED)
+    used = any(b is not a and (rows in sides(b) or rows in b.weight.shape) for b in layers)
+    if (
+        a.bias is None
+        and rows > takes
+        and not used
+        and not words.says_linear(here.path)
+        and not here.path.endswith("_w")
+    ):
+        table = again(
+            a, "no bias, and nothing takes as many units as it has rows: a table", kind="embedding", axes="io"
+        )
+        return replace(table, role=Role.EMBEDDING)
     return a
 
 
 def _fused(a: Layer, layers: Sequence[Layer]) -> Layer:
     """Count query, key and value one at a time where one matrix holds the three."""
-    if a.kind != "linear" or a.parts or "o" not in a.axes or len(a.axes) != 2:
+    if a.kind not in ("linear", "conv") or a.parts or a.groups > 1 or a.axes[:2] not in ("oi", "io") or "s" in a.axes:
         return a
     path = place(a).path
+    if words.ADAPTER.search(path):
+        return a
     takes, gives = sides(a)
+    parts: tuple[str, ...] = ()
     if words.QKV.search(path) and gives == 3 * takes and not _mixer(path, layers):
-        return again(a, "query, key and value side by side, by name and shape", parts=QKV)
-    if words.KV.search(path) and gives == 2 * takes:
-        return again(a, "key and value side by side, by name and shape", parts=QKV[1:])
-    if re.search(r"(?:^|[._])gate_up_proj$", path) and gives % 2 == 0:
-        return again(a, "gate and up projections side by side, by name", parts=("gate", "up"))
-    return a
+        parts = QKV
+    elif words.KV.search(path) and gives == 2 * takes:
+        parts = QKV[1:]
+    elif re.search(r"(?:^|[._])gate_up_proj$", path) and gives % 2 == 0:
+        parts = ("gate", "up")
+    if not parts:
+        return a
+    sure = min(a.fan_evidence, Evidence.NAMED)
+    return again(a, f"{', '.join(parts)} side by side, by name and shape", parts=parts, fan_evidence=sure)
 
 
 def _mixer(path: str, layers: Sequence[Layer]) -> bool:
@@ -219,49 +266,105 @@ def _mixer(path: str, layers: Sequence[Layer]) -> bool:
     )
 
 
-def _convolutions(layers: list[Layer], ordered: bool) -> list[Layer]:
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What stands around one convolution."""
+
+    here: Place
+    before: Sequence[Layer]
+    after: Sequence[Layer]
+    outs: frozenset[int]  # channels that earlier layers give; all layers, where the order is not known
+    ordered: bool
+
+    @property
+    def near(self) -> Layer | None:
+        """The operator just before it in the file."""
+        return next((b for b in reversed(self.before) if _operator(b)), None) if self.ordered else None
+
+    @property
+    def previous(self) -> Layer | None:
+        """The operator whose output it takes, as far as numbering in one container or the order of the file tells."""
+        for b in reversed(self.before):
+            if not _operator(b):
+                continue
+            there = place(b)
+            if succeeds(there, self.here):
+                return b
+            if self.ordered:
+                close = siblings(there, self.here) or cousins(there, self.here)
+                return b if close and not _BRANCH.search(self.here.path) else None
+        return None
+
+    @property
+    def norm(self) -> int | None:
+        """The size of a norm just before it in its block: pre-activation order."""
+        if not self.ordered or not self.before or self.before[-1].kind != "norm" or not self.before[-1].weight.shape:
+            return None
+        return self.before[-1].weight.shape[0] if siblings(place(self.before[-1]), self.here) else None
+
+    def block(self) -> list[Layer]:
+        """Return the operators beside it, those before it only where the order is known."""
+        rows = self.before if self.ordered else (*self.before, *self.after)
+        return [b for b in rows if _operator(b) and siblings(place(b), self.here)]
+
+    @property
+    def first(self) -> bool:
+        """Whether nothing is known to come before it."""
+        return self.ordered and not any(_operator(b) or b.kind == "embedding" for b in self.before)
+
+
+_BRANCH = re.compile(r"shortcut|downsample|skip|residual|proj")
+
+
+def _operator(b: Layer) -> bool:
+    return b.kind in ("conv", "linear", "conv_transpose")
+
+
+def _convolutions(layers: list[Layer], ordered: bool, known: frozenset[str]) -> list[Layer]:
     settled: list[Layer] = []
-    outs: set[int] = set()  # channels that some layer so far gives
-    everywhere = {sides(b)[1] for b in layers if b.kind in ("conv", "linear")}
+    outs: set[int] = set()
+    everywhere = frozenset(sides(b)[1] for b in layers if _operator(b) and "o" in b.axes)
     for i, a in enumerate(layers):
-        if a.kind == "conv":
-            a = _convolution(a, settled, layers[i + 1 :], outs if ordered else everywhere, ordered)  # noqa: PLW2901
-            outs.add(sides(a)[1])
-        elif a.kind in ("linear", "embedding") and "o" in a.axes:
+        if a.kind == "conv" and a.weight.name not in known:
+            channels = frozenset(outs) if ordered else everywhere
+            a = _convolution(a, Around(place(a), settled, layers[i + 1 :], channels, ordered))  # noqa: PLW2901
+        if (_operator(a) or a.kind == "embedding") and "o" in a.axes:
             outs.add(sides(a)[1])
         settled.append(a)
     return settled
 
 
-def _convolution(a: Layer, before: Sequence[Layer], after: Sequence[Layer], outs: set[int], ordered: bool) -> Layer:
+def _convolution(a: Layer, near: Around) -> Layer:
     if a.axes.startswith("k"):  # (kernel, in, out): channels last, as JAX stores it
         return replace(a, fan_evidence=Evidence.NAMED if a.bias is not None else Evidence.ASSUMED)
-    here = place(a)
     first, second = a.weight.shape[:2]
-    kernel = a.weight.shape[2:]
+    if not first or not second:
+        return a
+    even = all(k % 2 == 0 for k in a.weight.shape[2:])
+    path = near.here.path
     bias = a.bias.shape[0] if a.bias is not None and a.bias.shape else None
-    follow = _norm_after(here, after)
-    previous = _previous(here, before, ordered)
+    numbered = path.rpartition(".")[2].isdigit()
+    size = bias if bias is not None else _norm_after(near.here, near.after[:2]) if near.ordered or numbered else None
+    previous = near.previous
     gives = sides(previous)[1] if previous is not None else None
-    hint = bool(words.TRANSPOSED.search(here.path)) or (
-        bool(words.UPSAMPLING.search(here.path)) and kernel[-1] % 2 == 0
-    )
-    size = bias if bias is not None else follow
-    if size is not None and size != first and size % second == 0 and (bias is not None or size == second):
+    hint = bool(words.TRANSPOSED.search(path)) or (even and bool(words.UPSAMPLING.search(path)))
+    if size not in (None, first) and size is not None and size % second == 0 and (bias is not None or size == second):
         groups = size // second
         return _transposed(a, groups if first % groups == 0 else 1, "its bias or norm has the size of the second axis")
-    if hint and (size in (None, second) or first == second) and size != first or (hint and first == second):
+    if hint and (size in (None, second) or first == second):
         return _transposed(a, 1, "by its name")
-    plain = size == first and first != second
-    if gives is not None and gives == first and gives != second and size is None and second > 1 and not plain:
-        if _next(here, after) == second or (previous is not None and previous.kind == "conv_transpose"):
-            return _transposed(a, 1, "the layers around it have its channels the other way round")
-    return _grouped(a, here, gives, outs, before, ordered)
+    if hint and gives == first and first % second == 0:
+        return _transposed(a, first // second, "by its name")
+    turned = gives == first and gives != second and size is None and second > 1
+    if turned and (_next(near) == second or (previous is not None and previous.kind == "conv_transpose")):
+        return _transposed(a, 1, "the layers around it have its channels the other way round")
+    made = _one_channel(a, near, gives) if second == 1 and first > 1 else _grouped(a, near, gives, even)
+    return replace(made, fan_evidence=Evidence.ASSUMED) if hint else made
 
 
 def _transposed(a: Layer, groups: int, why: str) -> Layer:
     kernel = a.weight.shape[2:]
-    stride = tuple(2 if k == 3 else max(1, k // 2) if k > 2 and k % 2 == 0 else 2 if k == 2 else 1 for k in kernel)
+    stride = tuple(2 if k in (2, 3) else k // 2 if k and k % 2 == 0 else 1 for k in kernel)
     return again(
         a,
         f"transposed, {why}; its stride is not in the file, taken is {'x'.join(map(str, stride))}",
@@ -273,75 +376,73 @@ def _transposed(a: Layer, groups: int, why: str) -> Layer:
     )
 
 
-def _grouped(a: Layer, here: Place, gives: int | None, outs: set[int], before: Sequence[Layer], ordered: bool) -> Layer:
+def _grouped(a: Layer, near: Around, gives: int | None, even: bool) -> Layer:
     """Settle the groups of a convolution that is not transposed."""
     first, second = a.weight.shape[:2]
-    kernel = a.weight.shape[2:]
-    if second == 1 and first > 1:
-        return _one_channel(a, here, gives, outs, before, ordered)
-    if first == second and all(k % 2 == 0 for k in kernel):
+    if first == second and even:
         return again(a, "as many channels in as out and an even kernel: may be transposed, taken is not")
-    if second in (gives, _norm_before(here, before)) or any(
-        second in sides(b) for b in before if siblings(place(b), here) and _operator(b)
-    ):
-        return again(a, f"takes the {second} channels that a layer of its block gives or takes", fan_evidence=Evidence.NAMED)
-    if gives and gives % second == 0 and gives == first and gives > second:
+    if second in (gives, near.norm):
+        return again(a, f"takes the {second} channels of the layer before it", fan_evidence=Evidence.NAMED)
+    beside = [b for b in near.block() if second in sides(b)]
+    if near.near is not None and cousins(place(near.near), near.here) and sides(near.near)[0] == second:
+        beside.append(near.near)
+    split = gives is not None and gives == first and gives % second == 0  # then it may as well be grouped
+    if beside and not (split and all(b.fan_evidence is Evidence.ASSUMED for b in beside)):
+        return again(
+            a, f"takes the {second} channels that {beside[0].name} gives or takes", fan_evidence=Evidence.NAMED
+        )
+    if split and gives is not None:
         groups = gives // second
-        numbered = any(succeeds(place(b), here) for b in before[-3:] if _operator(b) and cousins(place(b), here))
-        if groups == 2 and second in outs:
-            return again(a, f"takes the {second} channels that an earlier layer gives, or is 2 groups")
-        sure = Evidence.NAMED if groups > 2 and (numbered or second not in outs) else Evidence.ASSUMED
-        return again(a, f"{groups} groups: the layer before gives {gives} channels", groups=groups, fan_evidence=sure)
-    if second in outs:
-        return again(a, f"takes the {second} channels that an earlier layer gives", fan_evidence=Evidence.NAMED)
-    if ordered and not any(_operator(b) for b in before):
+        if groups == 2 and (beside or second in near.outs):
+            return again(a, f"takes the {second} channels that another layer gives, or is 2 groups")
+        numbered = any(
+            succeeds(place(b), near.here) for b in near.before[-3:] if _operator(b) and cousins(place(b), near.here)
+        )
+        sure = groups > 2 and not even and (numbered or second not in near.outs)
+        return again(
+            a,
+            f"{groups} groups: the layer before gives {gives} channels",
+            groups=groups,
+            fan_evidence=Evidence.NAMED if sure else Evidence.ASSUMED,
+        )
+    if second in near.outs:
+        rival = any(sides(b)[1] == first and first % second == 0 and first > second for b in near.block())
+        sure = near.ordered or not rival
+        return again(
+            a,
+            f"takes the {second} channels that another layer gives",
+            fan_evidence=Evidence.NAMED if sure else Evidence.ASSUMED,
+        )
+    if near.first:
         return again(a, f"the first layer, on {second} channels", fan_evidence=Evidence.NAMED)
     return again(a, f"takes {second} channels per group; groups are not in the file, taken is 1")
 
 
-def _one_channel(a: Layer, here: Place, gives: int | None, outs: set[int], before: Sequence[Layer], ordered: bool) -> Layer:
-    """Settle a convolution that takes one channel per group: depthwise, or the first one on a grey picture or a sound."""
+def _one_channel(a: Layer, near: Around, gives: int | None) -> Layer:
+    """Settle a convolution that takes one channel per group: depthwise, or the first on a grey picture or a sound."""
     first = a.weight.shape[0]
-    said = {t for step in here.steps[-2:] for t in words.tokens(step)} & words.DEPTHWISE
-    if first in (gives, _norm_before(here, before)):
-        return again(a, f"depthwise: the layer before gives {first} channels", groups=first, fan_evidence=Evidence.NAMED)
+    said = {t for step in near.here.steps[-2:] for t in words.tokens(step)} & words.DEPTHWISE
+    if first in (gives, near.norm):
+        return again(
+            a, f"depthwise: the layer before gives {first} channels", groups=first, fan_evidence=Evidence.NAMED
+        )
     if said:
         return again(a, f"depthwise by name; groups taken are its {first} units", groups=first)
-    if ordered and not any(_operator(b) or b.kind == "embedding" for b in before):
+    if near.first:
         return again(a, "takes one channel: nothing comes before it", fan_evidence=Evidence.NAMED)
     if all(k == 1 for k in a.weight.shape[2:]):
         return again(a, "takes one channel by its kernel of 1")
-    if gives and 1 < gives < first and first % gives == 0 and siblings(place(before[-1]), here):
+    beside = near.near is not None and siblings(place(near.near), near.here)
+    if gives and 1 < gives < first and first % gives == 0 and beside:
         return again(a, f"depthwise: the layer before gives {gives} channels", groups=gives)
-    if not ordered and not outs - {first}:
+    if not near.ordered and not near.outs - {first}:
         return again(a, "takes one channel: no other layer gives more")
     return again(a, "depthwise, as one channel usually means; groups are not in the file", groups=first)
 
 
-def _previous(here: Place, before: Sequence[Layer], ordered: bool) -> Layer | None:
-    """The operator whose output this one takes, as far as numbering in one container or the order of the file tells."""
-    for b in reversed(before):
-        if not _operator(b):
-            continue
-        there = place(b)
-        if succeeds(there, here):
-            return b
-        if ordered:
-            return b if (siblings(there, here) or cousins(there, here)) and not _branch(here) else None
-    return None
-
-
-def _operator(b: Layer) -> bool:
-    return b.kind in ("conv", "linear", "conv_transpose")
-
-
-def _branch(here: Place) -> bool:
-    return bool(re.search(r"shortcut|downsample|skip|residual|proj", here.path))
-
-
-def _norm_after(here: Place, after: Sequence[Layer]) -> int | None:
+def _norm_after(here: Place, near: Sequence[Layer]) -> int | None:
     """The size of the norm that the numbering pairs with this layer: conv1 and bn1, 0 and 1."""
-    for b in after[:2]:
+    for b in near:
         if b.kind == "norm" and b.weight.shape:
             there = place(b)
             if paired(here, there):
@@ -359,23 +460,29 @@ def paired(a: Place, norm: Place) -> bool:
     if x.isdigit() or y.isdigit():
         return False
     digits_x, digits_y = re.findall(r"\d+", x), re.findall(r"\d+", y)
-    bare = {"conv", "bn", "norm", "layer_norm", "gn", "fc", "linear", "dense", "batchnorm", "layernorm", "batch_norm", "ln"}
+    norms = r"bn|norm|gn" if "conv" in x.lower() else r"bn"  # linear2 and norm2 of a transformer are no pair
+    bare = {
+        "conv",
+        "bn",
+        "norm",
+        "layer_norm",
+        "gn",
+        "fc",
+        "linear",
+        "dense",
+        "batchnorm",
+        "layernorm",
+        "batch_norm",
+        "ln",
+    }
     if x in bare and y.lower() in bare:
         return True
-    return bool(digits_x) and digits_x[-1:] == digits_y[-1:] and bool(re.search(r"bn|norm|gn", y, re.I))
+    return bool(digits_x) and digits_x[-1:] == digits_y[-1:] and bool(re.search(norms, y, re.I))
 
 
-def _norm_before(here: Place, before: Sequence[Layer]) -> int | None:
-    """The size of a norm just before this layer in the same block: pre-activation order."""
-    if not before or before[-1].kind != "norm" or not before[-1].weight.shape:
-        return None
-    there = place(before[-1])
-    return before[-1].weight.shape[0] if siblings(there, here) else None
-
-
-def _next(here: Place, after: Sequence[Layer]) -> int | None:
+def _next(near: Around) -> int | None:
     """Input channels of the next numbered convolution."""
-    for b in after:
-        if b.kind == "conv" and succeeds(here, place(b)):
+    for b in near.after:
+        if b.kind == "conv" and succeeds(near.here, place(b)):
             return b.weight.shape[1]
     return None

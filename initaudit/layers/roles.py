@@ -1,3 +1,232 @@
-"""roles"""
-def assign(layers, config, ordered):
-    return layers
+"""What a weight is for, told by names, shapes and the configuration: evidence NAMED at most.
+
+The role decides how a zero, a tiny or a repeated weight is to be read, so the words come first that make it harmless
+(gates, adapters, closed forms, branch ends), and a weight counts as plain trunk only where numbering and fans together
+prove a chain.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from initaudit.layers import chains, words
+from initaudit.layers.drafts import OPERATORS, sides
+from initaudit.layers.groups import split
+from initaudit.layers.neighbours import paired, place
+from initaudit.types import Evidence, Layer, Role
+
+_EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
+_RESIDUAL = re.compile(
+    r"(?:^|[._])(?:downsample|shortcut|skip\w*|residual\w*|conv_skip|conv_shortcut|identity_conv|nin_shortcut)(?:[._]|$)"
+)
+_DOT_PRODUCT = re.compile(
+    r"(?:^|[._])(?:q|k|v|qkv|kv|q_proj|k_proj|v_proj|qkv_proj|query|key|value|to_q|to_k|to_v|to_qkv|to_kv|query_key_value"
+    r"|q_lin|k_lin|v_lin|c_attn|wq|wk|wv|wqkv|add_[qkv]_proj)$",
+    re.IGNORECASE,
+)
+_FEED_FORWARD = re.compile(
+    r"(?:^|[._])(?:mlp|ffn?|feed_?forward|net|mlps?_\w+|ffn_\w+)(?:[._]|$)|linear\d$|fc\d$", re.I
+)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """What roles depend on beyond a layer itself."""
+
+    experts: frozenset[int]
+    residual: frozenset[str]  # patterns of the paths of blocks that have a shortcut
+    chains: Mapping[str, chains.Link]  # by name of the weight
+    config: Mapping[str, Any]
+    last: str  # name of the last operator's weight, "" if the order is not known
+    names: frozenset[str]  # of all weights
+
+
+def assign(layers: Sequence[Layer], config: Mapping[str, Any], ordered: bool) -> list[Layer]:
+    """Return the layers with role, activation and norm as far as names tell them.
+
+    Args:
+        layers: with kind and fans settled.
+        config: of the model; {} if there is none.
+        ordered: whether the layers stand in the order of registration.
+    """
+    operators = [a for a in layers if a.kind in OPERATORS]
+    file = File(
+        experts=_experts(layers, config),
+        residual=frozenset(
+            pattern(a.weight.name[: m.start()]) for a in layers if (m := _RESIDUAL.search(a.weight.name))
+        ),
+        chains=chains.links(layers, ordered),
+        config=config,
+        last=operators[-1].weight.name if operators and ordered else "",
+        names=frozenset(a.weight.name for a in layers),
+    )
+    norms: dict[str, list[tuple[int, Layer]]] = defaultdict(list)
+    for n, a in enumerate(layers):
+        if a.kind == "norm":
+            norms[place(a).path.rpartition(".")[0]].append((n, a))
+    blocks = _block_ends(layers, file)
+    made = (_activated(_assigned(a, file, blocks), file) for a in layers)
+    return [_normed(a, norms, n if ordered else -1) for n, a in enumerate(made)]
+
+
+def pattern(name: str) -> str:
+    """Return a name with every number replaced, so that repeated blocks look alike."""
+    return re.sub(r"\d+", "N", name)
+
+
+def _assigned(a: Layer, file: File, blocks: Mapping[str, Evidence]) -> Layer:
+    role, sure, why = _role(a, file, blocks)
+    if role is a.role and sure <= a.role_evidence:
+        return a
+    return replace(a, role=role, role_evidence=sure, reasons=(*a.reasons, f"{role}: {why}") if why else a.reasons)
+
+
+def _role(a: Layer, file: File, blocks: Mapping[str, Evidence]) -> tuple[Role, Evidence, str]:
+    path, name = place(a).path, a.weight.name
+    local = split(name)[1].partition("@")[0]
+    named = Evidence.NAMED
+    if words.ADAPTER.search(name) and not re.search(r"base_layer|original_module", name):
+        end = (
+            "meets the input"
+            if words.ADAPTER_DOWN.search(name)
+            else "ends in the output"
+            if words.ADAPTER_UP.search(name)
+            else ""
+        )
+        return Role.ADAPTER, named, f"by name; the factor that {end}" if end else "by name"
+    if a.kind in ("parameter", "bias") and words.CLOSED_FORM.search(name):
+        return Role.CLOSED_FORM, named, "by name"
+    if a.kind == "parameter" and words.GATE_WHOLE.search(name.removesuffix(".weight")):
+        return Role.GATE, named, "multiplies a signal, by name"
+    if a.kind == "parameter" and words.EMBEDDING_PARAMETER.search(name.removesuffix(".weight")):
+        return Role.EMBEDDING, named, "by name"
+    if a.kind == "norm":
+        return (
+            (Role.BRANCH_END, blocks[name], "the norm that closes a branch")
+            if name in blocks
+            else (Role.NORM, a.fan_evidence, "")
+        )
+    if a.kind not in OPERATORS:
+        return a.role, a.role_evidence, ""
+    if words.GATE_PATH.search(path) or words.SQUEEZE_LEAF.search(path):
+        return Role.GATE, named, "modulates another signal, by name"
+    if words.ROUTER.search(path) and sides(a)[1] in file.experts:
+        return Role.ROUTER, named, f"one output for each of {sides(a)[1]} experts"
+    link = file.chains.get(name)
+    if link is not None and link.whole:
+        return (
+            (Role.HEAD, named, "the last of a plain chain")
+            if link.last
+            else (Role.TRUNK, named, "inside a plain chain")
+        )
+    if words.HEAD.search(path) or words.HEAD_TOP.search(path):
+        return Role.HEAD, named, "by name"
+    if name in blocks:
+        return Role.BRANCH_END, blocks[name], "the last weight of a residual block"
+    if words.BRANCH_END.search(path) or (local in ("down_proj", "w2", "output_proj") and "s" in a.axes):
+        return Role.BRANCH_END, named, "by name"
+    if link is not None and not link.last:
+        return Role.TRUNK, named, f"its {sides(a)[1]} units go on to {link.after}"
+    if link is not None and link.returns and re.search(r"\.\d+\.", f".{path}."):
+        feed = bool(_FEED_FORWARD.search(path))
+        return Role.BRANCH_END, named if feed else Evidence.ASSUMED, "the last of a block that returns to its own width"
+    if name == file.last and a.kind == "linear":
+        return Role.HEAD, Evidence.ASSUMED, "the last matrix of the file"
+    return a.role, a.role_evidence, ""
+
+
+def _experts(layers: Sequence[Layer], config: Mapping[str, Any]) -> frozenset[int]:
+    counts = {v for k in _EXPERT_KEYS if isinstance(v := config.get(k), int) and v > 1}
+    indices: dict[str, set[int]] = defaultdict(set)
+    for a in layers:
+        if "s" in a.axes and a.kind == "linear":
+            counts.add(a.weight.shape[a.axes.index("s")])
+        match = re.match(r"^(.*experts)\.(\d+)\.", a.weight.name)
+        if match:
+            indices[match[1]].add(int(match[2]))
+    return frozenset(counts | {len(i) for i in indices.values()})
+
+
+def _block_ends(layers: Sequence[Layer], file: File) -> dict[str, Evidence]:
+    """Weights and norms that end a residual block, by name of the weight: conv3 and bn3 beside a shortcut."""
+    found: dict[str, Evidence] = {}
+    blocks: dict[str, list[Layer]] = defaultdict(list)
+    for a in layers:
+        prefix = _block(a.weight.name, file.residual)
+        if (
+            prefix is not None
+            and not _RESIDUAL.search(a.weight.name[len(prefix) :])
+            and not words.GATE_PATH.search(a.weight.name)
+        ):
+            blocks[prefix].append(a)
+    for members in blocks.values():
+        convs = [a for a in members if a.kind == "conv"]
+        if len(convs) < 2:
+            continue
+        last = max(convs, key=lambda a: [int(n) for n in re.findall(r"\d+", place(a).path)])
+        found[last.weight.name] = Evidence.NAMED
+        for norm in members:
+            if norm.kind == "norm" and paired(place(last), place(norm)) and norm.weight.shape == last.weight.shape[:1]:
+                found[norm.weight.name] = Evidence.NAMED
+    return found
+
+
+def _block(name: str, residual: frozenset[str]) -> str | None:
+    """The path of the residual block that a tensor belongs to, with its closing dot."""
+    steps = name.split(".")
+    for n in range(len(steps) - 1, 0, -1):
+        prefix = ".".join(steps[:n])
+        if pattern(prefix) in residual:
+            return f"{prefix}."
+    return None
+
+
+def _activated(a: Layer, file: File) -> Layer:
+    """Read the configured activation into the first matrix of a feed-forward block."""
+    if a.kind not in ("linear", "conv") or a.activation is not None or a.activation_evidence is not Evidence.ASSUMED:
+        return a
+    path = place(a).path
+    if _DOT_PRODUCT.search(path) and not _FEED_FORWARD.search(path.rpartition(".")[0]):
+        return replace(
+            a, activation_evidence=Evidence.NAMED, reasons=(*a.reasons, "no activation: a dot product follows, by name")
+        )
+    if a.role in (Role.GATE, Role.HEAD, Role.BRANCH_END, Role.ADAPTER, Role.ROUTER) or not words.FFN_FIRST.search(path):
+        return a
+    parent = path.rpartition(".")[0]
+    beside = {n.removeprefix(f"{parent}.") for n in file.names if n.startswith(f"{parent}.")}
+    if (path.endswith(".up_proj") and "gate_proj.weight" in beside) or any(
+        n.startswith(("dwconv", "dw_conv")) for n in beside
+    ):
+        return a  # gated by the other, or a depthwise convolution comes first
+    for key in words.CONFIG_ACTIVATION:
+        value = file.config.get(key)
+        name = words.activation(value) if isinstance(value, str) else None
+        if name:
+            return replace(
+                a,
+                activation=name,
+                activation_evidence=Evidence.NAMED,
+                reasons=(*a.reasons, f"{name} follows: {key} in config.json"),
+            )
+    return a
+
+
+def _normed(a: Layer, norms: Mapping[str, Sequence[tuple[int, Layer]]], position: int) -> Layer:
+    """Say that a norm takes the output, where numbering or naming pairs the two and their sizes agree."""
+    if a.kind not in ("linear", "conv", "conv_transpose") or a.normed is not None or not a.weight.shape:
+        return a
+    here = place(a)
+    units = sides(a)[1]
+    for n, norm in norms.get(here.path.rpartition(".")[0], ()):
+        if n < position:
+            continue  # it takes what this layer takes, not what it gives
+        if norm.weight.shape == (units,) and paired(here, place(norm)) and a.role is not Role.BRANCH_END:
+            return replace(a, normed=True)
+        statistics = any(t.name.endswith("running_var") for t in norm.extra)
+        if norm.weight.shape == (units,) and paired(here, place(norm)) and statistics:
+            return replace(a, normed=True)  # a batch norm stands before the addition, a layer norm may stand after it
+    return a

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from math import prod
+from dataclasses import replace
 
 from initaudit.layers import words
 from initaudit.layers.drafts import layer, parameter_axes
@@ -49,13 +48,13 @@ class Reader:
         """Return the tensors that an effective weight was made of."""
         return self.made[local].extra if local in self.made else ()
 
-    def add(self, made: Layer, local: str = "weight") -> None:
-        """Put a layer on the list; the first tensor of a group that is not "weight" names its layer in full."""
+    def add(self, made: Layer) -> None:
+        """Put a layer on the list."""
         self.layers.append(made)
 
     def name(self, local: str) -> str:
         """Return the name of a row: the module's path, with the local name where that alone does not say it."""
-        if local in _MAIN and self.path:
+        if local in ("weight", "kernel") and self.path:
             return self.path
         return f"{self.path}.{local}" if self.path else local
 
@@ -71,9 +70,7 @@ def read(group: Group) -> tuple[list[Layer], list[Skip]]:
     return reader.layers, reader.skipped
 
 
-def recurrent(
-    reader: Reader, kind: str | None = None, sure: Evidence = Evidence.NAMED, reason: str = "", activation: str | None = None
-) -> None:
+def recurrent(reader: Reader, kind: str | None = None, sure: Evidence = Evidence.NAMED, reason: str = "") -> None:
     """Read the weights of an RNN, LSTM or GRU or of their cells: one row per matrix and direction."""
     for local in [n for n in reader.left if _RECURRENT.match(n)]:
         if local not in reader.left:
@@ -144,14 +141,15 @@ def _main(reader: Reader) -> None:
             continue
         bias = reader.left.get(_BIAS[local])
         flat = len(weight.shape) == 1
-        if local in ("gamma", "scale", "g", "w", "W") and not (flat and bias is not None and bias.shape == weight.shape):
+        if local in ("gamma", "scale", "g", "w", "W") and not (
+            flat and bias is not None and bias.shape == weight.shape
+        ):
             named = local == "scale" and flat and words.NORM_NAME.search(words.leaf(reader.path))
             matrix = local in ("w", "W", "g") and len(weight.shape) > 1 and bias is not None
             if not named and not matrix:
                 continue
         del reader.left[local]
-        if bias is not None and (len(bias.shape) <= 1 or len(weight.shape) == bias.ndim if False else True):
-            reader.left.pop(_BIAS[local])
+        bias = reader.take(_BIAS[local])
         if flat or not weight.shape:
             _vector(reader, local, weight, bias)
         else:
@@ -166,14 +164,24 @@ def _vector(reader: Reader, local: str, weight: Tensor, bias: Tensor | None) -> 
     alone = bias is None and not any(statistics)
     if alone and (words.PRELU_NAME.search(name) or (weight.size == 1 and not words.NORM_NAME.search(name))):
         sure = Evidence.NAMED if words.PRELU_NAME.search(name) else Evidence.ASSUMED
-        reader.add(layer(reader.name(local), "prelu", weight, "o" * len(weight.shape), sure=sure, reason="slopes of a PReLU"))
+        reader.add(
+            layer(reader.name(local), "prelu", weight, "o" * len(weight.shape), sure=sure, reason="slopes of a PReLU")
+        )
         return
     if alone and not words.NORM_NAME.search(reader.path) and words.GATE_WHOLE.search(reader.path):
         reader.add(
-            layer(reader.name(local), "parameter", weight, "o", sure=Evidence.NAMED, reason="one factor per unit, by name")
+            layer(
+                reader.name(local), "parameter", weight, "o", sure=Evidence.NAMED, reason="one factor per unit, by name"
+            )
         )
         return
-    why = "running statistics" if any(statistics) else "weight and bias of one size" if bias is not None else "weight alone"
+    why = (
+        "running statistics"
+        if any(statistics)
+        else "weight and bias of one size"
+        if bias is not None
+        else "weight alone"
+    )
     sure = Evidence.NAMED if not alone or words.NORM_NAME.search(reader.path) else Evidence.ASSUMED
     reader.add(
         layer(
@@ -197,46 +205,60 @@ def matrix_layer(reader: Reader, local: str, weight: Tensor, bias: Tensor | None
     known = reader.made[local].known if local in reader.made else True
     why = (reader.made[local].reason,) if local in reader.made else ()
     if not known:
-        return layer(name, "parameter", weight, parameter_axes(shape), sure=Evidence.ASSUMED, reason=why[0], bias=bias, extra=extra)
+        return layer(
+            name,
+            "parameter",
+            weight,
+            parameter_axes(shape),
+            sure=Evidence.ASSUMED,
+            reason=why[0],
+            bias=bias,
+            extra=extra,
+        )
     flax = local == "kernel"
     if len(shape) == 2:
-        embedding = _embedding(reader.path, shape) if bias is None and not flax else None
+        embedding = _embedding(reader.path, shape[0], shape[1]) if bias is None and not flax else None
         if embedding is not None:
-            return layer(name, "embedding", weight, "io", sure=embedding, reason="a table by its name, without bias", extra=extra)
-        sure = Evidence.NAMED if bias is not None or _linear_name(reader.path) else Evidence.ASSUMED
-        made = layer(name, "linear", weight, "io" if flax else "oi", sure=sure, reason="two axes", bias=bias, extra=extra)
+            return layer(
+                name, "embedding", weight, "io", sure=embedding, reason="a table by its name, without bias", extra=extra
+            )
+        sure = (
+            Evidence.NAMED
+            if bias is not None or words.says_linear(reader.path) or words.ADAPTER.search(reader.path)
+            else Evidence.ASSUMED
+        )
+        made = layer(
+            name, "linear", weight, "io" if flax else "oi", sure=sure, reason="two axes", bias=bias, extra=extra
+        )
     elif len(shape) == 3 and words.EXPERTS.search(whole):
-        made = layer(name, "linear", weight, "soi", sure=Evidence.ASSUMED, reason="stacked experts", bias=bias, extra=extra)
+        made = layer(
+            name, "linear", weight, "soi", sure=Evidence.ASSUMED, reason="stacked experts", bias=bias, extra=extra
+        )
     elif len(shape) <= 5:
         axes = "k" * (len(shape) - 2) + "io" if flax else "oi" + "k" * (len(shape) - 2)
-        made = layer(name, "conv", weight, axes, sure=Evidence.ASSUMED, reason=f"{len(shape)} axes", bias=bias, extra=extra)
+        made = layer(
+            name, "conv", weight, axes, sure=Evidence.ASSUMED, reason=f"{len(shape)} axes", bias=bias, extra=extra
+        )
     else:
         axes = parameter_axes(shape)
-        made = layer(name, "parameter", weight, axes, sure=Evidence.ASSUMED, reason=f"{len(shape)} axes", bias=bias, extra=extra)
-    return made if not why else _explain(made, why[0])
+        made = layer(
+            name, "parameter", weight, axes, sure=Evidence.ASSUMED, reason=f"{len(shape)} axes", bias=bias, extra=extra
+        )
+    return replace(made, reasons=(*made.reasons, *why))
 
 
-def _explain(made: Layer, why: str) -> Layer:
-    from dataclasses import replace  # noqa: PLC0415
-
-    return replace(made, reasons=(*made.reasons, why))
-
-
-def _embedding(path: str, shape: tuple[int, ...]) -> Evidence | None:
+def _embedding(path: str, rows: int, columns: int) -> Evidence | None:
     """Evidence that a matrix without bias is a lookup table, None if it is no table."""
     last = path.rpartition(".")[2]
     leaf = words.leaf(path)
     parts = set(words.tokens(leaf))
+    if words.ADAPTER.search(path):
+        return None
     if (parts & words.EMBEDDING_LEAF or leaf in words.EMBEDDING_WHOLE) and not parts & words.NOT_EMBEDDING:
         return Evidence.NAMED if leaf == last else Evidence.ASSUMED
-    if not _linear_name(path) and shape[0] >= 16 * shape[1] and not last.isdigit():
+    if not words.says_linear(path) and rows >= 16 * columns and not last.isdigit():
         return Evidence.ASSUMED
     return None
-
-
-def _linear_name(path: str) -> bool:
-    leaf = words.leaf(path)
-    return leaf.lower() in words.LINEAR_LEAF or bool(set(words.tokens(leaf)) & words.LINEAR_LEAF)
 
 
 def rest(reader: Reader) -> None:
@@ -284,10 +306,14 @@ def _bare(reader: Reader, local: str, tensor: Tensor) -> Layer:
     if len(shape) >= 3 and words.EXPERTS.search(whole) and not words.EMBEDDING_PARAMETER.search(local):
         bias = reader.take(bias_name) if bias_name else None
         if len(shape) == 3:
-            return layer(name, "linear", tensor, "soi", sure=Evidence.ASSUMED, reason="stacked experts by name", bias=bias)
+            return layer(
+                name, "linear", tensor, "soi", sure=Evidence.ASSUMED, reason="stacked experts by name", bias=bias
+            )
     if adapter and len(shape) == 2 and (words.ADAPTER_DOWN.search(whole) or words.ADAPTER_UP.search(whole)):
         axes = "oi"
-        return layer(name, "linear", tensor, axes, sure=Evidence.NAMED, reason="a factor of a low-rank addition, by name")
+        return layer(
+            name, "linear", tensor, axes, sure=Evidence.NAMED, reason="a factor of a low-rank addition, by name"
+        )
     special = (
         words.EMBEDDING_PARAMETER.search(local)
         or words.CLOSED_FORM.search(local)
@@ -298,7 +324,9 @@ def _bare(reader: Reader, local: str, tensor: Tensor) -> Layer:
         bias = reader.take(bias_name) if bias_name else None
         kind = "linear" if len(shape) <= 3 else "conv"
         axes = {2: "oi", 3: "soi"}.get(len(shape), "oi" + "k" * (len(shape) - 2))
-        return layer(name, kind, tensor, axes, sure=Evidence.ASSUMED, reason="a bare parameter named like a weight", bias=bias)
+        return layer(
+            name, kind, tensor, axes, sure=Evidence.ASSUMED, reason="a bare parameter named like a weight", bias=bias
+        )
     table = bool(words.EMBEDDING_PARAMETER.search(local))
     return layer(
         name,
@@ -313,7 +341,11 @@ def _bare(reader: Reader, local: str, tensor: Tensor) -> Layer:
 
 def _weight_name(local: str) -> bool:
     low = local.lower()
-    return bool(re.fullmatch(r"(?:w|w\d|w_\w+|\w*weights?\d*|\w*kernel|\w*_proj|proj|projection|\w*_projection|filters?|u|u_\w+)", low))
+    return bool(
+        re.fullmatch(
+            r"(?:w|w\d|w_\w+|\w*weights?\d*|\w*kernel|\w*_proj|proj|projection|\w*_projection|filters?|u|u_\w+)", low
+        )
+    )
 
 
 def _whole_number(reader: Reader, tensor: Tensor) -> None:
@@ -324,12 +356,5 @@ def _whole_number(reader: Reader, tensor: Tensor) -> None:
 
 
 def _attach(reader: Reader, tensor: Tensor) -> None:
-    from dataclasses import replace  # noqa: PLC0415
-
     last = reader.layers[-1]
     reader.layers[-1] = replace(last, extra=(*last.extra, tensor))
-
-
-def unread(tensors: Mapping[str, Tensor]) -> int:
-    """Return the number of elements in float tensors."""
-    return sum(prod(t.shape) for t in tensors.values() if t.is_float)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from initaudit import activations
+
 ADAPTER = re.compile(
     r"(?:^|[._])(?:lora|loha|lokr|hada|ia3|vera|oft|boft|adalora|lycoris|dora_scale|adapters?|prompt_encoder\.default"
     r"|lora_[a-z_]*|hada_w[12]|lokr_w[12])(?:[._]|$)",
@@ -21,7 +23,21 @@ ADAPTER_UP = re.compile(
 )
 
 EMBEDDING_LEAF = frozenset(
-    {"token", "tokens", "emb", "embs", "embed", "embeds", "embedding", "embeddings", "wte", "wpe", "codebook", "lookup", "embedder"}
+    {
+        "token",
+        "tokens",
+        "emb",
+        "embs",
+        "embed",
+        "embeds",
+        "embedding",
+        "embeddings",
+        "wte",
+        "wpe",
+        "codebook",
+        "lookup",
+        "embedder",
+    }
 )
 EMBEDDING_WHOLE = frozenset({"relative_attention_bias", "shared", "pos_encoder", "vocab"})
 NOT_EMBEDDING = frozenset(
@@ -31,9 +47,10 @@ NOT_EMBEDDING = frozenset(
 LINEAR_LEAF = frozenset(
     {
         "linear", "lin", "fc", "dense", "proj", "projection", "q", "k", "v", "o", "query", "key", "value", "qkv", "kv",
-        "to", "mlp", "ffn", "head", "heads", "classifier", "score", "logits", "up", "down", "gate", "router", "in", "out",
-        "wi", "wo", "wq", "wk", "wv", "wqkv", "attn", "decoder", "output", "pooler", "reduction", "expand", "w1", "w2",
-        "w3", "fc1", "fc2", "lm", "predictions", "predictor", "hidden", "lin1", "lin2", "linear1", "linear2", "modulation",
+        "to", "mlp", "ffn", "head", "heads", "classifier", "score", "logits", "up", "down", "gate", "router", "in",
+        "out", "wi", "wo", "wq", "wk", "wv", "wqkv", "attn", "decoder", "output", "pooler", "reduction", "expand", "w1", "w2",
+        "w3", "fc1", "fc2", "lm", "predictions", "predictor", "hidden", "lin1", "lin2", "linear1", "linear2",
+        "modulation",
     }
 )  # fmt: skip
 
@@ -41,7 +58,11 @@ DEPTHWISE = frozenset({"dw", "dwconv", "depthwise", "convdw", "dwc", "lepe"})
 TRANSPOSED = re.compile(r"(?:de_?conv|conv_?t(?:rans|r)?(?:pose)?[d\d_]*$|conv_?trans|transpose|tconv|upconv)", re.I)
 UPSAMPLING = re.compile(r"(?:^|[._])(?:ups?|upsample\w*|upscal\w*|upsampl\w*|fpn\d)(?:[._\d]|$)", re.I)
 
-QKV = re.compile(r"(?:^|[._])(?:qkv|to_qkv|qkv_proj|query_key_value|wqkv|c_attn|in_proj|in_proj_qkv|qkv_layer)$", re.I)
+QKV = re.compile(
+    r"(?:^|[._])(?:qkv|to_qkv|qkv_proj|query_key_value|wqkv|c_attn|in_proj|in_proj_qkv|qkv_layer)"
+    r"(?:\.(?:base_layer|linear|c))?$",
+    re.IGNORECASE,
+)
 KV = re.compile(r"(?:^|[._])(?:kv|to_kv|kv_proj|key_value|wkv)$", re.I)
 EXPERTS = re.compile(r"(?:^|[._])(?:experts?|moe|gate_up_proj)(?:[._]|$)", re.I)
 
@@ -61,8 +82,8 @@ CONFIG_ACTIVATION = (
     "activation",
     "act",
 )
-MODULE_ACTIVATION = ("act_layer", "act_fn", "activation_fn", "intermediate_act_fn", "activation_func", "activation", "act",
-                     "hidden_act", "nonlinearity", "act1")  # fmt: skip
+MODULE_ACTIVATION = ("act_layer", "act_fn", "activation_fn", "intermediate_act_fn", "activation_func", "activation",
+                     "act", "hidden_act", "nonlinearity", "act1")  # fmt: skip
 
 BRANCH_END = re.compile(
     r"(?:^|[._])(?:c_proj|o_proj|out_proj|down_proj|wo|proj_out|to_out(?:\.0)?|out_lin|dense_4h_to_h"
@@ -105,7 +126,9 @@ NORM_NAME = re.compile(r"(?:norm|bn|ln|gn)(?:[._\d]|$)|(?:^|[._])(?:ln|norm|bn)\
 PRELU_NAME = re.compile(r"(?:^|[._])(?:act\w*|prelu\w*|relu\w*|activation\w*)$", re.I)
 
 
-WRAPPERS = frozenset({"base_layer", "original_module", "modules_to_save", "default", "module", "inner", "wrapped", "_orig_mod"})
+WRAPPERS = frozenset(
+    {"base_layer", "original_module", "modules_to_save", "default", "module", "inner", "wrapped", "_orig_mod"}
+)
 
 
 def tokens(component: str) -> list[str]:
@@ -127,30 +150,20 @@ def leaf(path: str) -> str:
     return ""
 
 
+def says_linear(path: str) -> bool:
+    """Whether the last words of a path are used for linear layers."""
+    last = leaf(path)
+    return last.lower() in LINEAR_LEAF or bool(set(tokens(last)) & LINEAR_LEAF)
+
+
 def activation(name: str) -> str | None:
     """Return torch.nn.functional's name of an activation given as class, function or configuration value.
 
     None is an identity or a name that is not known.
 
-    >>> activation("torch.nn.modules.activation.LeakyReLU"), activation("gated-gelu"), activation("Identity")
+    >>> activation("torch.nn.modules.activation.LeakyReLU"), activation("gated-gelu"), activation("torch.nn.Identity")
     ('leaky_relu', 'gelu', None)
     """
-    word = name.rpartition(".")[2]
-    word = re.sub(r"(?:Activation|_inplace|_?\d+d|Me|Jit)$", "", word)
-    word = word.replace("gated-", "").replace("gated_", "").replace("-", "_").lower().strip("_")
-    return _ACTIVATIONS.get(word.replace("_", ""))
-
-
-_ACTIVATIONS = {
-    "relu": "relu", "relu6": "relu6", "leakyrelu": "leaky_relu", "lrelu": "leaky_relu", "rrelu": "rrelu", "prelu": "prelu",
-    "gelu": "gelu", "gelunew": "gelu", "gelutanh": "gelu", "gelupytorchtanh": "gelu", "newgelu": "gelu", "gelufast": "gelu",
-    "fastgelu": "gelu", "geluaccurate": "gelu", "accurategelu": "gelu", "bloomgelu": "gelu", "geluquick": "quick_gelu",
-    "pytorchgelutanh": "gelu", "gelupython": "gelu", "gelupythontanh": "gelu", "clippedgelu": "gelu", "gelu10": "gelu",
-    "quickgelu": "quick_gelu", "geglu": "gelu", "swiglu": "silu", "reglu": "relu", "glu": "glu", "squaredrelu": "relu_squared",
-    "relu2": "relu_squared", "relusquared": "relu_squared",
-    "silu": "silu", "swish": "silu", "mish": "mish", "tanh": "tanh", "sigmoid": "sigmoid", "logsigmoid": "logsigmoid",
-    "hardswish": "hardswish", "hswish": "hardswish", "hardsigmoid": "hardsigmoid", "hsigmoid": "hardsigmoid",
-    "hardtanh": "hardtanh", "elu": "elu", "selu": "selu", "celu": "celu", "softplus": "softplus", "softsign": "softsign",
-    "softmax": "softmax", "logsoftmax": "log_softmax", "softmin": "softmin", "tanhshrink": "tanhshrink",
-    "hardshrink": "hardshrink", "softshrink": "softshrink", "threshold": "threshold", "laplace": "laplace",
-}  # fmt: skip
+    word = re.sub(r"^gated[-_]", "", name.partition(":")[0].rpartition(".")[2])
+    row = activations.find(word)
+    return row.name if row is not None and row.name not in ("identity", "linear") else None

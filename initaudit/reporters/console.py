@@ -89,7 +89,7 @@ def _report(page: _Page, report: Report, style: Style) -> None:
 def _heading(page: _Page, report: Report, style: Style) -> None:
     model = report.model
     page.line(
-        (model.path, "bold"),
+        (report.given or model.path, "bold"),
         f"   {model.format}, {model.detail}" if model.detail else f"   {model.format}",
         f"   {len(report.measured)} weights, {report.parameters:,} parameters",
         f"   {report.state}",
@@ -187,7 +187,7 @@ def _closing(page: _Page, report: Report, style: Style) -> None:
     word = verdict(report)
     parts = ", ".join(f"{n[s]} {s.label}{'' if n[s] == 1 else 's'}" for s in sorted(Severity, reverse=True))
     capped = [f for f in report.findings if f.capped is not None]
-    prefix = f"{report.model.path}: " if style.verbosity < 0 else ""
+    prefix = f"{report.given or report.model.path}: " if style.verbosity < 0 else ""
     page.line(prefix, (word, VERDICT_COLOURS[word]), f": {parts}; {_percent(report.coverage)} of parameters judged")
     if capped:
         worst = max(f.capped for f in capped if f.capped is not None)

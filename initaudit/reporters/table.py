@@ -62,7 +62,7 @@ def distributions(report: Report, width: int) -> list[str]:
     rows = report.measured
     share = [m.stats.zeros / m.stats.count if m.stats.count else 0.0 for m in rows]
     return [
-        f"{report.model.path}   {report.model.format}   {report.parameters:,} parameters   {report.state}",
+        f"{report.given or report.model.path}   {report.model.format}   {report.parameters:,} parameters   {report.state}",
         "",
         *lines(
             [
@@ -86,14 +86,14 @@ def distributions(report: Report, width: int) -> list[str]:
 def lines(columns: Sequence[Column], width: int) -> list[str]:
     """Return heading and rows; columns give way, then the first is cut, until a line fits."""
     kept = list(columns)
+    first = min(kept[0].width, max(24, width * 2 // 5))  # long names are cut before a column gives way
 
-    def total() -> int:
-        return sum(c.width + 2 for c in kept) - 2
+    def rest() -> int:
+        return sum(c.width + 2 for c in kept[1:])
 
-    while total() > width and any(c.gives_way for c in kept):
+    while first + rest() > width and any(c.gives_way for c in kept):
         kept.remove(min((c for c in kept if c.gives_way), key=lambda c: c.gives_way))
-    limits = [c.width for c in kept]
-    limits[0] = max(12, limits[0] - max(0, total() - width))
+    limits = [max(12, min(kept[0].width, width - rest())), *(c.width for c in kept[1:])]
     rows = [[c.heading for c in kept], *zip(*(c.cells for c in kept), strict=True)]
     return [
         "  ".join(
@@ -134,7 +134,7 @@ def _fans(m: Measured) -> str:
 def _law(m: Measured) -> str:
     if m.identified is None:
         return "?"
-    return m.identified.scheme or f"{m.identified.law}, no known scheme"
+    return m.identified.scheme or f"unknown {m.identified.law}"
 
 
 def _number(value: float) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from initaudit.stats.elements import SCRATCH, Elements
 from initaudit.stats.hashing import mix, multipliers
-from initaudit.stats.layout import Box, Layout, Side, index_of, take
+from initaudit.stats.layout import Box, Layout, Reduction, Side, index_of, reduction
 from initaudit.stats.moments import Moments, moments
 from initaudit.types import Array
 
@@ -30,15 +32,14 @@ class SideSums:
     @staticmethod
     def make(side: Side, bounds: Box) -> SideSums:
         """Start from nothing, for the units inside `bounds`."""
-        mine = tuple(bounds[n] for n in side.kept)
-        shape = tuple(stop - start for start, stop in mine)
-        return SideSums(mine, np.zeros(shape), np.zeros(shape, np.uint64))
+        whole = reduction(side, bounds)
+        return SideSums(whole.kept, np.zeros(whole.shape), np.zeros(whole.shape, np.uint64))
 
     def where(self, inside: Box) -> tuple[slice, ...]:
         """Position of a smaller range in these arrays."""
-        return tuple(slice(b[0] - a[0], b[1] - a[0]) for a, b in zip(self.bounds, inside, strict=True))
+        return tuple([slice(b[0] - a[0], b[1] - a[0]) for a, b in zip(self.bounds, inside, strict=True)])
 
-    def count_zeros(self, inside: tuple[slice, ...], zeros: Array) -> None:
+    def count_zeros(self, inside: tuple[slice, ...], zeros: Array | int) -> None:
         """Add zero counts of some units."""
         if self.zeros is None:
             self.zeros = np.zeros(self.square.shape, np.int64)
@@ -51,6 +52,9 @@ class SideSums:
         self.hash[inside] += other.hash
         if other.zeros is not None:
             self.count_zeros(inside, other.zeros)
+
+
+_Sides = tuple[tuple[Reduction, SideSums], ...]
 
 
 class Accumulator:
@@ -70,17 +74,19 @@ class Accumulator:
     @classmethod
     def whole(cls, walk: Layout, kind: Elements) -> Accumulator:
         """Start from nothing, for all units."""
-        return cls(walk, kind, tuple((0, axis.extent) for axis in walk.axes))
+        return cls(walk, kind, walk.all)
 
     @classmethod
-    def over(cls, walk: Layout, kind: Elements, boxes: Sequence[Box]) -> Accumulator:
+    def over(cls, walk: Layout, kind: Elements, array: Array, boxes: Sequence[Box]) -> Accumulator:
         """Measure some boxes; independent of all others, so any thread may do it."""
-        bounds = tuple((min(b[n][0] for b in boxes), max(b[n][1] for b in boxes)) for n in range(len(walk.axes)))
+        bounds = boxes[0]
+        if len(boxes) > 1:
+            bounds = tuple((min(b[n][0] for b in boxes), max(b[n][1] for b in boxes)) for n in range(len(walk.axes)))
         result = cls(walk, kind, bounds)
-        step = _coprime(walk)
+        view, step = walk.view(array), _coprime(walk)
         with np.errstate(all="ignore"):
             for box in boxes:
-                result._add(box, step)
+                result._add(view[tuple([slice(*span) for span in box])], box, step)
         return result
 
     def merge(self, other: Accumulator) -> None:
@@ -97,57 +103,69 @@ class Accumulator:
         self.rows.merge(other.rows)
         self.columns.merge(other.columns)
 
-    def _add(self, box: Box, step: int) -> None:
+    def _add(self, values: Array, box: Box, step: int) -> None:
         word = self.kind.word
-        x, bits = self.kind.load(take(self.walk, box))
+        x, bits = self.kind.load(values)
         flat = x.reshape(-1)
         n = flat.size
-        magnitude = np.bitwise_and(bits if not self.kind.raw else flat.view(word.uint), word.uint.type(word.magnitude),
-                                   out=SCRATCH.bits.view(word.uint)[:n])  # fmt: skip
+        signed = flat.view(word.uint) if self.kind.raw else bits
+        magnitude = np.bitwise_and(signed, word.uint.type(word.magnitude), out=SCRATCH.bits.view(word.uint)[:n])
         least, most = int(magnitude.min()), int(magnitude.max())
+        sides = (
+            (reduction(self.walk.rows, box), self.rows),
+            (reduction(self.walk.columns, box), self.columns),
+        )
+        if most == 0:
+            self._nothing(n, box, sides)
+            return
         flag = np.greater(flat, 0, out=SCRATCH.flag[:n])
         self.positive += int(np.count_nonzero(flag))
         zero = np.equal(magnitude, 0, out=flag) if least == 0 else None
         if least < self.kind.least:
             tiny = np.count_nonzero(magnitude < word.uint.type(self.kind.least))
             self.subnormals += int(tiny) - (0 if zero is None else int(np.count_nonzero(zero)))
-        self._hash(box, bits, zero)
-        self._exponents(magnitude[::step])
+        self._hash(box, bits, zero, sides)
+        self._exponents(magnitude[::step], zero is not None)
         if zero is not None:
-            self._zeros(box, zero)
+            self.zeros += int(np.count_nonzero(zero))
+            ones = zero.view(np.uint8).astype(np.float32)
+            for plan, sums in sides:
+                sums.count_zeros(
+                    sums.where(plan.kept), np.rint(_reduce(ones, plan)).astype(np.int64).reshape(plan.shape)
+                )
         finite = None
         if most >= word.infinity:
-            nans = int(np.count_nonzero(magnitude > word.uint.type(word.infinity)))
-            infs = int(np.count_nonzero(magnitude == word.uint.type(word.infinity)))
-            self.nans += nans
-            self.infs += infs
-            finite = magnitude.reshape(x.shape) < word.uint.type(word.infinity)
-        self._values(box, x, finite)
+            infinity = word.uint.type(word.infinity)
+            self.nans += int(np.count_nonzero(magnitude > infinity))
+            self.infs += int(np.count_nonzero(magnitude == infinity))
+            finite = magnitude.reshape(x.shape) < infinity
+        self._values(box, x, finite, sides)
 
-    def _exponents(self, magnitude: Array) -> None:
+    def _nothing(self, n: int, box: Box, sides: _Sides) -> None:
+        """Add a box of zeros."""
+        self.zeros += n
+        self.low, self.high = min(self.low, 0.0), max(self.high, 0.0)
+        for plan, sums in sides:
+            sums.count_zeros(sums.where(plan.kept), n // math.prod(plan.shape))
+        for part, index in _pieces(self.walk, box):
+            shape = [1 if isinstance(at, int) else stop - start for at, (start, stop) in zip(index, box, strict=True)]
+            self.parts[part] = self.parts[part].merge(Moments(math.prod(shape)))
+
+    def _exponents(self, magnitude: Array, zeros: bool) -> None:
         word = self.kind.word
-        kept = magnitude[magnitude != 0] if self.zeros or self.kind.least == 0 else magnitude
+        kept = magnitude[magnitude != 0] if zeros else magnitude
         shifted = np.right_shift(kept, word.uint.type(word.shift)).astype(np.int64)
         self.histogram += np.bincount(shifted, minlength=word.bins)[: word.bins]
 
-    def _zeros(self, box: Box, zero: Array) -> None:
-        self.zeros += int(np.count_nonzero(zero))
-        for side, sums in ((self.walk.rows, self.rows), (self.walk.columns, self.columns)):
-            total = _reduce(zero.view(np.uint8).astype(np.float32), side, box)
-            inside = sums.where(tuple(box[n] for n in side.kept))
-            sums.count_zeros(inside, np.rint(total).astype(np.int64).reshape(_shape(side, box)))
-
-    def _hash(self, box: Box, bits: Array, zero: Array | None) -> None:
-        word = self.kind.word
+    def _hash(self, box: Box, bits: Array, zero: Array | None, sides: _Sides) -> None:
         mixed = SCRATCH.hash[: bits.size]
-        mix(bits, SCRATCH.spare.view(word.uint)[:, : bits.size], mixed)
-        if zero is not None and word.float.kind == "f" and not self.kind.raw:
+        mix(bits, SCRATCH.spare.view(self.kind.word.uint)[:, : bits.size], mixed)
+        if zero is not None and not self.kind.raw:
             mixed[zero] = 0  # -0.0 as 0.0
-        for side, sums in ((self.walk.rows, self.rows), (self.walk.columns, self.columns)):
-            total = _weigh(self.walk, mixed, side, box)
-            sums.hash[sums.where(tuple(box[n] for n in side.kept))] += total.reshape(_shape(side, box))
+        for plan, sums in sides:
+            sums.hash[sums.where(plan.kept)] += _weigh(self.walk, mixed, plan, box).reshape(plan.shape)
 
-    def _values(self, box: Box, x: Array, finite: Array | None) -> None:
+    def _values(self, box: Box, x: Array, finite: Array | None, sides: _Sides) -> None:
         flat = x.reshape(-1)
         clean = x
         if finite is not None:
@@ -157,20 +175,18 @@ class Accumulator:
             low, high = float(flat.min()), float(flat.max())
             self.low, self.high = min(self.low, low), max(self.high, high)
         square = np.multiply(clean, clean, out=SCRATCH.square.view(x.dtype)[: x.size].reshape(x.shape))
-        rows, columns = _reduce(square, self.walk.rows, box), _reduce(square, self.walk.columns, box)
-        if x.dtype == np.float32 and not (
-            rows.min() > _FAINT and columns.min() > _FAINT and rows.max() < math.inf and columns.max() < math.inf
-        ):
+        totals = [_reduce(square, plan) for plan, _ in sides]
+        if x.dtype == np.float32 and not all(t.min() > _FAINT and t.max() < math.inf for t in totals):
             exact = np.square(clean, dtype=np.float64)
-            rows, columns = _reduce(exact, self.walk.rows, box), _reduce(exact, self.walk.columns, box)
-        for side, sums, total in ((self.walk.rows, self.rows, rows), (self.walk.columns, self.columns, columns)):
-            sums.square[sums.where(tuple(box[n] for n in side.kept))] += total.reshape(_shape(side, box))
-        pieces = list(_pieces(self.walk, box))
+            totals = [_reduce(exact, plan) for plan, _ in sides]
+        for (plan, sums), total in zip(sides, totals, strict=True):
+            sums.square[sums.where(plan.kept)] += total.reshape(plan.shape)
+        pieces = _pieces(self.walk, box)
         if len(pieces) == 1:
             if flat.size:
-                hint = (square.reshape(-1), float(np.add.reduce(rows))) if finite is None else (None, None)
-                piece = moments(flat, low, high, *hint)
-                self.parts[pieces[0][0]] = self.parts[pieces[0][0]].merge(piece)
+                hint = (square.reshape(-1), float(np.add.reduce(totals[0]))) if finite is None else (None, None)
+                part = pieces[0][0]
+                self.parts[part] = self.parts[part].merge(moments(flat, low, high, *hint))
             return
         for part, index in pieces:
             some = x[index].reshape(-1) if finite is None else x[index][finite[index]]
@@ -180,33 +196,17 @@ class Accumulator:
 
 
 def _coprime(walk: Layout) -> int:
-    """Stride at which exponents are sampled: every value of a small tensor, and no aliasing with any axis of a large."""
+    """Stride at which exponents are sampled: all of a small tensor, and prime to every axis of a large one."""
     if walk.size <= 1 << 20:
         return 1
     return next(step for step in range(5, 1000, 2) if all(math.gcd(step, axis.extent) == 1 for axis in walk.axes))
 
 
-def _shape(side: Side, box: Box) -> tuple[int, ...]:
-    return tuple(box[n][1] - box[n][0] for n in side.kept)
-
-
-def _runs(side: Side, box: Box) -> list[tuple[bool, int, tuple[int, ...]]]:
-    return [(gone, math.prod(box[n][1] - box[n][0] for n in axes), axes) for gone, axes in side.runs]
-
-
-def _order(runs: list[tuple[bool, int, tuple[int, ...]]]) -> Iterable[tuple[int, int, int, int]]:
-    """Yield (run, before, extent, after) for each run to sum over, the longest first: what remains is then short."""
-    extents = [extent for _, extent, _ in runs]
-    for n in sorted((n for n, run in enumerate(runs) if run[0]), key=lambda n: -runs[n][1]):
-        yield n, math.prod(extents[:n]), extents[n], math.prod(extents[n + 1 :])
-        extents[n] = 1
-
-
-def _reduce(values: Array, side: Side, box: Box) -> Array:
+def _reduce(values: Array, plan: Reduction) -> Array:
     """Sum a contiguous box onto the units of a side, in float64 beyond blocks of a few hundred values."""
     total = values.reshape(-1)
-    for _, before, extent, after in _order(_runs(side, box)):
-        total = _sum_axis(total.reshape(before, extent, after))
+    for step in plan.steps:
+        total = _sum_axis(total.reshape(step.before, step.extent, step.after))
     return total.astype(np.float64, copy=False).reshape(-1)
 
 
@@ -231,18 +231,17 @@ def _sum_axis(x: Array) -> Array:
     return np.asarray(total).reshape(-1)
 
 
-def _weigh(walk: Layout, mixed: Array, side: Side, box: Box) -> Array:
+def _weigh(walk: Layout, mixed: Array, plan: Reduction, box: Box) -> Array:
     """Sum a box of mixed bits, times the multipliers of their positions, onto the units of a side, modulo 2^64."""
     total = mixed
-    runs = _runs(side, box)
-    for n, before, extent, after in _order(runs):
-        weight = _weights(walk, box, runs[n][2])
-        if after == 1:
-            total = np.einsum("ij,j->i", total.reshape(before, extent), weight)
-        elif before == 1:
-            total = np.einsum("ij,i->j", total.reshape(extent, after), weight)
+    for step in plan.steps:
+        weight = _weights(walk, box, step.axes)
+        if step.after == 1:
+            total = np.einsum("ij,j->i", total.reshape(step.before, step.extent), weight)
+        elif step.before == 1:
+            total = np.einsum("ij,i->j", total.reshape(step.extent, step.after), weight)
         else:
-            total = np.einsum("aij,i->aj", total.reshape(before, extent, after), weight)
+            total = np.einsum("aij,i->aj", total.reshape(step.before, step.extent, step.after), weight)
         total = total.reshape(-1)
     return total
 
@@ -262,14 +261,14 @@ def _weights(walk: Layout, box: Box, axes: tuple[int, ...]) -> Array:
     return weight
 
 
-def _pieces(walk: Layout, box: Box) -> Iterable[tuple[int, tuple[slice | int, ...]]]:
+@lru_cache(maxsize=4096)
+def _pieces(walk: Layout, box: Box) -> list[tuple[int, tuple[slice | int, ...]]]:
     """Split a box where parts meet: (part, index into the box)."""
     marked = [n for n, axis in enumerate(walk.axes) if axis.part]
-    spans = [range(*box[n]) for n in marked]
-    for point in np.ndindex(*(len(span) for span in spans)):
+    result: list[tuple[int, tuple[slice | int, ...]]] = []
+    for point in itertools.product(*(range(*box[n]) for n in marked)):
         index: list[slice | int] = [slice(None)] * len(box)
-        part = 0
         for n, at in zip(marked, point, strict=True):
-            index[n] = at
-            part += (box[n][0] + at) * walk.axes[n].part
-        yield part, tuple(index)
+            index[n] = at - box[n][0]
+        result.append((sum(at * walk.axes[n].part for n, at in zip(marked, point, strict=True)), tuple(index)))
+    return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,13 @@ class Word:
     shift: int  # leaves the exponent and three bits of the mantissa
     bins: int
 
-    def log2(self, bins: Array) -> Array:
-        """Return the base-2 logarithm of the lower edge of histogram bins, that of bin 0 being the least number."""
-        bits = np.maximum(bins.astype(self.uint) << self.uint.type(self.shift), self.uint.type(1))
-        return np.asarray(np.log2(bits.view(self.float).astype(np.float64)))
+    @cache  # noqa: B019  there are two of them
+    def edges(self) -> Array:
+        """Return the base-2 logarithms of the edges of the histogram's bins, the first being the least number."""
+        bits = np.arange(self.bins + 1, dtype=self.uint) << self.uint.type(self.shift)
+        logs = np.log2(np.maximum(bits, self.uint.type(1)).view(self.float).astype(np.float64))
+        logs[-1] = np.finfo(self.float).maxexp  # where infinity begins
+        return np.asarray(logs)
 
 
 WORD32 = Word(np.dtype("f4"), np.dtype("u4"), 0x7FFF_FFFF, 0x7F80_0000, 20, 2040)
@@ -87,6 +90,7 @@ class Elements:
 
     word: Word
     least: int  # magnitude bits of the smallest normal number of the stored dtype; 0 where there are no subnormals
+    epsilon: float  # relative distance between numbers of the stored dtype
     read: Callable[[Array, Array], None] | None  # fills a buffer; None: the working type itself
     raw: bool = False
 
@@ -112,33 +116,30 @@ def elements(array: Array) -> tuple[Array, Elements]:
     dtype = array.dtype
     if dtype.kind == "c":
         part = np.dtype(f"{dtype.byteorder}f{dtype.itemsize // 2}")
-        # Splitting the last axis of a strided array is a view only by way of a new axis of extent 1.
-        array = np.lib.stride_tricks.as_strided(
-            np.asarray(array).view(np.ndarray)[..., None].view(part) if array.size else np.empty((*array.shape, 2), part),
-            writeable=False,
-        )
+        array = array[..., None].view(part)
         dtype = part
     if dtype == np.float32 and dtype.isnative:
-        return array, Elements(WORD32, 0x0080_0000, None)
+        return array, Elements(WORD32, 0x0080_0000, 2.0**-23, None)
     if dtype == np.float64 and dtype.isnative:
-        return array, Elements(WORD64, 1 << 52, None)
+        return array, Elements(WORD64, 1 << 52, 2.0**-52, None)
     if dtype == np.float16:
-        return array, Elements(WORD32, _bits32(2.0**-14), _half if dtype.isnative else _cast)
+        return array, Elements(WORD32, _bits32(2.0**-14), 2.0**-10, _half if dtype.isnative else _cast)
     if dtype.kind == "f" and dtype.itemsize in (4, 8):
-        word = WORD32 if dtype.itemsize == 4 else WORD64
-        return array, Elements(word, 0x0080_0000 if word is WORD32 else 1 << 52, _cast)
+        if dtype.itemsize == 4:
+            return array, Elements(WORD32, 0x0080_0000, 2.0**-23, _cast)
+        return array, Elements(WORD64, 1 << 52, 2.0**-52, _cast)
     if dtype.kind in "iub":
         if dtype.itemsize == 1:
-            return array, Elements(WORD32, 0, _lookup(dtype))
+            return array, Elements(WORD32, 0, 0.0, _lookup(dtype))
         if dtype.itemsize == 2:
-            return array, Elements(WORD32, 0, _cast)
-        return array, Elements(WORD64, 0, _cast, raw=dtype.itemsize == 8 and dtype.isnative)
+            return array, Elements(WORD32, 0, 0.0, _cast)
+        return array, Elements(WORD64, 0, 0.0, _cast, raw=dtype.itemsize == 8 and dtype.isnative)
     if dtype.kind in "Vf" and dtype.names is None and dtype.itemsize <= 2:
         try:
-            least = _smallest_normal(dtype)
+            least, epsilon = _limits(dtype)
         except (ValueError, TypeError):
             raise UnsupportedError(f"elements of type {dtype} are not measured") from None
-        return array, Elements(WORD32, _bits32(least), _lookup(dtype) if dtype.itemsize == 1 else _cast)
+        return array, Elements(WORD32, _bits32(least), epsilon, _lookup(dtype) if dtype.itemsize == 1 else _cast)
     raise UnsupportedError(f"elements of type {dtype} are not measured")
 
 
@@ -146,14 +147,16 @@ def _bits32(value: float) -> int:
     return int(np.float32(value).view(np.uint32))
 
 
-def _smallest_normal(dtype: np.dtype[Any]) -> float:
+def _limits(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Return the smallest normal number and the relative spacing of one of ml_dtypes' types."""
     import ml_dtypes  # noqa: PLC0415  costs 20 ms, and an array of its types has imported it
 
     try:
-        return float(ml_dtypes.finfo(dtype).smallest_normal)
+        limits = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     except ValueError:
-        ml_dtypes.iinfo(dtype)
-        return 0.0
+        ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
+        return 0.0, 0.0
+    return float(limits.smallest_normal), float(limits.eps)
 
 
 def _cast(box: Array, out: Array) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 
 from initaudit.types import Array
 
-_KERNEL = 1 << 40  # kernel positions draw their multipliers from here on, units from 0
+_BASE = {"o": 0, "i": 0, "k": 1 << 40, "unit": 1 << 41}  # where each kind of position draws its multipliers from
 _TABLE = 1 << 20  # multipliers kept; those beyond are made when asked for
+_BATCH = 1 << 14  # words worked on at a time, in cache
 _MIX32 = np.uint32(0x9E3779B1)
 _MIX64 = np.uint64(0x9E3779B97F4A7C15)
 
@@ -23,13 +24,19 @@ _MIX64 = np.uint64(0x9E3779B97F4A7C15)
 def scramble(values: Array) -> Array:
     """SplitMix64's output function: a bijection of uint64 without visible structure."""
     z = values + _MIX64
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(z ^ (z >> np.uint64(31)))
+    shifted = np.empty_like(z)
+    for bits, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z ^= np.right_shift(z, np.uint64(bits), out=shifted)
+        z *= np.uint64(factor)
+    z ^= np.right_shift(z, np.uint64(31), out=shifted)
+    return np.asarray(z)
 
 
 def _fresh(start: int, stop: int, base: int) -> Array:
-    made = scramble(np.arange(start + base, stop + base, dtype=np.uint64)) | np.uint64(1)
+    made = np.empty(stop - start, np.uint64)
+    for at in range(start, stop, _BATCH):
+        some = scramble(np.arange(at + base, min(at + _BATCH, stop) + base, dtype=np.uint64))
+        np.bitwise_or(some, np.uint64(1), out=made[at - start :][: len(some)])
     if start == 0 < stop:
         made[0] = 1  # so that an absent axis and one of extent 1 are the same
     return made
@@ -41,8 +48,8 @@ def _table(size: int, base: int) -> Array:
 
 
 def multipliers(start: int, stop: int, label: str) -> Array:
-    """Return the odd multipliers of positions start to stop along k, or along o or i (which share theirs)."""
-    base = _KERNEL if label == "k" else 0
+    """Return the odd multipliers of positions start to stop of a label; o and i share theirs."""
+    base = _BASE[label]
     if stop > _TABLE:
         return _fresh(start, stop, base)
     return _table(max(4096, 1 << (stop - 1).bit_length()), base)[start:stop]
@@ -66,11 +73,14 @@ def mix(bits: Array, spare: Array, out: Array) -> None:
 def _salt(shape: tuple[int, ...]) -> int:
     salt = np.uint64(0)
     for extent in shape:
-        salt = scramble(np.asarray([salt ^ np.uint64(extent)], np.uint64))[0]
+        salt = scramble(np.array([salt ^ np.uint64(extent)]))[0]
     return int(salt)
 
 
 def digest(hashes: Array, shape: tuple[int, ...]) -> int:
     """Hash the hashes of all units, in order, with the shape they make up."""
-    total = np.add.reduce(scramble(hashes) * multipliers(0, len(hashes), "o"), dtype=np.uint64)
-    return (int(total) + _salt(shape)) & (2**64 - 1)
+    total = _salt(shape)
+    for start in range(0, len(hashes), _TABLE):
+        some = hashes[start : start + _TABLE]
+        total += int(np.einsum("i,i->", some, multipliers(start, start + len(some), "unit")))
+    return total & (2**64 - 1)

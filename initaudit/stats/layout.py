@@ -10,14 +10,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
 from initaudit.errors import UnsupportedError
 from initaudit.types import Array
 
-CHUNK = 1 << 16  # elements of a box: small enough that its scratch copies stay in a core's cache
+CHUNK = 1 << 18  # elements of a box: its scratch copies stay in cache, and calls take longer than their overhead
 SEGMENT = 1 << 22  # elements summed before they are merged: the unit of work that threads share
 
 Box = tuple[tuple[int, int], ...]  # (start, stop) for each axis
@@ -29,39 +30,69 @@ class Axis:
 
     label: str
     extent: int
+    stride: int
     place: int = 1  # what one step adds to the index among all axes of this label
     part: int = 0  # what one step adds to the index of the part; 0 where the axis lies inside one
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """A run of axes to be summed over, seen as the middle one of three; earlier steps have been taken."""
+
+    axes: tuple[int, ...]
+    before: int
+    extent: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """How the elements of a box are summed onto the units of one side."""
+
+    kept: Box  # the units
+    shape: tuple[int, ...]  # of the result
+    steps: tuple[Step, ...]  # the longest first: what remains is then short
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Side:
     """One side of a weight: the axes its units run along, and the runs of axes summed over, the others between them."""
 
     kept: tuple[int, ...]
     canonical: tuple[int, ...]  # permutation of `kept` into (s, g, o) or (s, g, i) order
     runs: tuple[tuple[bool, tuple[int, ...]], ...]  # (summed over?, axes) from the slowest to the fastest
-    summed: str  # labels summed over: "ik" or "ok"
+    each: int  # elements of a unit
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """A stored array as a view with labelled axes, slowest first."""
+    """Labelled axes of a stored array, slowest first. It knows shape and strides and no values, so it is shared."""
 
-    array: Array
+    split: tuple[int, ...]  # shape with groups and parts split off and axes of extent 1 left out
+    order: tuple[int, ...]
     axes: tuple[Axis, ...]
     stored: tuple[int, ...]  # permutation of the axes into canonical order: s, g, o, i, k, each as it was stored
     rows: Side
     columns: Side
     parts: int
-
-    def extent(self, labels: str) -> int:
-        """Number of index tuples over the axes of these labels."""
-        return math.prod(axis.extent for axis in self.axes if axis.label in labels)
+    operators: int  # stacked times grouped
+    outs: int  # per operator
+    ins: int
+    kernel: int
 
     @property
     def size(self) -> int:
         """Number of elements."""
-        return self.extent("sgoik")
+        return self.operators * self.outs * self.ins * self.kernel
+
+    @property
+    def all(self) -> Box:
+        """The box that covers everything."""
+        return tuple((0, axis.extent) for axis in self.axes)
+
+    def view(self, array: Array) -> Array:
+        """Return the stored array with these axes, without a copy."""
+        return array.reshape(self.split).transpose(self.order).reshape([axis.extent for axis in self.axes])
 
     def boxes(self) -> Iterator[Box]:
         """Cover the array, in memory order, by boxes of at most CHUNK elements."""
@@ -73,7 +104,7 @@ class Layout:
             cut -= 1
             inner *= extents[cut]
         if cut == 0:
-            yield tuple((0, extent) for extent in extents)
+            yield self.all
             return
         cut -= 1
         pieces = -(-extents[cut] // max(1, CHUNK // inner))
@@ -98,76 +129,102 @@ class Layout:
             yield batch
 
 
-def layout(array: Array, axes: str, groups: int = 1, parts: int = 1) -> Layout:
-    """Label the axes of `array`, split off groups and parts, and order them as they lie in memory.
+@lru_cache(maxsize=1024)
+def layout(shape: tuple[int, ...], strides: tuple[int, ...], axes: str, groups: int = 1, parts: int = 1) -> Layout:
+    """Label the axes, split off groups and parts, and order them as they lie in memory.
 
     Raises:
         UnsupportedError: the labels, groups or parts do not fit the shape.
     """
-    if len(axes) != array.ndim or set(axes) - set("oiks"):
-        raise UnsupportedError(f"axes {axes!r} do not describe a tensor of shape {list(array.shape)}")
-    split = [Axis(label, extent) for label, extent in zip(axes, array.shape, strict=True)]
-    if array.size:
+    if len(axes) != len(shape) or set(axes) - set("oiks"):
+        raise UnsupportedError(f"axes {axes!r} do not describe a tensor of shape {list(shape)}")
+    split = [Axis(*each) for each in zip(axes, shape, strides, strict=True)]
+    if math.prod(shape):
         if groups > 1:
             first = next((label for label in axes if label in "oi"), "")
             both = "o" in axes and "i" in axes
-            split = _split(split, "i" if both and first == "i" else "o", groups, "group", array)
+            split = _split(split, "i" if both and first == "i" else "o", groups, "group", shape)
         if parts > 1:
-            split = _split(split, "go", parts, "part", array)
-    view = array.reshape([axis.extent for axis in split])
-    slim = [n for n, axis in enumerate(split) if axis.extent != 1]
-    view = view.reshape([split[n].extent for n in slim])
-    split = _placed([split[n] for n in slim])
-    order = sorted(range(len(split)), key=lambda n: -abs(view.strides[n]))
+            split = _split(split, "go", parts, "part", shape)
+    split = _placed([axis for axis in split if axis.extent != 1])
+    order = sorted(range(len(split)), key=lambda n: -abs(split[n].stride))
     rank = sorted(range(len(split)), key=lambda n: ("sgoik".index(split[n].label), n))
     labels = [split[n].label for n in order]
     if len(list(itertools.groupby(labels))) > len(set(labels)):
         order = rank  # a label in two places: walk in canonical order, one strided copy per box
-    position = {axis: n for n, axis in enumerate(order)}
-    ordered = tuple(split[n] for n in order)
-    stored = tuple(position[n] for n in rank)
+    walked, ranks = _merged([split[n] for n in order], [rank.index(n) for n in order])
+    stored = tuple(sorted(range(len(walked)), key=ranks.__getitem__))
+    extent = {label: math.prod(axis.extent for axis in walked if axis.label == label) for label in "sgoik"}
     return Layout(
-        view.transpose(order), ordered, stored, _side(ordered, stored, "ik"), _side(ordered, stored, "ok"), parts
+        split=tuple(axis.extent for axis in split),
+        order=tuple(order),
+        axes=walked,
+        stored=stored,
+        rows=_side(walked, stored, "ik"),
+        columns=_side(walked, stored, "ok"),
+        parts=parts,
+        operators=extent["s"] * extent["g"],
+        outs=extent["o"],
+        ins=extent["i"],
+        kernel=extent["k"],
     )
 
 
-def _split(axes: list[Axis], labels: str, count: int, what: str, array: Array) -> list[Axis]:
+def _split(axes: list[Axis], labels: str, count: int, what: str, shape: tuple[int, ...]) -> list[Axis]:
     """Cut the combined axes of `labels`, slowest first, into `count` blocks: groups get a label, parts a mark."""
-    result: list[Axis] = []
+    pieces = [[axis] for axis in axes]
     left = count
     # Groups of a transposed convolution come from its i axis, yet are the outermost output units.
-    chosen = sorted((n for n, axis in enumerate(axes) if axis.label in labels), key=lambda n: labels.index(axes[n].label))
-    pieces = {n: [axis] for n, axis in enumerate(axes)}
-    for n in chosen:
-        extent, label = axes[n].extent, axes[n].label
-        if left == 1:
+    for n in sorted(
+        (n for n, axis in enumerate(axes) if axis.label in labels), key=lambda n: labels.index(axes[n].label)
+    ):
+        axis = axes[n]
+        outer = math.gcd(axis.extent, left)
+        if left == 1 or outer not in (axis.extent, left):
             break
-        inside = math.gcd(extent, left)
-        if inside not in (extent, left):
-            break
-        left //= inside
-        mark = Axis("g", inside) if what == "group" else Axis(label, inside, part=1)
-        pieces[n] = [mark, Axis(label, extent // inside)]
+        left //= outer
+        inner = axis.extent // outer
+        block = Axis(axis.label, outer, axis.stride * inner, part=1)
+        if what == "group":
+            block = Axis("g", outer, axis.stride * inner)
+        pieces[n] = [block, Axis(axis.label, inner, axis.stride)]
     if left != 1:
-        raise UnsupportedError(f"{count} {what}s do not divide the units of a tensor of shape {list(array.shape)}")
-    for n in range(len(axes)):
-        result += pieces[n]
-    return result
+        raise UnsupportedError(f"{count} {what}s do not divide the units of a tensor of shape {list(shape)}")
+    return [axis for piece in pieces for axis in piece]
 
 
 def _placed(axes: list[Axis]) -> list[Axis]:
     """Give each axis its place value among those of its label, and among the parts."""
-    result: list[Axis] = []
+    result = list(axes)
     place: dict[str, int] = {}
-    for axis in reversed(axes):
-        result.append(Axis(axis.label, axis.extent, place.get(axis.label, 1), axis.part))
-        place[axis.label] = place.get(axis.label, 1) * axis.extent
-    result.reverse()
+    for n in reversed(range(len(axes))):
+        result[n] = replace(axes[n], place=place.get(axes[n].label, 1))
+        place[axes[n].label] = result[n].place * axes[n].extent
     part = 1
     for n in sorted((n for n, axis in enumerate(result) if axis.part), key=lambda n: ("og".index(result[n].label), -n)):
-        result[n] = Axis(result[n].label, result[n].extent, result[n].place, part)
+        result[n] = replace(result[n], part=part)
         part *= result[n].extent
     return result
+
+
+def _merged(axes: list[Axis], ranks: list[int]) -> tuple[tuple[Axis, ...], list[int]]:
+    """Make one axis of neighbours that run through one label without a gap."""
+    result: list[Axis] = []
+    kept: list[int] = []
+    for axis, rank in zip(axes, ranks, strict=True):
+        last = result[-1] if result else None
+        if (
+            last is not None
+            and last.label == axis.label
+            and not (last.part or axis.part)
+            and last.place == axis.place * axis.extent
+            and last.stride == axis.stride * axis.extent
+        ):
+            result[-1] = replace(axis, extent=last.extent * axis.extent)
+        else:
+            result.append(axis)
+            kept.append(rank)
+    return tuple(result), kept
 
 
 def _side(axes: tuple[Axis, ...], stored: tuple[int, ...], summed: str) -> Side:
@@ -177,12 +234,19 @@ def _side(axes: tuple[Axis, ...], stored: tuple[int, ...], summed: str) -> Side:
     )
     kept = tuple(n for n, axis in enumerate(axes) if axis.label not in summed)
     canonical = tuple(kept.index(n) for n in stored if n in kept)
-    return Side(kept, canonical, runs, summed)
+    return Side(kept, canonical, runs, math.prod(axis.extent for axis in axes if axis.label in summed))
 
 
-def take(walk: Layout, box: Box) -> Array:
-    """The elements of a box, as a view."""
-    return walk.array[tuple(slice(start, stop) for start, stop in box)]
+@lru_cache(maxsize=4096)
+def reduction(side: Side, box: Box) -> Reduction:
+    """Plan the sums over a box onto the units of a side."""
+    extents = [math.prod(box[n][1] - box[n][0] for n in axes) for _, axes in side.runs]
+    steps: list[Step] = []
+    for n in sorted((n for n, run in enumerate(side.runs) if run[0]), key=lambda n: -extents[n]):
+        steps.append(Step(side.runs[n][1], math.prod(extents[:n]), extents[n], math.prod(extents[n + 1 :])))
+        extents[n] = 1
+    kept = tuple(box[n] for n in side.kept)
+    return Reduction(kept, tuple(stop - start for start, stop in kept), tuple(steps))
 
 
 def index_of(walk: Layout, box: Box, axes: tuple[int, ...]) -> Array:

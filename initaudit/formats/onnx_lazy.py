@@ -1,0 +1,173 @@
+"""Lazy tensors made of lazy tensors: views of the same storage, and recipes that run when they are loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from initaudit.formats.onnx_tensors import loaded_dtype
+from initaudit.types import Array, Tensor
+
+Shape = tuple[int, ...]
+
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+MOST_INDICES = 1 << 12
+_LONG_KEY = 160
+
+
+class UnfoldableError(Exception):
+    """A node that has to stay in the graph; never leaves this package."""
+
+
+def view(base: Tensor, shape: Shape, strides: Sequence[int], shift: int, apply: Callable[[Array], Array]) -> Tensor:
+    """Return a tensor that looks at the bytes of `base` in another way."""
+    kept = None if _same(strides, contiguous(shape), shape) else tuple(strides)
+    return replace(
+        base,
+        shape=shape,
+        strides=kept,
+        offset=base.offset + shift,
+        storage=base.storage or base.name,
+        load=lambda: apply(base.load()),
+    )
+
+
+def computed(
+    what: str, parts: Sequence[Tensor], shape: Shape, dtype: str, compute: Callable[..., Array], name: str = ""
+) -> Tensor:
+    """Return a tensor that is worked out from others when it is loaded; equal recipes have equal storage."""
+    sources = ",".join(f"{t.storage or t.name}+{t.offset}{t.shape}{t.strides or ''}" for t in parts)
+    key = f"{what}({sources})"
+    if len(key) > _LONG_KEY:
+        key = f"{what}#{hashlib.blake2b(key.encode('utf-8', 'replace'), digest_size=16).hexdigest()}"
+    kind = loaded_dtype(dtype)
+
+    def load() -> Array:
+        with np.errstate(all="ignore"):
+            return np.asarray(compute(*[t.load() for t in parts])).astype(kind, copy=False).reshape(shape)
+
+    def release() -> None:
+        for part in parts:
+            part.release()
+
+    return Tensor(name or max(parts, key=lambda t: t.size).name, shape, dtype, load, key, release=release)
+
+
+def integers(tensor: Tensor | None) -> list[int]:
+    """Return the values of a small integer tensor: the shapes, axes and indices that a node is given.
+
+    Raises:
+        UnfoldableError: it is absent, large or not of integers.
+    """
+    if tensor is None or tensor.dtype not in INTEGERS or tensor.size > MOST_INDICES:
+        raise UnfoldableError("no small integer tensor")
+    values: list[int] = tensor.load().reshape(-1).tolist()
+    return values
+
+
+def contiguous(shape: Shape) -> Shape:
+    """Return the strides of an array in C order."""
+    strides = []
+    step = 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= extent
+    return tuple(reversed(strides))
+
+
+def strides_of(tensor: Tensor) -> Shape:
+    """Return the strides of a tensor, in elements."""
+    return tensor.strides if tensor.strides is not None else contiguous(tensor.shape)
+
+
+def _same(a: Sequence[int], b: Sequence[int], shape: Shape) -> bool:
+    return all(x == y or extent <= 1 for x, y, extent in zip(a, b, shape, strict=True))
+
+
+def axis_of(axis: int, rank: int) -> int:
+    """Return an axis counted from the front.
+
+    Raises:
+        UnfoldableError: there is no such axis.
+    """
+    if not -rank <= axis < rank:
+        raise UnfoldableError(f"axis {axis} of {rank}")
+    return axis % rank
+
+
+def reshaped(x: Tensor, shape: Shape) -> Tensor:
+    """Return `x` in another shape of as many elements: a view wherever the strides allow it."""
+    if shape == x.shape:
+        return x
+    if math.prod(shape) != x.size:
+        raise UnfoldableError(f"{x.shape} to {shape}")
+    if x.strides is None:
+        return view(x, shape, contiguous(shape), 0, lambda a: a.reshape(shape))
+    if [e for e in shape if e != 1] == [e for e in x.shape if e != 1]:
+        steps = iter(s for s, e in zip(x.strides, x.shape, strict=True) if e != 1)
+        return view(x, shape, [next(steps) if e != 1 else 1 for e in shape], 0, lambda a: a.reshape(shape))
+    return computed(f"reshape{shape}", (x,), shape, x.dtype, lambda a: a.reshape(shape))
+
+
+def sliced(x: Tensor, cuts: tuple[slice, ...]) -> Tensor:
+    """Return x[cuts], one slice for each axis."""
+    ranges = [range(*cut.indices(extent)) for cut, extent in zip(cuts, x.shape, strict=True)]
+    strides = strides_of(x)
+    shape = tuple(len(r) for r in ranges)
+    shift = sum(r.start * s for r, s in zip(ranges, strides, strict=True)) if math.prod(shape) else 0
+    if shape == x.shape and shift == 0:
+        return x
+    return view(x, shape, [r.step * s for r, s in zip(ranges, strides, strict=True)], shift, lambda a: a[cuts])
+
+
+def filled(shape: Shape, dtype: str, value: Array) -> Tensor:
+    """Return a tensor of a value broadcast to `shape`: takes no memory, however large. Its maker names it."""
+    return Tensor("", shape, dtype, lambda: np.broadcast_to(value, shape))
+
+
+def dequantized(x: Tensor, scale: Tensor, zero: Tensor | None, axis: int, block: int = 0) -> Tensor:
+    """Return (x - zero) * scale, per tensor, per slice of an axis, or per block of it.
+
+    Raises:
+        UnfoldableError: the shapes do not fit.
+    """
+    rank = len(x.shape)
+    if scale.size == 1 and len(scale.shape) <= 1:
+        return scaled(x, scale, zero, (1,) * rank)
+    axis = axis_of(axis, rank)
+    if not block:
+        return scaled(x, scale, zero, tuple(e if a == axis else 1 for a, e in enumerate(x.shape)))
+    blocks = -(-x.shape[axis] // block)
+    return scaled(x, scale, zero, (*x.shape[:axis], blocks, *x.shape[axis + 1 :]), (axis, block))
+
+
+def scaled(x: Tensor, scale: Tensor, zero: Tensor | None, shape: Shape, block: tuple[int, int] | None = None) -> Tensor:
+    """Return (x - zero) * scale with scale and zero brought to `shape`, and there repeated along a (axis, block).
+
+    Raises:
+        UnfoldableError: the shapes do not fit.
+    """
+    if math.prod(shape) != scale.size or (zero is not None and zero.size != scale.size) or (block and block[1] < 0):
+        raise UnfoldableError(f"scale {scale.shape} for {x.shape}")
+    kind = loaded_dtype(scale.dtype)
+
+    def spread(a: Array) -> Array:
+        a = a.astype(np.float32).reshape(shape)
+        if block is None:
+            return a
+        axis, times = block
+        return np.asarray(np.repeat(a, times, axis)[(slice(None),) * axis + (slice(x.shape[axis]),)])
+
+    def compute(q: Array, s: Array, z: Array | None = None) -> Array:
+        real = q.astype(np.float32)
+        if z is not None:
+            real -= spread(z)
+        real *= spread(s)
+        return real.astype(kind, copy=False)
+
+    parts = (x, scale) if zero is None else (x, scale, zero)
+    return computed(f"scaled{shape}{block or ''}", parts, x.shape, scale.dtype, compute, x.name)

@@ -1,0 +1,93 @@
+"""torch.save as it was until version 1.6, and still is on request: five pickles, then the storages one by one."""
+
+from __future__ import annotations
+
+from initaudit.errors import CorruptFileError
+from initaudit.formats.pickle import Unpickler
+from initaudit.formats.torch_storage import Loaded, Source, Storage, storage_dtype, storage_size
+from initaudit.types import Global, Skip
+
+MAGIC = 0x1950A86A20F9469CFC6C
+MAGIC_PICKLE = b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
+PROTOCOL = 1001
+
+
+class _Storages:
+    """What the persistent ids of the object name; where the bytes are is known only behind the last pickle."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.roots: dict[str, Storage] = {}
+        self.views: list[tuple[Storage, str]] = []
+
+    def persistent(self, pid: object) -> object:
+        match pid:
+            case ("module", Global() as cls, *_):  # with the source text of the class, which nobody needs
+                return cls
+            case ("storage", Global(cls), str(key), _, int(numel), *view):
+                dtype = storage_dtype(cls)
+                root = self.roots.setdefault(key, Storage(f"{self._prefix}storage/{key}", dtype, numel))
+                match view:
+                    case [] | [None]:
+                        return root if root.dtype == dtype else self._view(root, key, dtype, 0, numel)
+                    case [(_, int(offset), int(count))] if offset >= 0:
+                        return self._view(root, key, dtype, offset, count)
+        raise CorruptFileError(f"a persistent id that is no storage: {str(pid)[:60]}")
+
+    def _view(self, root: Storage, key: str, dtype: str, offset: int, count: int) -> Storage:
+        view = Storage(root.name, dtype, count, start=offset)
+        self.views.append((view, key))
+        return view
+
+
+def load(source: Source, prefix: str = "") -> Loaded:
+    """Return what was saved; the names of storages begin with `prefix`.
+
+    Raises:
+        CorruptFileError: it is no such file, or ends early.
+    """
+    data = source.view(0, source.size)
+    storages = _Storages(prefix)
+    names: set[str] = set()
+    values: list[object] = []
+    end = 0
+    for _ in range(5):
+        pickle = Unpickler(data, end, storages.persistent)
+        values.append(pickle.load())
+        names |= pickle.globals.keys()
+        end = pickle.end
+    magic, protocol, _, value, keys = values
+    if magic != MAGIC or protocol != PROTOCOL:
+        raise CorruptFileError(f"no torch file of protocol {PROTOCOL}: {str(protocol)[:20]}")
+    if not isinstance(keys, list) or any(key not in storages.roots for key in keys if isinstance(key, str)):
+        raise CorruptFileError(f"no list of storages at byte {end}")
+    for key in keys:
+        root = storages.roots.get(key) if isinstance(key, str) else None
+        if root is None:
+            raise CorruptFileError(f"no list of storages at byte {end}")
+        end = _place(source, root, end)
+    missing = [key for key in storages.roots if key not in keys]
+    if missing:
+        raise CorruptFileError(f"storage {missing[0]} is named but not in the file")
+    for view, key in storages.views:
+        root = storages.roots[key]
+        view.nbytes, view.read, view.release, view.big_endian = root.nbytes, root.read, root.release, root.big_endian
+    left = source.size - end
+    rest = (Skip("file", f"{left} bytes after the end of what torch.load would read"),) if left else ()
+    return Loaded(value, names, "legacy archive", rest)
+
+
+def _place(source: Source, storage: Storage, start: int) -> int:
+    """Say where the bytes of `storage` are and return the position behind them."""
+    header = bytes(source.view(start, 8, f"the length of storage {storage.name}"))
+    size = storage_size(storage.dtype, storage.numel)
+    # The length is written in the byte order of the values. sys_info is no help: it tells the order of the machine,
+    # and newer versions write little endian on any.
+    if int.from_bytes(header, "little") != storage.numel:
+        if int.from_bytes(header, "big") != storage.numel:
+            found = int.from_bytes(header, "little", signed=True)
+            raise CorruptFileError(f"storage {storage.name} at byte {start} has {found} values, not {storage.numel}")
+        storage.big_endian = True
+    source.view(start + 8, size, f"storage {storage.name}")
+    storage.put(source, start + 8, size)
+    return start + 8 + size

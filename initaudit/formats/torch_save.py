@@ -1,0 +1,108 @@
+"""The files of torch.save and pickle.dump: zip archives, legacy files, plain pickles; also one inside another."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+from initaudit.errors import CorruptFileError, UnsupportedError
+from initaudit.formats import torch_legacy, torch_zip
+from initaudit.formats.base import Format
+from initaudit.formats.mapped import MappedFile
+from initaudit.formats.pickle import CutShortError, Unpickler
+from initaudit.formats.torch_model import build
+from initaudit.formats.torch_storage import Blob, Loaded
+from initaudit.formats.torch_tensor import Rebuilder
+from initaudit.types import Model, Skip
+
+_ZIP = b"PK\x03\x04"
+_OLD_STARTS = b"(}])c"  # what a pickle of protocol 0 or 1 that holds a container or an object begins with
+_JOBLIB = b"joblib.numpy_pickle"
+
+
+def sniff_zip(path: Path, head: bytes) -> bool:
+    """Whether this is a zip archive of torch.save, or any zip archive that lost its end."""
+    if not head.startswith(_ZIP):
+        return False
+    try:
+        with path.open("rb") as file:
+            archive = torch_zip.Archive(Blob(b""), file)
+    except CorruptFileError:
+        return True
+    return archive.stem is not None and archive.start == 0
+
+
+def read_zip(path: Path) -> Model:
+    """Read a zip archive of torch.save."""
+    source = MappedFile(path)
+    with path.open("rb") as file:
+        archive = torch_zip.Archive(source, file)
+    return _model(path, torch_zip.load(archive), "torch")
+
+
+def sniff_legacy(path: Path, head: bytes) -> bool:
+    """Whether the file begins with torch's magic number."""
+    return head.startswith(torch_legacy.MAGIC_PICKLE)
+
+
+def read_legacy(path: Path) -> Model:
+    """Read a file that torch.save wrote before 1.6."""
+    return _model(path, torch_legacy.load(MappedFile(path)), "torch")
+
+
+def sniff_pickle(path: Path, head: bytes) -> bool:
+    """Whether the first bytes are instructions of a pickle, one after the other."""
+    if not head or (head[0] != 0x80 and head[0] not in _OLD_STARTS):
+        return False
+    if head[0] == 0x80 and _JOBLIB in head:
+        return True
+    try:
+        Unpickler(head).load()
+    except CutShortError:
+        return True
+    except CorruptFileError:
+        return False
+    return True
+
+
+def read_pickle(path: Path) -> Model:
+    """Read a plain pickle that holds tensors or numpy arrays."""
+    source = MappedFile(path)
+    pickle = Unpickler(source.view(0, source.size))
+    if _JOBLIB in bytes(source.view(0, min(source.size, 4096))):
+        raise UnsupportedError("a joblib dump, whose arrays lie between the pickle's instructions, is not read yet")
+    value = pickle.load()
+    left = source.size - pickle.end
+    rest = (Skip("file", f"{left} bytes after the first pickle are not read"),) if left else ()
+    return _model(path, Loaded(value, set(pickle.globals), "pickle", rest), "pickle")
+
+
+def _model(path: Path, loaded: Loaded, kind: str) -> Model:
+    names = set(loaded.names)
+    count = 0
+
+    def nested(data: bytes | memoryview) -> object:
+        nonlocal count
+        prefix = f"nested/{count}/"
+        count += 1
+        inner = _load_bytes(data, prefix)
+        names.update(inner.names)
+        return inner.value
+
+    model = build(loaded.value, names, str(path), kind, loaded.detail, Rebuilder(nested))
+    return replace(model, skipped=model.skipped + loaded.skipped)
+
+
+def _load_bytes(data: bytes | memoryview, prefix: str) -> Loaded:
+    source = Blob(data)
+    if bytes(source.view(0, min(source.size, len(_ZIP)))) == _ZIP:
+        return torch_zip.load(torch_zip.Archive(source, io.BytesIO(data)), prefix)
+    if source.size >= 15 and bytes(source.view(0, 15)) == torch_legacy.MAGIC_PICKLE:
+        return torch_legacy.load(source, prefix)
+    raise UnsupportedError("a pickled string that torch would load, but that is no file of torch.save")
+
+
+ZIP = Format("torch", "torch.save, zip archives (.pt, .pth, .bin, .ckpt)", sniff_zip, read_zip, order=20)
+LEGACY = Format("torch-legacy", "torch.save before 1.6 (.pt, .pth)", sniff_legacy, read_legacy, order=30)
+PICKLE = Format("pickle", "plain pickles of torch tensors or numpy arrays (.pkl)", sniff_pickle, read_pickle, order=80)

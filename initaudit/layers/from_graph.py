@@ -1,0 +1,306 @@
+"""Layers from a graph: each weight where it is used, with the activation that really follows and its role."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from initaudit.errors import UnsupportedError
+from initaudit.graph.fuse import fuse
+from initaudit.graph.view import View
+from initaudit.layers.fans import fans
+from initaudit.layers.from_graph_flow import Ends, Fate, Flow
+from initaudit.layers.from_graph_found import Found
+from initaudit.layers.from_graph_names import named
+from initaudit.layers.from_graph_parameters import parameters
+from initaudit.layers.from_graph_weights import weights
+from initaudit.types import Evidence, Layer, Model, Node, Role, Skip, Tensor
+
+_PACKED = frozenset({"matmul_nbits", "matmul_bnb4", "moe", "qmoe", "dynamic_quantize_lstm"})
+_SPLITS = frozenset({"split", "slice", "gather", "chunk"})
+_MOVES = frozenset({"reshape", "transpose", "squeeze", "unsqueeze", "cast", "identity", "flatten"})
+
+
+def infer(model: Model) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
+    """Return the layers of a model that has a graph, in execution order, and what was left out with the reason."""
+    if model.graph is None:
+        raise UnsupportedError("there is no graph in this file to trace layers in")
+    view = View(fuse(model.graph))
+    founds = list(weights(view))
+    flow = Flow(view, founds)
+    _reverse_names(model, founds)
+    claimed = {t.name for f in founds for t in (f.weight, f.bias, *f.extra) if t is not None}
+    claimed |= {t.name for f in founds for v in f.claimed if (t := view.constant(v)) is not None}
+    skips: list[Skip] = []
+    for one in parameters(view, flow, claimed):
+        if isinstance(one, Skip):
+            skips.append(one)
+        else:
+            founds.append(one)
+            claimed.add(one.weight.name)
+    founds.sort(key=lambda f: f.node)
+    layers = _rows(view, flow, founds)
+    skips += _left_out(model, view, claimed, {s.name for s in skips})
+    return tuple(layers), tuple(skips)
+
+
+def _reverse_names(model: Model, founds: list[Found]) -> None:
+    """Give the second direction of a recurrent op its own tensor's name, where the file has both side by side."""
+    names = {tensor.name for tensor in model.tensors}
+    for found in founds:
+        if found.suffix.endswith("_reverse") and f"{found.weight.name}_reverse" in names:
+            found.weight = replace(found.weight, name=f"{found.weight.name}_reverse")
+            if found.bias is not None and f"{found.bias.name}_reverse" in names:
+                found.bias = replace(found.bias, name=f"{found.bias.name}_reverse")
+
+
+def _left_out(model: Model, view: View, claimed: set[str], told: set[str]) -> list[Skip]:
+    """Return the float tensors of the file that nothing above accounts for."""
+    used = {tensor.name for value, tensor in view.graph.constants.items() if view.readers(value)}
+    packed = {
+        view.graph.constants[name].name: node.op
+        for node in view.nodes
+        if node.op in _PACKED
+        for name in node.inputs
+        if name in view.graph.constants
+    }
+    out = []
+    for tensor in model.tensors:
+        if tensor.name in claimed or tensor.name in told or tensor.size < 2:
+            continue
+        if tensor.name in packed:
+            out.append(Skip(tensor.name, f"the packed weights of {packed[tensor.name]} are not read yet"))
+        elif tensor.is_float and not tensor.buffer and tensor.name not in used:
+            out.append(Skip(tensor.name, "no node reads it"))
+    return out
+
+
+# ---- rows
+
+
+def _rows(view: View, flow: Flow, founds: list[Found]) -> list[Layer]:
+    layers: list[Layer] = []
+    owners: dict[object, int] = {}
+    twins: dict[str, list[int]] = {}
+    taken: dict[str, int] = {}
+    uses: dict[int, int] = {}
+    for found in founds:
+        place = owners.get(found.weight.identity)
+        if place is not None:
+            uses[place] = uses.get(place, 1) + 1
+            continue
+        layer = _layer(view, flow, founds, found, taken)
+        for other in twins.get(found.weight.storage or found.weight.name, ()):
+            if sorted(layers[other].weight.shape) == sorted(layer.weight.shape) and _same_place(
+                layers[other].weight, layer.weight
+            ):
+                layer = replace(
+                    layer, tied=layers[other].name, reasons=(*layer.reasons, f"the same values as {layers[other].name}")
+                )
+                break
+        owners[found.weight.identity] = len(layers)
+        twins.setdefault(found.weight.storage or found.weight.name, []).append(len(layers))
+        layers.append(layer)
+    for place, count in uses.items():
+        note = f"used {count} times; read at its first use"
+        layers[place] = replace(layers[place], reasons=(*layers[place].reasons, note))
+    return layers
+
+
+def _same_place(a: Tensor, b: Tensor) -> bool:
+    return a.offset == b.offset and a.size == b.size
+
+
+def _layer(view: View, flow: Flow, founds: list[Found], found: Found, taken: dict[str, int]) -> Layer:
+    name, where = named(view, found)
+    count = taken.get(name, 0)
+    taken[name] = count + 1
+    if count:
+        name = f"{name}_{count}"
+        taken[name] = taken.get(name, 0) + 1
+    reasons = [*found.reasons, *([where] if where else [])]
+    adapter = _adapter(view, founds, found)
+    found.parts = found.parts or (() if adapter else _projections(view, found))
+    fan_in, fan_out = fans(
+        found.kind, found.axes, found.weight.shape, found.groups, found.stride, max(1, len(found.parts))
+    )
+    layer = Layer(
+        name, found.kind, found.weight, found.axes, found.bias, found.extra, found.groups, found.parts,
+        found.stride if found.kind == "conv_transpose" else (), fan_in, fan_out, fan_evidence=Evidence.TRACED,
+    )  # fmt: skip
+    fate = flow.fate(found.out)
+    activation, sure, why = _activation(view, found, fate)
+    role, role_sure, because = _role(found, fate, adapter)
+    if found.kind in ("parameter", "prelu"):
+        activation, sure, why = None, Evidence.TRACED, "no operator, so no activation of its own"
+    return replace(
+        layer,
+        activation=activation,
+        activation_evidence=sure,
+        role=role,
+        role_evidence=role_sure,
+        normed=fate.normed if found.kind not in ("norm", "parameter", "prelu") else None,
+        reasons=(*reasons, why, because),
+    )
+
+
+def _activation(view: View, found: Found, fate: Fate) -> tuple[str | None, Evidence, str]:
+    if found.activation is not None:
+        return found.activation.lower(), Evidence.TRACED, "the op applies it itself"
+    node = view.nodes[found.node]
+    if found.kind == "rnn":
+        given = node.attrs.get("activations") or ("Tanh",)
+        name = given[0].decode() if isinstance(given[0], bytes) else str(given[0])
+        return name.lower(), Evidence.TRACED, "the recurrent op applies it itself"
+    if found.kind in ("lstm", "gru"):
+        return "tanh", Evidence.TRACED, "sigmoid gates around a tanh inside the recurrent op"
+    decision = fate.decision
+    if not decision.known:
+        return None, Evidence.ASSUMED, decision.why
+    return decision.name, Evidence.TRACED if decision.agreed else Evidence.NAMED, decision.why
+
+
+def _role(found: Found, fate: Fate, adapter: bool) -> tuple[Role, Evidence, str]:
+    if found.role is not None:
+        sure = Evidence.TRACED if found.kind != "parameter" or found.sure else Evidence.NAMED
+        return found.role, sure, f"role: {found.role}"
+    ends = fate.ends
+    if adapter:
+        return Role.ADAPTER, Evidence.TRACED, "a low-rank product added to what a larger weight makes of the same input"
+    if ends & Ends.CHOICE and fate.weighted:
+        return Role.ROUTER, Evidence.TRACED, "its output chooses among what comes after"
+    if ends & Ends.GATES:
+        return Role.GATE, Evidence.TRACED, "its output multiplies another signal"
+    if ends & Ends.JOIN:
+        return Role.BRANCH_END, Evidence.TRACED, "its output is added to another signal"
+    if not fate.weighted:
+        return Role.HEAD, Evidence.TRACED, "nothing weighted comes after it"
+    if ends == Ends.WEIGHT:
+        return Role.TRUNK, Evidence.TRACED, "its output goes on to the next weight and nowhere else"
+    told: dict[Ends, str] = {
+        Ends.SKIP: "its output also skips ahead",
+        Ends.MERGE: "its output is joined with another signal",
+        Ends.GATED: "its output is multiplied by a gate",
+        Ends.PRODUCT: "its output is multiplied with another signal",
+        Ends.MIX: "its output goes into attention or a product of signals",
+        Ends.SOFTMAX: "its output goes into a softmax",
+        Ends.OUTPUT: "its output is also an output of the graph",
+        Ends.UNKNOWN: "its output goes into an op that is not understood",
+    }
+    why = [text for end, text in told.items() if ends & end]
+    return Role.OTHER, Evidence.TRACED, "; ".join(why) or "no role is proven"
+
+
+def _adapter(view: View, founds: list[Found], found: Found) -> bool:
+    """Whether this is A or B of x W + s (x A) B, with a rank below both sides of W."""
+    if found.kind not in ("linear", "conv"):
+        return False
+    for a, b in _pairs(view, founds, found):
+        rank, wide_in, wide_out = _size(a, "o"), _size(a, "i"), _size(b, "o")
+        if rank >= min(wide_in, wide_out):
+            continue
+        end = _past_scales(view, b.out)
+        for use in view.readers(end):
+            node = view.nodes[use.node]
+            if node.op != "add" or len(node.inputs) != 2:
+                continue
+            other = node.inputs[1 - use.position]
+            for base in founds:
+                if base not in (a, b) and base.kind == found.kind and _past_scales(view, base.out) == other:
+                    same = _before(view, base.source) == _before(view, a.source)
+                    if same and _size(base, "i") == wide_in and _size(base, "o") == wide_out:
+                        return True
+    return False
+
+
+def _pairs(view: View, founds: list[Found], found: Found) -> list[tuple[Found, Found]]:
+    near = [f for f in founds if abs(f.node - found.node) < 64 and f.kind == found.kind and f is not found]
+    after = [(found, f) for f in near if _before(view, f.source) == found.out]
+    before = [(f, found) for f in near if _before(view, found.source) == f.out]
+    return after + before
+
+
+def _size(found: Found, label: str) -> int:
+    n = 1
+    for axis, extent in zip(found.axes, found.weight.shape, strict=True):
+        n *= extent if axis == label else 1
+    return n
+
+
+def _past_scales(view: View, name: str) -> str:
+    """Return the value after multiplications by constants and dropout."""
+    while name not in view.outputs:
+        readers = view.readers(name)
+        if len(readers) != 1:
+            break
+        node = view.nodes[readers[0].node]
+        if node.op not in ("mul", "div", "cast", "dropout", "identity", "reshape") or len(view.moving(node)) != 1:
+            break
+        name = node.outputs[0]
+    return name
+
+
+def _before(view: View, name: str) -> str:
+    """Return the value before casts, dropout and scales."""
+    while name in view.producer:
+        node = view.nodes[view.producer[name]]
+        moving = view.moving(node)
+        if node.op not in ("cast", "dropout", "identity", "mul", "div", "reshape") or len(moving) != 1:
+            break
+        name = node.inputs[moving[0]]
+    return name
+
+
+def _projections(view: View, found: Found) -> tuple[str, ...]:
+    """Return (q, k, v), or (k, v), for one linear layer whose output is split for attention."""
+    if found.kind != "linear" or "s" in found.axes:
+        return ()
+    at = found.out
+    while len(view.readers(at)) == 1:  # an adapter's output may be added on the way
+        node = view.nodes[view.readers(at)[0].node]
+        if node.op not in _MOVES and node.op != "add":
+            break
+        at = node.outputs[0]
+    readers = [u for u in view.readers(at) if u.position == 0]
+    if not readers or any(view.nodes[u.node].op not in _SPLITS for u in readers):
+        return ()
+    pieces = [o for u in readers for o in view.nodes[u.node].outputs if o and view.readers(o)]
+    names = {3: ("q", "k", "v"), 2: ("k", "v")}.get(len(pieces), ())
+    if not names or _size(found, "o") % len(names) or not all(_equal(view, view.nodes[u.node]) for u in readers):
+        return ()
+    plain = len(pieces) == 2  # two halves may be those of a rotary embedding, which are joined again
+    return names if all(_meeting(view, piece, plain) for piece in pieces) else ()
+
+
+def _equal(view: View, node: Node) -> bool:
+    """Whether a split or slice cuts equal pieces, as far as the graph says."""
+    sizes = node.attrs.get("split")
+    if sizes is None and node.op == "split" and len(node.inputs) > 1:
+        tensor = view.constant(node.inputs[1])
+        sizes = None if tensor is None else np.asarray(tensor.load()).ravel().tolist()
+    return not isinstance(sizes, (list, tuple)) or len(set(sizes)) == 1
+
+
+def _meeting(view: View, name: str, plain: bool) -> bool:
+    """Whether a value goes into a product of two signals or an attention op, through moves, scales and norms."""
+    todo, seen = [name], {name}
+    while todo and len(seen) < 40:
+        for use in view.readers(todo.pop()):
+            node = view.nodes[use.node]
+            if node.op.endswith("attention"):
+                return True
+            if node.op in ("matmul", "einsum") and len(view.moving(node)) == 2:
+                return True
+            if plain and node.op in ("concat", "mul", "add", "neg") and len(view.moving(node)) > 1:
+                return False
+            if plain and node.op == "neg":
+                return False
+            if node.op in _MOVES | _SPLITS | {"mul", "div", "add", "neg", "concat", "softmax", "expand"} or (
+                node.op.endswith("norm")
+            ):
+                for out in node.outputs:
+                    if out not in seen:
+                        seen.add(out)
+                        todo.append(out)
+    return False

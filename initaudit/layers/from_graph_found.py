@@ -1,0 +1,151 @@
+"""A weight in use, and what reading one has in common for all ops."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from initaudit.graph.view import View
+from initaudit.types import Array, Role, Tensor
+
+THROUGH = frozenset({"cast", "identity", "dropout", "cast_like"})
+RESHAPES = THROUGH | {"reshape", "flatten", "transpose", "squeeze", "unsqueeze", "view", "contiguous"}
+
+
+@dataclass(slots=True)
+class Found:
+    """A weight in use, while it is being read."""
+
+    node: int
+    kind: str
+    weight: Tensor
+    axes: str
+    source: str  # the activation that goes in
+    out: str  # the value that comes out, bias included
+    bias: Tensor | None = None
+    extra: tuple[Tensor, ...] = ()
+    groups: int = 1
+    parts: tuple[str, ...] = ()
+    stride: tuple[int, ...] = ()
+    role: Role | None = None
+    activation: str | None = None  # where the op itself applies one
+    suffix: str = ""  # tells several weights of one node apart
+    sure: bool = True
+    reasons: list[str] = field(default_factory=list)
+    claimed: list[str] = field(default_factory=list)  # names of constants it accounts for
+
+
+def learned(view: View, name: str) -> Tensor | None:
+    """Return the float constant behind a value, if it is more than one number."""
+    tensor = view.constant(name)
+    return tensor if tensor is not None and tensor.is_float and tensor.size > 0 else None
+
+
+def computed(view: View, name: str) -> list[Tensor]:
+    """Return the float constants a fixed value is computed from, largest first, each name once."""
+    if name not in view.fixed:
+        return []
+    found: dict[str, Tensor] = {}
+    seen, todo = {name}, [name]
+    while todo and len(seen) < 200:
+        at = todo.pop()
+        tensor = view.graph.constants.get(at)
+        if tensor is not None:
+            known = found.get(tensor.name)
+            if tensor.is_float and tensor.size > 1 and (known is None or len(known.shape) < len(tensor.shape)):
+                found[tensor.name] = tensor
+            continue
+        if at not in view.producer or view.nodes[view.producer[at]].op in ("shape", "size"):
+            continue
+        for i in view.nodes[view.producer[at]].inputs:
+            if i and i not in seen:
+                seen.add(i)
+                todo.append(i)
+    return sorted(found.values(), key=lambda t: (-t.size, -len(t.shape)))
+
+
+def operand(
+    view: View, name: str, rank: int, kernel: tuple[int, ...] = ()
+) -> tuple[Tensor, tuple[Tensor, ...], list[str]] | None:
+    """Return a weight of at least `rank` axes, what it is computed from besides, and why."""
+    tensor = learned(view, name)
+    if tensor is not None:
+        return (tensor, (), []) if len(tensor.shape) >= rank else None
+    made = computed(view, name)
+    if not made:
+        return None
+    first, *rest = made
+    long = tuple(n for n in first.shape if n > 1)
+    if kernel and len(first.shape) != rank and len(long) == 2 and long[1] % math.prod(kernel) == 0:
+        shape = (long[0], long[1] // math.prod(kernel), *kernel)
+        first = _reshaped(first, shape)
+    if len(first.shape) < rank:
+        return None
+    return first, tuple(rest), ["the operator's weight is computed from this tensor"]
+
+
+def _reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return replace(tensor, shape=shape, strides=None, load=lambda: tensor.load().reshape(shape))
+
+
+def vector(tensor: Tensor | None, size: int, shape_from_right: int = 0) -> bool:
+    """Whether a constant holds `size` numbers along one axis, `shape_from_right` axes from the last."""
+    if tensor is None or not tensor.is_float or tensor.size != size:
+        return False
+    if len(tensor.shape) <= 1:
+        return shape_from_right == 0 or size == 1
+    place = len(tensor.shape) - 1 - shape_from_right
+    return place >= 0 and tensor.shape[place] == size
+
+
+def follow(view: View, name: str, ops: frozenset[str]) -> str:
+    """Return the value at the end of a chain of single readers of these ops."""
+    while name not in view.outputs:
+        readers = view.readers(name)
+        if len(readers) != 1 or readers[0].position != 0 or view.nodes[readers[0].node].op not in ops:
+            break
+        name = view.nodes[readers[0].node].outputs[0]
+    return name
+
+
+def with_bias(view: View, found: Found, size: int, from_right: int, through: frozenset[str] = THROUGH) -> Found:
+    """Add the vector that the only reader of the output adds, if it is one."""
+    if found.bias is not None:
+        return found
+    end = follow(view, found.out, through)
+    for at in dict.fromkeys((found.out, end)):
+        readers = view.readers(at)
+        if len(readers) != 1 or at in view.outputs:
+            continue
+        node = view.nodes[readers[0].node]
+        if node.op in ("add", "bias_gelu", "bias_split_gelu", "fast_gelu") and len(node.inputs) == 2:
+            bias = view.constant(node.inputs[1 - readers[0].position])
+            if vector(bias, size, from_right):
+                assert bias is not None
+                found.bias = bias
+                if node.op == "add":
+                    found.out = node.outputs[0]
+                return found
+    return found
+
+
+def scaled(weight: Tensor, scale: Tensor, zero: Tensor | None, axis: int) -> Tensor:
+    """Return a quantised tensor as the real numbers it stands for."""
+
+    def spread(values: Array, rank: int) -> Array:
+        if values.size == 1:
+            return values.reshape(())
+        shape = [1] * rank
+        shape[axis if axis >= 0 else axis + rank] = values.size
+        return values.reshape(shape)
+
+    def load() -> Array:
+        values = np.asarray(weight.load()).astype(np.float32)
+        if zero is not None:
+            values = values - spread(np.asarray(zero.load()).astype(np.float32), values.ndim)
+        out: Array = values * spread(np.asarray(scale.load()).astype(np.float32), values.ndim)
+        return out
+
+    return replace(weight, dtype="float32", load=load)

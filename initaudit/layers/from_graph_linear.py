@@ -1,0 +1,243 @@
+"""Products with a weight: dense layers in every spelling, integers, stacked experts, whole attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from initaudit.graph.view import View
+from initaudit.layers.from_graph_found import THROUGH, Found, follow, learned, operand, scaled, with_bias
+from initaudit.types import Node, Role, Tensor
+
+# ---- linear
+
+
+def gemm(view: View, index: int, node: Node) -> Iterator[Found]:
+    """Read Gemm: either side, transposed or not."""
+    a, b = node.inputs[0], node.inputs[1]
+    if b in view.fixed and a not in view.fixed:
+        got, axes, source = operand(view, b, 2), "oi" if node.attrs.get("transB") else "io", a
+    elif a in view.fixed:
+        got, axes, source = operand(view, a, 2), "io" if node.attrs.get("transA") else "oi", b
+    else:
+        return
+    if got is None or len(got[0].shape) != 2:
+        return
+    weight, extra, why = got
+    found = Found(index, "linear", weight, axes, source, node.outputs[0], extra=extra, reasons=why)
+    side = "B" if source == a else "A"
+    found.reasons.append(f"Gemm's {side}, stored ({'out, in' if axes == 'oi' else 'in, out'})")
+    if float(node.attrs.get("alpha", 1.0)) != 1.0:
+        found.reasons.append(f"scaled by alpha = {node.attrs['alpha']:.4g}")
+    if len(node.inputs) > 2:
+        found.bias = learned(view, node.inputs[2])
+    yield with_bias(view, found, weight.shape[axes.index("o")], 0 if side == "B" else 1)
+
+
+def _matmul_of(
+    view: View, index: int, sides: tuple[str, str], out: str, weight: Tensor | None = None, flip: bool = False
+) -> Found | None:
+    """Return the linear layer of a product with one constant side; `weight` replaces the constant."""
+    a, b = sides
+    if b in view.fixed and a not in view.fixed:
+        right, source = True, a
+    elif a in view.fixed and b not in view.fixed:
+        right, source = False, b
+    elif b in view.fixed and learned(view, b) is not None:
+        right, source = True, a  # of a learned input, as the queries of a decoder, or of a table of positions
+    else:
+        return None
+    got = (weight, (), []) if weight is not None else operand(view, b if right else a, 2)
+    if got is None or got[0] is None or len(got[0].shape) < 2:
+        return None
+    tensor, extra, why = got
+    inner, outer = ("i", "o") if right != flip else ("o", "i")
+    axes = "s" * (len(tensor.shape) - 2) + inner + outer
+    if not right and tensor.shape[axes.index("i")] == 1:
+        return None  # an outer product with a table of frequencies
+    found = Found(index, "linear", tensor, axes, source, out, extra=extra, reasons=[*why])
+    form = "in, out" if axes.endswith("io") else "out, in"
+    found.reasons.append(f"MatMul's {'right' if right else 'left'} side, stored ({form})")
+    if "s" in axes:
+        found.reasons.append("stacked operators, one per leading index")
+    return found
+
+
+def matmul(view: View, index: int, node: Node) -> Iterator[Found]:
+    """Read a product of which one side is a weight, or experts chosen by index."""
+    flip = bool(node.attrs.get("transB")) if node.inputs[1] in view.fixed else bool(node.attrs.get("transA"))
+    found = _matmul_of(view, index, (node.inputs[0], node.inputs[1]), node.outputs[0], flip=flip)
+    if found is None:
+        yield from _chosen(view, index, node)
+    if found is not None:
+        right = found.source == node.inputs[0]
+        yield with_bias(view, found, found.weight.shape[found.axes.index("o")], 0 if right else 1)
+
+
+def _stack(view: View, name: str) -> tuple[Tensor, bool] | None:
+    """Return the stack of operators that a value was chosen from by index, and whether it was transposed since."""
+    turned = False
+    while name in view.producer:
+        node = view.nodes[view.producer[name]]
+        if node.op == "gather":
+            tensor = learned(view, node.inputs[0])
+            picked = int(node.attrs.get("axis", 0) or 0) == 0 and tensor is not None and len(tensor.shape) >= 3
+            return (tensor, turned) if picked and tensor is not None else None
+        if node.op == "transpose":
+            turned = not turned
+        elif node.op not in THROUGH:
+            return None
+        name = node.inputs[0]
+    return None
+
+
+def _chosen(view: View, index: int, node: Node) -> Iterator[Found]:
+    """Read a product with experts that were looked up by the router's choice."""
+    for place in (0, 1):
+        stack = _stack(view, node.inputs[place])
+        if stack is None:
+            continue
+        tensor, turned = stack
+        axes = "s" * (len(tensor.shape) - 2) + ("io" if (place == 1) != turned else "oi")
+        found = Found(index, "linear", tensor, axes, node.inputs[1 - place], node.outputs[0])
+        found.reasons.append("experts, one per leading index, looked up by the router's choice")
+        yield found
+        return
+
+
+def linear(view: View, index: int, node: Node) -> Iterator[Found]:
+    """Read torch's linear: input, weight (out, in), bias."""
+    got = operand(view, node.inputs[1], 2)
+    if got is None or len(got[0].shape) != 2:
+        return
+    found = Found(index, "linear", got[0], "oi", node.inputs[0], node.outputs[0], extra=got[1], reasons=got[2])
+    found.reasons.append("linear's weight, stored (out, in)")
+    found.bias = learned(view, node.inputs[2]) if len(node.inputs) > 2 else None
+    yield with_bias(view, found, got[0].shape[0], 0)
+
+
+def quantised_matmul(places: tuple[int, ...]) -> Callable[[View, int, Node], Iterator[Found]]:
+    """Read a product of integers; places: a, b, scale of b, zero of b, bias (-1: none)."""
+
+    def read(view: View, index: int, node: Node) -> Iterator[Found]:
+        def at(place: int) -> Tensor | None:
+            return view.constant(node.inputs[place]) if 0 <= place < len(node.inputs) else None
+
+        a, b, scale_at, zero_at, bias_at = places
+        raw, zero, scale = at(b), at(zero_at), at(scale_at)
+        out = node.outputs[0]
+        if raw is None or len(raw.shape) < 2:
+            return
+        why = "integers times their scale"
+        if scale is None and scale_at < 0:
+            scale, out = later_scale(view, out)
+        if scale is None:
+            why = "integers, their scale is not in the graph"
+        weight = scaled(raw, scale, zero, -1) if scale is not None else replace(raw, dtype="qint8")
+        flip = bool(node.attrs.get("transB"))
+        found = _matmul_of(view, index, (node.inputs[a], node.inputs[b]), out, weight, flip)
+        if found is None:
+            return
+        found.reasons.append(why)
+        bias = at(bias_at)
+        found.bias = bias if bias is not None and bias.is_float else None
+        yield with_bias(view, found, weight.shape[found.axes.index("o")], 0)
+
+    return read
+
+
+def later_scale(view: View, out: str) -> tuple[Tensor | None, str]:
+    """Return the constant scale that an integer product is multiplied by, and the value after it."""
+    at = follow(view, out, THROUGH)
+    for use in view.readers(at):
+        node = view.nodes[use.node]
+        if node.op != "mul":
+            continue
+        other = node.inputs[1 - use.position]
+        if (scale := view.constant(other)) is not None:
+            return scale, node.outputs[0]
+        if other in view.producer:
+            inner = view.nodes[view.producer[other]]
+            for name in inner.inputs if inner.op == "mul" else ():
+                if (scale := view.constant(name)) is not None:
+                    return scale, node.outputs[0]
+    return None, out
+
+
+def einsum(view: View, index: int, node: Node) -> Iterator[Found]:
+    """Read an einsum with one constant operand: its labels say which axes are in, out and stacked."""
+    equation = node.attrs.get("equation", "")
+    equation = (equation.decode() if isinstance(equation, bytes) else str(equation)).replace(" ", "")
+    left, _, right = equation.partition("->")
+    terms = left.split(",")
+    if len(terms) != len(node.inputs):
+        return
+    fixed = [k for k, name in enumerate(node.inputs) if learned(view, name) is not None]
+    moving = view.moving(node)
+    if len(fixed) != 1 or not moving or "." in terms[fixed[0]]:
+        return
+    tensor = view.constant(node.inputs[fixed[0]])
+    others = "".join(terms[k] for k in moving)
+    labels = terms[fixed[0]]
+    if tensor is None or len(labels) != len(tensor.shape):
+        return
+    if not right:
+        right = "".join(sorted(c for c in set(left) - {","} if left.count(c) == 1))
+    axes = "".join("i" if c not in right else "o" if c not in others else "s" for c in labels)
+    source = node.inputs[moving[-1] if len(moving) > 1 and moving[0] > fixed[0] else moving[0]]
+    if len(labels) == 3 and axes in ("iio", "ioi") and any(terms[k] and labels[0] in terms[k] for k in moving[1:]):
+        axes = "s" + axes[1:]  # experts, summed with the weights of a router
+    elif len(labels) == 3 and axes in ("oio", "ooi") and _stack_ahead(view, node.outputs[0], tensor.shape[0]):
+        axes = "s" + axes[1:]
+    if "o" not in axes or "i" not in axes:
+        return
+    found = Found(index, "linear", tensor, axes, source, node.outputs[0])
+    found.reasons.append(f"einsum {equation}: axes {axes}")
+    yield with_bias(view, found, int(np.prod([n for n, c in zip(tensor.shape, axes, strict=True) if c == "o"])), 0)
+
+
+def _stack_ahead(view: View, name: str, extent: int) -> bool:
+    """Whether the next weight stacks as many operators as the leading axis of this one."""
+    todo, seen = [name], {name}
+    while todo and len(seen) < 30:
+        for use in view.readers(todo.pop()):
+            node = view.nodes[use.node]
+            if node.op in ("einsum", "matmul"):
+                tensors = [learned(view, i) for i in node.inputs]
+                return any(t is not None and len(t.shape) == 3 and t.shape[0] == extent for t in tensors)
+            for out in node.outputs:
+                if out not in seen:
+                    seen.add(out)
+                    todo.append(out)
+    return False
+
+
+# ---- whole attention with its projections inside
+
+
+def attention(view: View, index: int, node: Node) -> Iterator[Found]:
+    """Read attention with its packed projections inside (input, weight, bias)."""
+    weight = learned(view, node.inputs[1]) if len(node.inputs) > 1 else None
+    if weight is None or len(weight.shape) != 2:
+        return
+    found = Found(index, "linear", weight, "io", node.inputs[0], node.outputs[0], parts=("q", "k", "v"))
+    found.reasons.append("query, key and value projections of a fused attention")
+    found.bias = learned(view, node.inputs[2]) if len(node.inputs) > 2 else None
+    found.role = Role.OTHER
+    yield found
+
+
+def qattention(view: View, index: int, node: Node) -> Iterator[Found]:
+    """Read the same in integers."""
+    raw, scale = view.constant(node.inputs[1]), view.constant(node.inputs[4])
+    if raw is None or scale is None or len(raw.shape) != 2:
+        return
+    zero = view.constant(node.inputs[7]) if len(node.inputs) > 7 else None
+    found = Found(index, "linear", scaled(raw, scale, zero, -1), "io", node.inputs[0], node.outputs[0])
+    found.parts = ("q", "k", "v")
+    found.bias = learned(view, node.inputs[2])
+    found.role = Role.OTHER
+    found.reasons.append("query, key and value projections of a fused attention, integers times their scale")
+    yield found

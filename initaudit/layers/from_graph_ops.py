@@ -1,0 +1,147 @@
+"""Convolutions, look-ups in tables, and recurrent ops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+from initaudit.graph.view import View
+from initaudit.layers.from_graph_found import THROUGH, Found, follow, learned, operand, scaled, with_bias
+from initaudit.layers.from_graph_linear import later_scale
+from initaudit.types import Node, Role, Tensor
+
+# ---- convolution
+
+
+def conv(places: tuple[int, int, int], transposed: bool = False) -> Callable[[View, int, Node], Iterator[Found]]:
+    """Read a convolution whose input, weight and bias are at these places."""
+
+    def read(view: View, index: int, node: Node) -> Iterator[Found]:
+        source, at, bias = places
+        if len(node.inputs) <= at:
+            return
+        kernel = tuple(int(n) for n in node.attrs.get("kernel_shape") or ())
+        got = operand(view, node.inputs[at], 2 + max(1, len(kernel)), kernel)
+        if got is None:
+            return
+        weight, extra, why = got
+        axes = ("io" if transposed else "oi") + "k" * (len(weight.shape) - 2)
+        kind = "conv_transpose" if transposed else "conv"
+        found = Found(index, kind, weight, axes, node.inputs[source], node.outputs[0], extra=extra, reasons=why)
+        found.groups = int(node.attrs.get("group", node.attrs.get("groups", 1)) or 1)
+        stride = node.attrs.get("strides", node.attrs.get("stride")) or ()
+        found.stride = tuple(int(s) for s in (stride if isinstance(stride, (tuple, list)) else (stride,)))
+        out = weight.shape[1] * found.groups if transposed else weight.shape[0]
+        found.reasons.append(f"{kind} of {found.groups} group{'s' if found.groups > 1 else ''}")
+        if len(node.inputs) > bias and node.inputs[bias]:
+            found.bias = learned(view, node.inputs[bias])
+        activation = node.attrs.get("activation")
+        if activation:
+            found.activation = activation.decode() if isinstance(activation, bytes) else str(activation)
+        yield with_bias(view, found, out, len(weight.shape) - 2)
+
+    return read
+
+
+def integer_conv(view: View, index: int, node: Node) -> Iterator[Found]:
+    """Read qlinear_conv (x, sx, zx, w, sw, zw, ...) and conv_integer (x, w, zx, zw)."""
+    full = node.op == "qlinear_conv"
+    place = 3 if full else 1
+    raw = view.constant(node.inputs[place]) if len(node.inputs) > place else None
+    if raw is None or len(raw.shape) < 3:
+        return
+    zero_at = 5 if full else 3
+    zero = view.constant(node.inputs[zero_at]) if len(node.inputs) > zero_at else None
+    scale, out = (view.constant(node.inputs[4]), node.outputs[0]) if full else later_scale(view, node.outputs[0])
+    weight = scaled(raw, scale, zero, 0) if scale is not None else replace(raw, dtype="qint8")
+    found = Found(index, "conv", weight, "oi" + "k" * (len(raw.shape) - 2), node.inputs[0], out)
+    found.groups = int(node.attrs.get("group", 1))
+    found.stride = tuple(int(s) for s in node.attrs.get("strides") or ())
+    found.reasons.append("integers times their scale" if scale is not None else "integers without a scale")
+    found.claimed += [node.inputs[8]] if full and len(node.inputs) > 8 else []
+    yield with_bias(view, found, raw.shape[0], len(raw.shape) - 2)
+
+
+# ---- look-ups
+
+
+def gather(view: View, index: int, node: Node) -> Iterator[Found]:
+    """Read rows looked up by index: an embedding, unless the choice is fixed."""
+    table, ids = node.inputs[0], node.inputs[1]
+    tensor = learned(view, table)
+    if tensor is None or len(tensor.shape) < 2 or int(node.attrs.get("axis", 0) or 0) != 0:
+        return
+    picked = view.constant(ids)
+    if picked is not None and (picked.size <= 1 or not tensor.name.endswith("weight")):
+        return  # a fixed choice of rows, not a look-up
+    end = follow(view, node.outputs[0], THROUGH | {"transpose"})
+    if len(tensor.shape) > 2 and any(view.nodes[use.node].op == "matmul" for use in view.readers(end)):
+        return  # a stack of experts
+    found = Found(index, "embedding", tensor, "i" + "o" * (len(tensor.shape) - 1), ids, node.outputs[0])
+    found.role = Role.EMBEDDING
+    found.reasons.append("rows looked up by index")
+    yield found
+
+
+def embedding(view: View, index: int, node: Node) -> Iterator[Found]:
+    """Read torch's embedding: table and indices in either order."""
+    for place, name in enumerate(node.inputs[:2]):
+        tensor = learned(view, name)
+        if tensor is not None and len(tensor.shape) >= 2:
+            ids = node.inputs[1 - place] if len(node.inputs) > 1 else ""
+            axes = "i" + "o" * (len(tensor.shape) - 1)
+            found = Found(index, "embedding", tensor, axes, ids, node.outputs[0], role=Role.EMBEDDING)
+            found.reasons.append("rows looked up by index")
+            yield found
+            return
+
+
+def embed_layer_norm(view: View, index: int, node: Node) -> Iterator[Found]:
+    """Read three embeddings that are added and normalised in one op."""
+    for place, suffix in ((2, "word"), (3, "position"), (4, "segment")):
+        tensor = learned(view, node.inputs[place]) if len(node.inputs) > place else None
+        if tensor is not None and len(tensor.shape) == 2:
+            found = Found(index, "embedding", tensor, "io", node.inputs[0], node.outputs[0], role=Role.EMBEDDING)
+            found.suffix = suffix
+            found.reasons.append("rows looked up by index, then normalised")
+            yield found
+
+
+# ---- recurrent
+
+
+_GATES: Mapping[str, tuple[str, ...]] = {"lstm": ("i", "o", "f", "c"), "gru": ("z", "r", "h"), "rnn": ("h",)}
+
+
+def _part(tensor: Tensor, where: tuple[int | slice, ...], shape: tuple[int, ...], offset: int) -> Tensor:
+    return replace(
+        tensor, shape=shape, load=lambda: tensor.load()[where], offset=tensor.offset + offset, strides=None,
+        storage=tensor.storage or tensor.name,
+    )  # fmt: skip
+
+
+def recurrent(view: View, index: int, node: Node) -> Iterator[Found]:
+    """Read the input and recurrent weights of each direction, gates as parts."""
+    gates = _GATES[node.op]
+    bias = learned(view, node.inputs[3]) if len(node.inputs) > 3 else None
+    for place, which in ((1, "ih"), (2, "hh")):
+        whole = learned(view, node.inputs[place]) if len(node.inputs) > place else None
+        if whole is None or len(whole.shape) != 3 or whole.shape[1] % len(gates):
+            continue
+        directions, rows, columns = whole.shape
+        for d in range(directions):
+            weight, axes = whole, "soi"
+            if directions > 1:
+                weight = _part(whole, (d,), (rows, columns), d * rows * columns)
+                axes = "oi"
+            found = Found(index, node.op, weight, axes, node.inputs[0], node.outputs[0])
+            found.parts = gates if len(gates) > 1 else ()
+            found.suffix = f"weight_{which}" + ("_reverse" if d else "")
+            found.reasons.append(
+                f"{node.op} {'input' if which == 'ih' else 'recurrent'} weights, gates {''.join(gates)}"
+            )
+            if bias is not None and bias.shape == (directions, 2 * rows):
+                start = 0 if which == "ih" else rows
+                found.bias = _part(bias, (d, slice(start, start + rows)), (rows,), d * 2 * rows + start)
+            found.role = Role.OTHER
+            yield found
