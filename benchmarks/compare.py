@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import traceback
 from collections import defaultdict
@@ -87,6 +88,8 @@ def _readings(report: Report, records: dict[str, Record]) -> Record:
         names = _names(layer, records, prints)
         matched.update(names)
         if not names:
+            if layer.fan_in is None:
+                continue  # a vector or a constant of the graph claims nothing that could be wrong
             unmatched.append(f"{layer.weight.name} {list(layer.weight.shape)} {layer.kind}")
             continue
         found = [records[name] for name in names]
@@ -117,9 +120,18 @@ def _names(layer: Layer, records: dict[str, Record], prints: dict[int, list[str]
             return [candidate]
     values = np.asarray(layer.weight.load())
     whole = _alike(values, records, prints)
-    if whole or not layer.axes.startswith("s"):
-        return whole
-    return [name for piece in values for name in _alike(piece, records, prints)]  # directions, experts
+    if not whole and layer.axes.startswith("s"):  # directions, experts
+        whole = [name for piece in values for name in _alike(piece, records, prints)]
+    return whole or _by_path(layer, records)
+
+
+def _by_path(layer: Layer, records: dict[str, Record]) -> list[str]:
+    """The parameter of the module that the layer is named after: an exporter changed its values (a folded norm)."""
+    path = re.sub(r"_\d+$", "", layer.name.removeprefix("model."))
+    whole, fused = f"{path}.weight", f"{path}.in_proj_weight"
+    if whole in records and records[whole]["size"] == layer.weight.size:
+        return [whole]
+    return [fused] if fused in records and records[fused]["size"] > layer.weight.size else []
 
 
 def _alike(values: Any, records: dict[str, Record], prints: dict[int, list[str]]) -> list[str]:

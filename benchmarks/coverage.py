@@ -109,7 +109,7 @@ def _run(step: str, name: str, folder: Path, answers: Path | None = None) -> str
     if done.returncode == 0:
         return None
     last = done.stderr.strip().splitlines()[-1:] or ["no output"]
-    return re.sub(r"/\S*/", "", f"{step}: exit {done.returncode}: {last[0]}")[:300]
+    return re.sub(r"(?<![:/\w])/(\S+/)+", "", f"{step}: exit {done.returncode}: {last[0]}")[:300]
 
 
 def _step(step: str, name: str, where: str) -> int:

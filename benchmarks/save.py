@@ -36,7 +36,7 @@ def _reason(error: BaseException) -> str:
     """The first cause in one line, without the colours, paths and listings that exporters wrap around it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = re.sub(r"\x1b\[[0-9;]*m|\[Caused by .*|/\S*/", "", " ".join(str(error).split()))
+    text = re.sub(r"\x1b\[[0-9;]*m|\[Caused by .*|(?<![:/\w])/(\S+/)+", "", " ".join(str(error).split()))
     return f"{type(error).__name__}: {text}"[:MESSAGE]
 
 

@@ -45,8 +45,7 @@ def _identity(layer: Layer, stats: Stats) -> Law | None:
     ones = rows.square[rows.nonzero == 1]
     if not _equal(ones, eps) or not _equal(np.array([stats.max, math.sqrt(float(ones[0]))]), eps):
         return None
-    stacked = math.prod(n for label, n in zip(layer.axes, layer.weight.shape, strict=True) if label == "s")
-    if columns.nonzero.max() > max(layer.groups, stacked):
+    if columns.nonzero.max() > 1:
         return None
     name = "dirac" if "k" in layer.axes and math.prod(layer.weight.shape) > rows.nonzero.size**2 else "identity"
     name = "dirac" if "k" in layer.axes else name
@@ -60,8 +59,6 @@ def _delta(layer: Layer, stats: Stats) -> Law | None:
     if kernel < 2 or left * kernel != stats.count or stats.columns.nonzero.size < 2:
         return None
     squares = stats.columns.square
-    if layer.groups > 1 and "i" in layer.axes and layer.axes.find("i") > layer.axes.find("o"):
-        squares = squares / layer.groups
     if not _equal(squares, max(EPS.get(layer.weight.dtype, 0.0), 1e-5)):
         return None
     return Law(_scheme("delta-orthogonal", math.sqrt(float(squares.mean()))), "delta-orthogonal")

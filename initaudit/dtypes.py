@@ -29,5 +29,6 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     if name in _ML:
         import ml_dtypes  # noqa: PLC0415  costs 20 ms, and most files never need it
 
-        return np.dtype(getattr(ml_dtypes, name))
+        held: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return held
     raise UnsupportedError(f"element type {name} is not read yet; read are {', '.join([*_NUMPY, *sorted(_ML)])}")

@@ -41,8 +41,9 @@ def _snake(name: str) -> str:
 _ROWS = {
     "weighted": """
         Gemm MatMul=matmul FusedMatMul=matmul TransposeMatMul=matmul FusedGemm=gemm GemmFastGelu
-        MatMulInteger=matmul_integer MatMulIntegerToFloat=matmul_integer_to_float 
-        DynamicQuantizeMatMul=dynamic_quantize_matmul QLinearMatMul=qlinear_matmul QGemm=qgemm QLinearConv=qlinear_conv ConvInteger=conv_integer
+        MatMulInteger=matmul_integer MatMulIntegerToFloat=matmul_integer_to_float
+        DynamicQuantizeMatMul=dynamic_quantize_matmul QLinearMatMul=qlinear_matmul QGemm=qgemm
+        QLinearConv=qlinear_conv ConvInteger=conv_integer
         MatMulNBits=matmul_nbits MatMulBnb4=matmul_bnb4 Conv FusedConv=conv NhwcConv=conv_nhwc ConvTranspose DeformConv
         Einsum LSTM=lstm GRU=gru RNN=rnn DynamicQuantizeLSTM=dynamic_quantize_lstm =linear =embedding =bilinear
         =embedding_bag MoE=moe QMoE=qmoe EmbedLayerNormalization=embed_layer_norm

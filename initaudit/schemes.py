@@ -60,6 +60,7 @@ class Scheme:
     spread: Variance = field(repr=False)
     defaults: Params = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
+    fixed: Params = field(default_factory=dict)  # parameters of the law that nobody may change
     fans: bool = False  # its variance follows from the layer's fans
 
     def params(self, given: Params) -> dict[str, Value]:
@@ -99,7 +100,7 @@ class Scheme:
             UsageError: the shape does not allow this scheme.
         """
         params = self.params(given)
-        return DRAW[self.law](shape, Draw(self.spread(fans, params), params, blocks, rng))
+        return DRAW[self.law](shape, Draw(self.spread(fans, params), {**params, **self.fixed}, blocks, rng))
 
     def call(self, weight: str, fans: Fans, /, **given: Value) -> str:
         """Return a torch.nn.init call that draws the same law whatever the layout of `weight`."""
@@ -311,7 +312,7 @@ ROWS: tuple[Scheme, ...] = (
         "siren-first",
         "uniform",
         "U(+-1/fan_in): the first layer of a SIREN",
-        "Sitzmann et al. 2020, supplement 1.5",
+        "Sitzmann et al. 2020, supplement",
         "",
         _siren_first,
         fans=True,
@@ -320,7 +321,7 @@ ROWS: tuple[Scheme, ...] = (
         "orthogonal",
         "orthogonal",
         "all singular values equal to the gain, per gate and per group",
-        "Saxe et al. 2014, section 3",
+        "Saxe et al. 2014",
         "torch.nn.init.orthogonal_(w, gain={gain})",
         _orthogonal,
         {"gain": 1.0},
@@ -331,7 +332,7 @@ ROWS: tuple[Scheme, ...] = (
         "delta-orthogonal",
         "delta-orthogonal",
         "an orthogonal matrix at the kernel's centre, zero around it: every frequency passes alike",
-        "Xiao et al. 2018, algorithm 2",
+        "Xiao et al. 2018",
         "",
         _delta,
         {"gain": 1.0},
@@ -368,7 +369,14 @@ ROWS: tuple[Scheme, ...] = (
         aliases=("zero",),
     ),
     Scheme(
-        "ones", "constant", "all 1: for the scales of norms", "-", "torch.nn.init.ones_(w)", _none, aliases=("one",)
+        "ones",
+        "constant",
+        "all 1: for the scales of norms",
+        "-",
+        "torch.nn.init.ones_(w)",
+        _none,
+        aliases=("one",),
+        fixed={"value": 1.0},
     ),
     Scheme(
         "constant",
@@ -384,7 +392,7 @@ ROWS: tuple[Scheme, ...] = (
         "sparse",
         "sparse",
         "zeros in equal numbers per column, a normal law elsewhere",
-        "Martens 2010, section 5",
+        "Martens 2010",
         "torch.nn.init.sparse_(w, sparsity={sparsity}, std={std})",
         _sparse,
         {"sparsity": 0.9, "std": 0.01},

@@ -21,6 +21,7 @@ from initaudit.types import Measured, Role, State, Stats, Tensor
 _FAR = 6.0  # standard errors at which one tensor speaks alone
 _MANY = 1000  # entries from which a law alone tells a new tensor from a moved one
 _TOGETHER = 4.5  # at which all weights together do
+_BACKED = 3.0  # likewise where the biases say the same
 
 
 class What(StrEnum):
@@ -57,10 +58,11 @@ def judge(measured: Sequence[Measured]) -> tuple[State, tuple[str, ...]]:
             return State.FRESH, reasons
         return State.UNKNOWN, (*reasons, "norms say fresh, weights do not")
     kinds = sum(1 for what in What if moved[what] > still[what])
-    if not still[What.NORM] + shifted and _drifted(own):
+    if not still[What.NORM] + shifted and _drifted(own, _BACKED if kinds else _TOGETHER):
         kinds += 1
         reasons = (*reasons, "the weights together are less even than independent draws")
-    if kinds >= 2 or (kinds and not any(still.values()) and sum(moved.values()) >= 2):
+    single = len({vote.what for vote in cast}) == 1 and sum(moved.values()) >= 2
+    if kinds >= 2 or (kinds and single):
         new = [m.layer.name for m, ballot in ballots if _untouched(m, ballot)]
         if new:
             return State.MIXED, (*reasons, f"still as drawn: {_some(new)}")
@@ -145,7 +147,7 @@ def _unevenness(stats: Stats, law: str) -> tuple[float, float]:
     return rows, columns
 
 
-def _drifted(measured: Sequence[Measured]) -> bool:
+def _drifted(measured: Sequence[Measured], sure: float) -> bool:
     """Whether the weights of independent laws, taken together, are uneven or off zero: a trace of small steps.
 
     Equal copies of a layer count once. Stouffer's sum for the unevenness, a chi-square for the means.
@@ -167,7 +169,7 @@ def _drifted(measured: Sequence[Measured]) -> bool:
     together = sum(uneven) / math.sqrt(max(len(uneven), 1))
     v = 2 / (9 * len(means))
     off = ((sum(means) / len(means)) ** (1 / 3) - (1 - v)) / math.sqrt(v)
-    return together > _TOGETHER or off > _TOGETHER
+    return together > sure or off > sure
 
 
 def _few_values(stats: Stats) -> bool:

@@ -78,7 +78,7 @@ def read(path: Path) -> Model:
         raise _pipeline(path)
     candidates, skipped, refusal = _candidates(path, names)
     if not candidates:
-        raise refusal or _nothing(path)
+        raise refusal or _nothing(path, len(names))
     chosen = _choose(candidates)
     model = formats.read_part(chosen.path)
     config, unread = neighbours(chosen.path, signed=False)
@@ -176,7 +176,7 @@ def _holds_weights(path: Path) -> bool:
     return path.is_dir() and any(Path(entry.name).suffix in _SUFFIXES for entry in path.iterdir())
 
 
-def _nothing(path: Path) -> InitauditError:
+def _nothing(path: Path, count: int) -> InitauditError:
     """Say where below this folder there is something that looks like a model."""
     hints: list[str] = []
     seen = 0
@@ -190,4 +190,8 @@ def _nothing(path: Path) -> InitauditError:
         level = below
     if hints:
         return UnknownFormatError(f"no model file in this folder; below it there are some: {', '.join(hints[:6])}")
+    if count > _MOST:
+        return UnknownFormatError(
+            f"no model file known by its suffix, nor by its content among the first {_MOST} files"
+        )
     return UnknownFormatError("no model file in this folder")

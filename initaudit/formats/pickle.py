@@ -12,15 +12,15 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from initaudit.errors import CorruptFileError, ReadError
+from initaudit.errors import CorruptFileError, ReadError, UnsafeFileError
 from initaudit.formats.pickle_values import PLAIN, Record, as_key
 from initaudit.types import Global
 
 Buffer = bytes | memoryview
 
-MAX_OPCODES = (
-    10_000_000  # a pickled model of a thousand layers needs a hundredth of it; 10 s and 1 GB at the very worst
-)
+MAX_OPCODES = 8_000_000  # a pickled model of a thousand layers needs a fiftieth of it; some seconds at the worst
+MAX_OBJECTS = 2_000_000  # containers and records: one instruction makes one, and each takes a hundred bytes
+MAX_OPEN_MARKS = 10_000  # how deep containers may be under construction
 MAX_INTEGER_BYTES = 1024  # no number in a model is larger; printing one takes time quadratic in it
 _UINT32 = struct.Struct("<I").unpack_from
 KEPT_AS_VIEW = 4096  # byte strings from this size on are views of the file, not copies
@@ -48,6 +48,7 @@ class Unpickler:
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.globals: dict[str, Global] = {}
+        self.objects = 0
 
     @property
     def end(self) -> int:
@@ -69,7 +70,7 @@ class Unpickler:
                     break
                 operation(self)
             else:
-                raise CorruptFileError(f"the pickle goes on after {MAX_OPCODES} instructions")
+                raise UnsafeFileError(f"the pickle goes on after {MAX_OPCODES} instructions")
             if self.marks or len(self.stack) != 1:
                 raise CorruptFileError(f"the pickle ends at byte {self.pos} with {len(self.stack)} values, not one")
             return self.stack.pop()
@@ -133,6 +134,13 @@ class Unpickler:
             known = self.globals[full] = Global(full)
         return known
 
+    def name_lines(self) -> Global:
+        """Return the class or function named by the next two lines."""
+        module = self.line().decode()
+        if not _NAME.fullmatch(module):
+            raise ValueError(f"{module[:60]!r} is no module")
+        return self.name(module, self.line().decode())
+
     # -- what several opcodes share
 
     def pop_mark(self) -> list[Any]:
@@ -153,8 +161,15 @@ class Unpickler:
             make = PLAIN.get(func.name) if type(func) is Global else None
             value = make(args) if make is not None else None
             if value is not None:
-                return value
-        return Record(func, args, kwargs)
+                return self.counted(value)
+        return self.counted(Record(func, args, kwargs))
+
+    def counted(self, value: object) -> object:
+        """Return a new container or record, if there may be one more."""
+        self.objects += 1
+        if self.objects > MAX_OBJECTS:
+            raise UnsafeFileError(f"the pickle makes more than {MAX_OBJECTS} objects")
+        return value
 
     def set_items(self, pairs: list[Any]) -> None:
         """Store key, value, key, value, ... in the container on top of the stack."""
@@ -221,7 +236,7 @@ class Unpickler:
 
     def instance(self) -> None:
         """Handle INST: class name in the stream, arguments since the mark."""
-        cls = self.name(self.line().decode(), self.line().decode())
+        cls = self.name_lines()
         self.stack, args = self.marks.pop(), tuple(self.stack)
         self.stack.append(self.call(cls, args))
 
@@ -287,12 +302,14 @@ def _push_last(count: int) -> Callable[[Unpickler], None]:
 def _mark(u: Unpickler) -> None:
     u.marks.append(u.stack)
     u.stack = []
+    if len(u.marks) > MAX_OPEN_MARKS:
+        raise UnsafeFileError(f"the pickle opens more than {MAX_OPEN_MARKS} containers in one another")
 
 
 def _since_mark(make: Callable[[list[Any]], object]) -> Callable[[Unpickler], None]:
     def run(u: Unpickler) -> None:
         values = u.pop_mark()
-        u.stack.append(make(values))
+        u.stack.append(u.counted(make(values)))
 
     return run
 
@@ -412,10 +429,10 @@ _OPERATIONS: dict[bytes, Callable[[Unpickler], object] | None] = {
     b"\x96": _push(lambda u: u.take_large(u.number(8))),
     b"\x97": _push(lambda u: Record(Global("out-of-band buffer"))),
     b"\x98": lambda u: None,  # READONLY_BUFFER
-    b"]": _push(lambda u: []),
-    b"}": _push(lambda u: {}),
+    b"]": _push(lambda u: u.counted([])),
+    b"}": _push(lambda u: u.counted({})),
     b")": _push(lambda u: ()),
-    b"\x8f": _push(lambda u: set()),
+    b"\x8f": _push(lambda u: u.counted(set())),
     b"\x85": _push_last(1),
     b"\x86": _push_last(2),
     b"\x87": _push_last(3),
@@ -439,7 +456,7 @@ _OPERATIONS: dict[bytes, Callable[[Unpickler], object] | None] = {
     b"g": _push(lambda u: u.memo[_decimal(u.line())]),
     b"h": _get,
     b"j": _long_get,
-    b"c": _push(lambda u: u.name(u.line().decode(), u.line().decode())),
+    b"c": _push(lambda u: u.name_lines()),
     b"\x93": Unpickler.stack_global,
     b"\x82": _extension(1),
     b"\x83": _extension(2),

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from initaudit.errors import CorruptFileError, ReadError, UnsafeFileError
+from initaudit.errors import ReadError, UnsafeFileError
 from initaudit.formats.pickle_values import Record
 from initaudit.formats.torch_module import ModuleWalk, class_name, module_state, settings, state_of
 from initaudit.formats.torch_tensor import Found, Lost, Rebuilder
 from initaudit.formats.torch_tree import Branch, Left, Node, Pruner, Whole, holds_tensors, locate
 from initaudit.types import Model, Module, Skip, Tensor
 
-MAX_TENSORS = 1_000_000
+MAX_TENSORS = 200_000
 MAX_WRAPPERS = 4  # modules with one child that a configuration is looked for in
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "_extra_state")
 _CONFIGS = ("config", "model_config", "model_args", "hyper_parameters", "hparams", "args", "cfg", "opt")
@@ -60,7 +60,7 @@ class _Builder:
     def emit(self, name: str, found: Found, buffer: bool) -> str | None:
         """Add a tensor, or why there is none, and return its name."""
         if len(self.tensors) + len(self.skipped) >= MAX_TENSORS:
-            raise CorruptFileError(f"more than {MAX_TENSORS} tensors, many of them the same")
+            raise UnsafeFileError(f"more than {MAX_TENSORS} tensors, many of them the same")
         name = name or "tensor"
         if isinstance(found, Lost):
             self.skipped.append(Skip(name, found.why))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from initaudit.errors import CorruptFileError
+from initaudit.errors import UnsafeFileError
 from initaudit.formats import torch_numpy
 from initaudit.formats.pickle_values import Record
 from initaudit.formats.torch_tensor import Found
 from initaudit.types import Global, Module
 
-MAX_MODULES = 200_000
-MAX_DEPTH = 200
+MAX_MODULES = 100_000
+MAX_DEPTH = 400
 MAX_PACKED = 8  # depth and width of the parts of a packed parameter
 MAX_VALUES = 64  # elements of a tuple, entries of a flattened attribute: more is data, not a setting
 MAX_ATTRIBUTES = 4_000_000  # of all modules together
@@ -190,7 +190,7 @@ class ModuleWalk:
                 self.problems.append((path, why))
                 continue
             if len(self.modules) >= MAX_MODULES or len(parents) >= MAX_DEPTH:
-                raise CorruptFileError(f"more than {MAX_MODULES} modules, or nested deeper than {MAX_DEPTH}")
+                raise UnsafeFileError(f"more than {MAX_MODULES} modules, or nested deeper than {MAX_DEPTH}")
             children = [
                 (child, f"{path}.{name}" if path else str(name))
                 for name, child in _dict(state.get("_modules")).items()
@@ -230,7 +230,7 @@ class ModuleWalk:
                 attributes.update((name, single) for name, single in named(value, key) if is_plain(single))
         self._attributes_left -= len(attributes)
         if self._attributes_left < 0:
-            raise CorruptFileError(f"modules with more than {MAX_ATTRIBUTES} attributes")
+            raise UnsafeFileError(f"modules with more than {MAX_ATTRIBUTES} attributes")
         frozen = tuple(
             str(local)
             for local, value in _dict(state.get("_parameters")).items()

@@ -18,6 +18,7 @@ from initaudit.types import Model, Skip
 
 _ZIP = b"PK\x03\x04"
 _OLD_STARTS = b"(}])c"  # what a pickle of protocol 0 or 1 that holds a container or an object begins with
+_SURE = 4  # bytes of instructions behind which nothing but a pickle is left
 _JOBLIB = b"joblib.numpy_pickle"
 
 
@@ -57,12 +58,13 @@ def sniff_pickle(path: Path, head: bytes) -> bool:
         return False
     if head[0] == 0x80 and _JOBLIB in head:
         return True
+    pickle = Unpickler(head)
     try:
-        Unpickler(head).load()
+        pickle.load()
     except CutShortError:
-        return True
+        return head[0] == 0x80 or pickle.end > _SURE
     except CorruptFileError:
-        return False
+        return head[0] == 0x80 and pickle.end > _SURE  # a pickle, but a damaged one
     return True
 
 

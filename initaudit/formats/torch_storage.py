@@ -170,11 +170,12 @@ def strided(storage: Storage, dtype: str, offset: int, shape: tuple[int, ...], s
     def load() -> Array:
         if count == 0:
             return np.empty(shape, numpy_dtype(QUANTISED.get(dtype, dtype)))
-        values = storage.array(dtype)[offset:]
+        values = storage.array(dtype)
         if flat:
-            return values[:count].reshape(shape)
+            return values[offset : offset + count].reshape(shape)
         steps = tuple(step * itemsize for step in strides)
-        return np.lib.stride_tricks.as_strided(values, shape, steps, writeable=False)
+        # checks the bounds once more; as_strided does not, and refuses the types of ml_dtypes
+        return np.ndarray(shape, values.dtype, values.view(np.uint8).data, offset * itemsize, steps)
 
     return Tensor(
         "", shape, dtype, load, storage=storage.name, offset=offset, strides=None if flat else strides,

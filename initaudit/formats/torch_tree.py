@@ -111,6 +111,8 @@ class Pruner:
             value = value.state[0]  # a packed parameter of a quantised module: its content and its class
         if not isinstance(value, (dict, list, tuple, Record)):
             return None
+        if not value and not isinstance(value, Record):
+            return None
         if id(value) in self._done:
             return self._done[id(value)]
         if id(value) in self._open:

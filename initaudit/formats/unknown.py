@@ -73,7 +73,9 @@ def _kind_of_text(path: Path, head: bytes) -> str:
     if start.startswith(b"<?xml"):
         return "an XML file"
     if start.startswith((b"{", b"[")):
-        return "a JSON file with no weights in it" if path.suffix == ".json" else "a JSON file or the like"
+        if path.suffix == ".json":
+            return "a JSON file with no weights in it; pass its folder, or the file of weights beside it"
+        return "a JSON file or the like"
     if start.startswith((b"invalid username", b"access to model", b"entry not found", b"repository not found")):
         return "an error message of a download, saved instead of the model; download it again"
     return "a text file"

@@ -128,15 +128,15 @@ class _Fuser:
                 axes = known.axes
             root, moving, depth = known.root, True, max(depth, known.depth)
             values.append(known.samples)
-        if not moving:
-            if node.op in POINTWISE and values and all(v.size == 1 for v in values):
-                self.scalars[node.outputs[0]] = np.asarray(POINTWISE[node.op](values, node.attrs))
+        if not moving and (reduces or not values or any(v.size != 1 for v in values)):
             return
         try:
             out = REDUCING[node.op](values[0]) if reduces else POINTWISE[node.op](values, node.attrs)
-        except (TypeError, ValueError):  # constants of a kind the operation does not take
+        except (IndexError, TypeError, ValueError):  # constants of a kind the operation does not take
             return
-        if out.ndim == 2:
+        if not moving:
+            self.scalars[node.outputs[0]] = np.asarray(out)
+        elif out.ndim == 2:
             self.known[node.outputs[0]] = _Known(root, np.asarray(out, np.float64), axes, depth + 1)
 
     def _axes(self, node: Node) -> tuple[int, ...] | None:
@@ -151,7 +151,9 @@ class _Fuser:
         if not axes:
             return None
         rank = len(self.graph.shapes.get(node.inputs[0]) or ())
-        return tuple(sorted(int(a) - rank if rank and a >= 0 else int(a) for a in axes))
+        if not isinstance(axes, (tuple, list)) or not all(isinstance(a, int) for a in axes):
+            return None
+        return tuple(sorted(a - rank if rank and a >= 0 else a for a in axes))
 
     # ---- naming
 
@@ -292,12 +294,10 @@ class _Fuser:
                 if constant is None:
                     return None
                 arguments.append(constant)
-            if node.op in REDUCING:
-                if arguments[0].shape[1:] in ((), (1,)):
-                    return None
-                values[name] = REDUCING[node.op](arguments[0])
-            else:
-                values[name] = POINTWISE[node.op](arguments, node.attrs)
+            if node.op in REDUCING and arguments[0].shape[1:] in ((), (1,)):
+                return None
+            out = REDUCING[node.op](arguments[0]) if node.op in REDUCING else POINTWISE[node.op](arguments, node.attrs)
+            values[name] = np.asarray(out, np.float64)
         return values[cone[-1]]
 
     # ---- the result

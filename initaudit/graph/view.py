@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from initaudit.ops import family
 from initaudit.types import Graph, Node, Tensor
 
 _SHAPES = frozenset({"shape", "size"})
+
+
+FAR = 200  # steps along a chain; a loop's values lead back to themselves
+_LEAST = {  # inputs without which an op is none
+    **dict.fromkeys(("add", "sub", "mul", "div", "pow", "greater", "less", "equal"), 2),
+    **dict.fromkeys(("gemm", "matmul", "linear", "gather", "prelu", "reshape", "expand", "conv", "conv_transpose"), 2),
+    **dict.fromkeys(("embedding", "lstm", "gru", "rnn", "batch_norm", "matmul_integer", "conv_integer"), 2),
+    **dict.fromkeys(("where", "deform_conv", "attention"), 3),
+    **dict.fromkeys(("qlinear_conv", "qlinear_matmul", "qattention"), 5),
+}
+
+
+def sound(graph: Graph) -> Graph:
+    """Return the graph without nodes that make nothing, and with ops that lack inputs as "malformed"."""
+    nodes = []
+    for node in graph.nodes:
+        if not any(node.outputs):
+            continue
+        least = _LEAST.get(node.op, 0 if family(node.op) in ("source", "other") else 1)
+        whole = len(node.inputs) >= least and all(node.inputs[: min(least, 2)])
+        nodes.append(node if whole else replace(node, op="malformed"))
+    return replace(graph, nodes=tuple(nodes))
 
 
 @dataclass(frozen=True, slots=True)

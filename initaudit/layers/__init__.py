@@ -77,7 +77,8 @@ def _untied(found: Sequence[Layer]) -> tuple[Layer, ...]:
             extra=(*first.extra, *(t for t in more if t.identity not in kept)),
             reasons=(*first.reasons, f"tied: {a.weight.name} is the same tensor, read as {a.kind}"),
         )
-    return tuple(rows.values())
+    served = {t.identity for a in rows.values() for t in (a.bias, *a.extra) if t is not None}
+    return tuple(a for a in rows.values() if not (a.kind == "bias" and a.weight.identity in served))
 
 
 def _missing(model: Model, found: Sequence[Layer], skipped: Sequence[Skip]) -> list[Skip]:

@@ -8,10 +8,10 @@ import numpy as np
 
 from initaudit.errors import UnsupportedError
 from initaudit.graph.fuse import fuse
-from initaudit.graph.view import View
+from initaudit.graph.view import FAR, View, sound
 from initaudit.layers.fans import fans
 from initaudit.layers.from_graph_flow import Ends, Fate, Flow
-from initaudit.layers.from_graph_found import Found
+from initaudit.layers.from_graph_found import Found, text
 from initaudit.layers.from_graph_names import named
 from initaudit.layers.from_graph_parameters import parameters
 from initaudit.layers.from_graph_weights import weights
@@ -26,12 +26,12 @@ def infer(model: Model) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
     """Return the layers of a model that has a graph, in execution order, and what was left out with the reason."""
     if model.graph is None:
         raise UnsupportedError("there is no graph in this file to trace layers in")
-    view = View(fuse(model.graph))
+    view = View(fuse(sound(model.graph)))
     founds = list(weights(view))
     flow = Flow(view, founds)
     _reverse_names(model, founds)
     claimed = {t.name for f in founds for t in (f.weight, f.bias, *f.extra) if t is not None}
-    claimed |= {t.name for f in founds for v in f.claimed if (t := view.constant(v)) is not None}
+    claimed |= {name for f in founds for name in f.claimed}
     skips: list[Skip] = []
     for one in parameters(view, flow, claimed):
         if isinstance(one, Skip):
@@ -150,9 +150,9 @@ def _activation(view: View, found: Found, fate: Fate) -> tuple[str | None, Evide
         return found.activation.lower(), Evidence.TRACED, "the op applies it itself"
     node = view.nodes[found.node]
     if found.kind == "rnn":
-        given = node.attrs.get("activations") or ("Tanh",)
-        name = given[0].decode() if isinstance(given[0], bytes) else str(given[0])
-        return name.lower(), Evidence.TRACED, "the recurrent op applies it itself"
+        given = node.attrs.get("activations")
+        name = text(given[0]) if isinstance(given, (tuple, list)) and given else "tanh"
+        return name.lower() or None, Evidence.TRACED, "the recurrent op applies it itself"
     if found.kind in ("lstm", "gru"):
         return "tanh", Evidence.TRACED, "sigmoid gates around a tanh inside the recurrent op"
     decision = fate.decision
@@ -230,9 +230,9 @@ def _size(found: Found, label: str) -> int:
 
 def _past_scales(view: View, name: str) -> str:
     """Return the value after multiplications by constants and dropout."""
-    while name not in view.outputs:
+    for _ in range(FAR):
         readers = view.readers(name)
-        if len(readers) != 1:
+        if len(readers) != 1 or name in view.outputs:
             break
         node = view.nodes[readers[0].node]
         if node.op not in ("mul", "div", "cast", "dropout", "identity", "reshape") or len(view.moving(node)) != 1:
@@ -243,7 +243,9 @@ def _past_scales(view: View, name: str) -> str:
 
 def _before(view: View, name: str) -> str:
     """Return the value before casts, dropout and scales."""
-    while name in view.producer:
+    for _ in range(FAR):
+        if name not in view.producer:
+            break
         node = view.nodes[view.producer[name]]
         moving = view.moving(node)
         if node.op not in ("cast", "dropout", "identity", "mul", "div", "reshape") or len(moving) != 1:
@@ -257,9 +259,11 @@ def _projections(view: View, found: Found) -> tuple[str, ...]:
     if found.kind != "linear" or "s" in found.axes:
         return ()
     at = found.out
-    while len(view.readers(at)) == 1:  # an adapter's output may be added on the way
+    for _ in range(FAR):
+        if len(view.readers(at)) != 1:
+            break
         node = view.nodes[view.readers(at)[0].node]
-        if node.op not in _MOVES and node.op != "add":
+        if node.op not in _MOVES and node.op != "add":  # an adapter's output may be added on the way
             break
         at = node.outputs[0]
     readers = [u for u in view.readers(at) if u.position == 0]

@@ -180,7 +180,7 @@ class Flow:
                 return _UNUSED, ""
             fates = [self.fate(o) for o in node.outputs if o]
             joined = Ends.JOIN if node.op.startswith("skip") else Ends.NOTHING
-            after = fates[0]
+            after = self.fate(out)
             ends = joined or after.ends
             return Fate(after.decision, ends, any(f.weighted for f in fates), True), "pass"
         if kind == "softmax":

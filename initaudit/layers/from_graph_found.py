@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from initaudit.graph.view import View
-from initaudit.types import Array, Role, Tensor
+from initaudit.graph.view import FAR, View
+from initaudit.types import Array, Node, Role, Tensor
 
 THROUGH = frozenset({"cast", "identity", "dropout", "cast_like"})
 RESHAPES = THROUGH | {"reshape", "flatten", "transpose", "squeeze", "unsqueeze", "view", "contiguous"}
@@ -34,7 +34,7 @@ class Found:
     suffix: str = ""  # tells several weights of one node apart
     sure: bool = True
     reasons: list[str] = field(default_factory=list)
-    claimed: list[str] = field(default_factory=list)  # names of constants it accounts for
+    claimed: list[str] = field(default_factory=list)  # names of further tensors it accounts for
 
 
 def learned(view: View, name: str) -> Tensor | None:
@@ -90,6 +90,27 @@ def _reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return replace(tensor, shape=shape, strides=None, load=lambda: tensor.load().reshape(shape))
 
 
+def number(node: Node, name: str, default: int) -> int:
+    """Return a whole-number attribute, the default where it is absent or no number."""
+    value = node.attrs.get(name)
+    return value if isinstance(value, int) else default
+
+
+def numbers(node: Node, *names: str) -> tuple[int, ...]:
+    """Return the first of these attributes that holds positive whole numbers."""
+    for name in names:
+        value = node.attrs.get(name)
+        value = (value,) if isinstance(value, int) else value
+        if isinstance(value, (tuple, list)) and value and all(isinstance(n, int) and n > 0 for n in value):
+            return tuple(value)
+    return ()
+
+
+def text(value: object) -> str:
+    """Return an attribute that is text, "" for any other."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value if isinstance(value, str) else ""
+
+
 def vector(tensor: Tensor | None, size: int, shape_from_right: int = 0) -> bool:
     """Whether a constant holds `size` numbers along one axis, `shape_from_right` axes from the last."""
     if tensor is None or not tensor.is_float or tensor.size != size:
@@ -102,9 +123,14 @@ def vector(tensor: Tensor | None, size: int, shape_from_right: int = 0) -> bool:
 
 def follow(view: View, name: str, ops: frozenset[str]) -> str:
     """Return the value at the end of a chain of single readers of these ops."""
-    while name not in view.outputs:
+    for _ in range(FAR):
         readers = view.readers(name)
-        if len(readers) != 1 or readers[0].position != 0 or view.nodes[readers[0].node].op not in ops:
+        if (
+            name in view.outputs
+            or len(readers) != 1
+            or readers[0].position != 0
+            or view.nodes[readers[0].node].op not in ops
+        ):
             break
         name = view.nodes[readers[0].node].outputs[0]
     return name

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from initaudit.graph.view import View
-from initaudit.layers.from_graph_found import THROUGH, Found, follow, learned, operand, scaled, with_bias
+from initaudit.graph.view import FAR, View
+from initaudit.layers.from_graph_found import THROUGH, Found, follow, learned, number, operand, scaled, text, with_bias
 from initaudit.types import Node, Role, Tensor
 
 # ---- linear
@@ -29,8 +29,9 @@ def gemm(view: View, index: int, node: Node) -> Iterator[Found]:
     found = Found(index, "linear", weight, axes, source, node.outputs[0], extra=extra, reasons=why)
     side = "B" if source == a else "A"
     found.reasons.append(f"Gemm's {side}, stored ({'out, in' if axes == 'oi' else 'in, out'})")
-    if float(node.attrs.get("alpha", 1.0)) != 1.0:
-        found.reasons.append(f"scaled by alpha = {node.attrs['alpha']:.4g}")
+    alpha = node.attrs.get("alpha", 1.0)
+    if isinstance(alpha, (int, float)) and alpha != 1:
+        found.reasons.append(f"scaled by alpha = {alpha:.4g}")
     if len(node.inputs) > 2:
         found.bias = learned(view, node.inputs[2])
     yield with_bias(view, found, weight.shape[axes.index("o")], 0 if side == "B" else 1)
@@ -79,11 +80,13 @@ def matmul(view: View, index: int, node: Node) -> Iterator[Found]:
 def _stack(view: View, name: str) -> tuple[Tensor, bool] | None:
     """Return the stack of operators that a value was chosen from by index, and whether it was transposed since."""
     turned = False
-    while name in view.producer:
+    for _ in range(FAR):
+        if name not in view.producer:
+            break
         node = view.nodes[view.producer[name]]
         if node.op == "gather":
             tensor = learned(view, node.inputs[0])
-            picked = int(node.attrs.get("axis", 0) or 0) == 0 and tensor is not None and len(tensor.shape) >= 3
+            picked = number(node, "axis", 0) == 0 and tensor is not None and len(tensor.shape) >= 3
             return (tensor, turned) if picked and tensor is not None else None
         if node.op == "transpose":
             turned = not turned
@@ -141,6 +144,7 @@ def quantised_matmul(places: tuple[int, ...]) -> Callable[[View, int, Node], Ite
         if found is None:
             return
         found.reasons.append(why)
+        found.claimed += [t.name for t in (scale, zero) if t is not None]
         bias = at(bias_at)
         found.bias = bias if bias is not None and bias.is_float else None
         yield with_bias(view, found, weight.shape[found.axes.index("o")], 0)
@@ -168,8 +172,7 @@ def later_scale(view: View, out: str) -> tuple[Tensor | None, str]:
 
 def einsum(view: View, index: int, node: Node) -> Iterator[Found]:
     """Read an einsum with one constant operand: its labels say which axes are in, out and stacked."""
-    equation = node.attrs.get("equation", "")
-    equation = (equation.decode() if isinstance(equation, bytes) else str(equation)).replace(" ", "")
+    equation = text(node.attrs.get("equation")).replace(" ", "")
     left, _, right = equation.partition("->")
     terms = left.split(",")
     if len(terms) != len(node.inputs):
@@ -231,6 +234,8 @@ def attention(view: View, index: int, node: Node) -> Iterator[Found]:
 
 def qattention(view: View, index: int, node: Node) -> Iterator[Found]:
     """Read the same in integers."""
+    if len(node.inputs) < 5:
+        return
     raw, scale = view.constant(node.inputs[1]), view.constant(node.inputs[4])
     if raw is None or scale is None or len(raw.shape) != 2:
         return

@@ -39,7 +39,7 @@ def norm_at(scale: int, shift: int, *extra: int) -> Callable[[View, int, Node], 
             found = _norm(node, index, factor, end)
             found.bias = bias
             if plain is not None:
-                found.claimed += [n for n in node.inputs[1:3] if n]
+                found.claimed += [t.name for t in map(view.constant, node.inputs[1:3]) if t is not None]
             if any(u for u in _one_plus(view, factor)):
                 found.reasons.append("applied as 1 + weight")
             yield found

@@ -6,7 +6,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from initaudit.graph.view import View
-from initaudit.layers.from_graph_found import THROUGH, Found, follow, learned, operand, scaled, with_bias
+from initaudit.layers.from_graph_found import (
+    THROUGH,
+    Found,
+    follow,
+    learned,
+    number,
+    numbers,
+    operand,
+    scaled,
+    text,
+    with_bias,
+)
 from initaudit.layers.from_graph_linear import later_scale
 from initaudit.types import Node, Role, Tensor
 
@@ -20,7 +31,7 @@ def conv(places: tuple[int, int, int], transposed: bool = False) -> Callable[[Vi
         source, at, bias = places
         if len(node.inputs) <= at:
             return
-        kernel = tuple(int(n) for n in node.attrs.get("kernel_shape") or ())
+        kernel = numbers(node, "kernel_shape")
         got = operand(view, node.inputs[at], 2 + max(1, len(kernel)), kernel)
         if got is None:
             return
@@ -28,16 +39,13 @@ def conv(places: tuple[int, int, int], transposed: bool = False) -> Callable[[Vi
         axes = ("io" if transposed else "oi") + "k" * (len(weight.shape) - 2)
         kind = "conv_transpose" if transposed else "conv"
         found = Found(index, kind, weight, axes, node.inputs[source], node.outputs[0], extra=extra, reasons=why)
-        found.groups = int(node.attrs.get("group", node.attrs.get("groups", 1)) or 1)
-        stride = node.attrs.get("strides", node.attrs.get("stride")) or ()
-        found.stride = tuple(int(s) for s in (stride if isinstance(stride, (tuple, list)) else (stride,)))
+        found.groups = max(1, number(node, "group", number(node, "groups", 1)))
+        found.stride = numbers(node, "strides", "stride")
         out = weight.shape[1] * found.groups if transposed else weight.shape[0]
         found.reasons.append(f"{kind} of {found.groups} group{'s' if found.groups > 1 else ''}")
         if len(node.inputs) > bias and node.inputs[bias]:
             found.bias = learned(view, node.inputs[bias])
-        activation = node.attrs.get("activation")
-        if activation:
-            found.activation = activation.decode() if isinstance(activation, bytes) else str(activation)
+        found.activation = text(node.attrs.get("activation")) or None
         yield with_bias(view, found, out, len(weight.shape) - 2)
 
     return read
@@ -55,10 +63,11 @@ def integer_conv(view: View, index: int, node: Node) -> Iterator[Found]:
     scale, out = (view.constant(node.inputs[4]), node.outputs[0]) if full else later_scale(view, node.outputs[0])
     weight = scaled(raw, scale, zero, 0) if scale is not None else replace(raw, dtype="qint8")
     found = Found(index, "conv", weight, "oi" + "k" * (len(raw.shape) - 2), node.inputs[0], out)
-    found.groups = int(node.attrs.get("group", 1))
-    found.stride = tuple(int(s) for s in node.attrs.get("strides") or ())
+    found.groups = max(1, number(node, "group", 1))
+    found.stride = numbers(node, "strides")
     found.reasons.append("integers times their scale" if scale is not None else "integers without a scale")
-    found.claimed += [node.inputs[8]] if full and len(node.inputs) > 8 else []
+    found.claimed += [t.name for t in map(view.constant, node.inputs[place + 1 :]) if t is not None]
+    found.claimed += [] if scale is None else [scale.name]
     yield with_bias(view, found, raw.shape[0], len(raw.shape) - 2)
 
 
@@ -69,7 +78,7 @@ def gather(view: View, index: int, node: Node) -> Iterator[Found]:
     """Read rows looked up by index: an embedding, unless the choice is fixed."""
     table, ids = node.inputs[0], node.inputs[1]
     tensor = learned(view, table)
-    if tensor is None or len(tensor.shape) < 2 or int(node.attrs.get("axis", 0) or 0) != 0:
+    if tensor is None or len(tensor.shape) < 2 or number(node, "axis", 0) != 0:
         return
     picked = view.constant(ids)
     if picked is not None and (picked.size <= 1 or not tensor.name.endswith("weight")):

@@ -50,11 +50,16 @@ READERS: Mapping[str, tuple[Reader, ...]] = {
 }
 
 
+_UNARY = frozenset({"layer_norm", "rms_norm", "l2_norm", "mean_variance_norm"})  # what fusing makes has no constants
+
+
 def weights(view: View) -> Iterator[Found]:
     """Yield every weight of a weighted op, norm or learned slope, in execution order."""
     inside = _weight_space(view)
     for index, node in enumerate(view.nodes):
-        for reader in READERS.get(node.op, ()) if index not in inside else ():
+        if index in inside or not node.inputs or not node.outputs or (len(node.inputs) < 2 and node.op not in _UNARY):
+            continue
+        for reader in READERS.get(node.op, ()):
             yield from reader(view, index, node)
 
 

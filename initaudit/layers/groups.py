@@ -128,9 +128,7 @@ def _normed(tensors: Mapping[str, Tensor], g_name: str, v_name: str, base: str) 
         return Effective(
             v, extra, used, f"{v.name} is parametrised in a way that is not known; judged as stored", False
         )
-    axes = tuple(i for i, (a, b) in enumerate(zip(g.shape, v.shape, strict=True)) if a != b) if g.shape else None
-    if axes is not None and g.size == 1:
-        axes = None
+    axes = None if g.size == 1 else tuple(i for i, extent in enumerate(g.shape) if extent == 1)
 
     def load() -> Array:
         stored = v.load()

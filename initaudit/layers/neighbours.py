@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from initaudit.layers import words
@@ -32,7 +33,12 @@ class Place:
 
 def place(a: Layer) -> Place:
     """Return the place of a layer, from the name of its stored weight."""
-    path, local = split(a.weight.name)
+    return _place(a.weight.name)
+
+
+@lru_cache(maxsize=1 << 16)
+def _place(name: str) -> Place:
+    path, local = split(name)
     if local.partition("@")[0] not in ("weight", "weight_v", "weight_orig", "kernel"):
         path = f"{path}.{local}" if path else local
     return Place(path, tuple(re.split(r"[./]", path)) if path else ())
@@ -103,7 +109,13 @@ def settle(
     layers = _stacked(_orientation(list(found)), config)
     layers = [certain.get(a.weight.name, a) for a in layers]
     layers = _convolutions(layers, ordered, known)
-    return [_fused(a if a.weight.name in known else _supported(a, layers), layers) for a in layers]
+    parents: dict[tuple[str, ...], list[Layer]] = {}
+    sizes: Counter[int] = Counter()
+    for a in layers:
+        parents.setdefault(place(a).steps[:-1], []).append(a)
+        sizes.update({*a.weight.shape, *sides(a)})
+    supported = (a if a.weight.name in known else _supported(a, parents[place(a).steps[:-1]], sizes) for a in layers)
+    return [_fused(a, parents[place(a).steps[:-1]]) for a in supported]
 
 
 def _orientation(layers: list[Layer]) -> list[Layer]:
@@ -210,34 +222,32 @@ def _gate_up(a: Layer, axes: str) -> tuple[str, ...]:
     return ("gate", "up") if re.search(r"gate_?up|w13$", a.weight.name) and out % 2 == 0 else ()
 
 
-def _supported(a: Layer, layers: Sequence[Layer]) -> Layer:
-    """Settle a matrix without bias: some norm or layer of its block has the size that it takes, or it is a table."""
+def _supported(a: Layer, beside: Sequence[Layer], sizes: Counter[int]) -> Layer:
+    """Settle a matrix without bias: some norm or layer beside it has the size that it takes, or it is a table.
+
+    Args:
+        a: the matrix.
+        beside: the layers with the same parent.
+        sizes: how many layers have a side or an axis of each size.
+    """
     if a.kind != "linear" or a.fan_evidence is not Evidence.ASSUMED or a.axes != "oi" or len(a.reasons) > 1:
         return a
     here = place(a)
     rows, takes = a.weight.shape
-    for b in layers:
-        there = place(b)
-        if b is not a and siblings(here, there) and b.kind in ("norm", "linear"):
+    for b in beside:
+        if b is not a and b.kind in ("norm", "linear") and len(place(b).steps) == len(here.steps):
             gives = b.weight.shape[0] if b.kind == "norm" and b.weight.shape else sides(b)[1]
-            if gives == takes and (b.kind == "norm" or succeeds(there, here)):
+            if gives == takes and (b.kind == "norm" or succeeds(place(b), here)):
                 return again(a, f"takes the {takes} units of {b.name}", fan_evidence=Evidence.NAMED)
-    used = any(b is not a and (rows in sides(b) or rows in b.weight.shape) for b in layers)
-    if (
-        a.bias is None
-        and rows > takes
-        and not used
-        and not words.says_linear(here.path)
-        and not here.path.endswith("_w")
-    ):
+    if a.bias is None and rows > takes and sizes[rows] < 2 and not words.says_linear(here.path):
         table = again(
-            a, "no bias, and nothing takes as many units as it has rows: a table", kind="embedding", axes="io"
+            a, "no bias, and nothing else has as many units as it has rows: a table", kind="embedding", axes="io"
         )
-        return replace(table, role=Role.EMBEDDING)
+        return replace(table, role=Role.EMBEDDING, activation_evidence=Evidence.ASSUMED)
     return a
 
 
-def _fused(a: Layer, layers: Sequence[Layer]) -> Layer:
+def _fused(a: Layer, beside: Sequence[Layer]) -> Layer:
     """Count query, key and value one at a time where one matrix holds the three."""
     if a.kind not in ("linear", "conv") or a.parts or a.groups > 1 or a.axes[:2] not in ("oi", "io") or "s" in a.axes:
         return a
@@ -246,7 +256,7 @@ def _fused(a: Layer, layers: Sequence[Layer]) -> Layer:
         return a
     takes, gives = sides(a)
     parts: tuple[str, ...] = ()
-    if words.QKV.search(path) and gives == 3 * takes and not _mixer(path, layers):
+    if words.QKV.search(path) and gives == 3 * takes and not _mixer(path, beside):
         parts = QKV
     elif words.KV.search(path) and gives == 2 * takes:
         parts = QKV[1:]
@@ -258,12 +268,12 @@ def _fused(a: Layer, layers: Sequence[Layer]) -> Layer:
     return again(a, f"{', '.join(parts)} side by side, by name and shape", parts=parts, fan_evidence=sure)
 
 
-def _mixer(path: str, layers: Sequence[Layer]) -> bool:
+def _mixer(path: str, beside: Sequence[Layer]) -> bool:
     """Whether an "in_proj" belongs to a state-space mixer, whose parts are unequal."""
-    parent = path.rpartition(".")[0]
-    return path.endswith("in_proj") and any(
-        re.search(r"A_log|dt_bias|conv1d", b.weight.name) for b in layers if b.weight.name.startswith(parent)
-    )
+    return path.endswith("in_proj") and any(re.search(r"A_log|dt_bias|conv1d", b.weight.name) for b in beside)
+
+
+_WINDOW = 256  # how far to look for a neighbour: blocks are short, and files may hold tens of thousands of tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,18 +283,18 @@ class Around:
     here: Place
     before: Sequence[Layer]
     after: Sequence[Layer]
-    outs: frozenset[int]  # channels that earlier layers give; all layers, where the order is not known
+    outs: set[int]  # channels that earlier layers give; all layers, where the order is not known
     ordered: bool
 
     @property
     def near(self) -> Layer | None:
         """The operator just before it in the file."""
-        return next((b for b in reversed(self.before) if _operator(b)), None) if self.ordered else None
+        return next((b for b in reversed(self.before[-_WINDOW:]) if _operator(b)), None) if self.ordered else None
 
     @property
     def previous(self) -> Layer | None:
         """The operator whose output it takes, as far as numbering in one container or the order of the file tells."""
-        for b in reversed(self.before):
+        for b in reversed(self.before[-_WINDOW:]):
             if not _operator(b):
                 continue
             there = place(b)
@@ -304,13 +314,13 @@ class Around:
 
     def block(self) -> list[Layer]:
         """Return the operators beside it, those before it only where the order is known."""
-        rows = self.before if self.ordered else (*self.before, *self.after)
+        rows = self.before[-_WINDOW:] if self.ordered else (*self.before[-_WINDOW:], *self.after)
         return [b for b in rows if _operator(b) and siblings(place(b), self.here)]
 
     @property
     def first(self) -> bool:
         """Whether nothing is known to come before it."""
-        return self.ordered and not any(_operator(b) or b.kind == "embedding" for b in self.before)
+        return self.ordered and not self.outs
 
 
 _BRANCH = re.compile(r"shortcut|downsample|skip|residual|proj")
@@ -323,11 +333,11 @@ def _operator(b: Layer) -> bool:
 def _convolutions(layers: list[Layer], ordered: bool, known: frozenset[str]) -> list[Layer]:
     settled: list[Layer] = []
     outs: set[int] = set()
-    everywhere = frozenset(sides(b)[1] for b in layers if _operator(b) and "o" in b.axes)
+    everywhere = {sides(b)[1] for b in layers if _operator(b) and "o" in b.axes}
     for i, a in enumerate(layers):
         if a.kind == "conv" and a.weight.name not in known:
-            channels = frozenset(outs) if ordered else everywhere
-            a = _convolution(a, Around(place(a), settled, layers[i + 1 :], channels, ordered))  # noqa: PLW2901
+            channels = outs if ordered else everywhere
+            a = _convolution(a, Around(place(a), settled, layers[i + 1 : i + _WINDOW], channels, ordered))  # noqa: PLW2901
         if (_operator(a) or a.kind == "embedding") and "o" in a.axes:
             outs.add(sides(a)[1])
         settled.append(a)
@@ -345,6 +355,7 @@ def _convolution(a: Layer, near: Around) -> Layer:
     bias = a.bias.shape[0] if a.bias is not None and a.bias.shape else None
     numbered = path.rpartition(".")[2].isdigit()
     size = bias if bias is not None else _norm_after(near.here, near.after[:2]) if near.ordered or numbered else None
+    size = size or None
     previous = near.previous
     gives = sides(previous)[1] if previous is not None else None
     hint = bool(words.TRANSPOSED.search(path)) or (even and bool(words.UPSAMPLING.search(path)))

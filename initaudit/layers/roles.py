@@ -42,7 +42,7 @@ class File:
     chains: Mapping[str, chains.Link]  # by name of the weight
     config: Mapping[str, Any]
     last: str  # name of the last operator's weight, "" if the order is not known
-    names: frozenset[str]  # of all weights
+    beside: Mapping[str, frozenset[str]]  # path of a module -> first steps below it that have weights
 
 
 def assign(layers: Sequence[Layer], config: Mapping[str, Any], ordered: bool) -> list[Layer]:
@@ -54,6 +54,11 @@ def assign(layers: Sequence[Layer], config: Mapping[str, Any], ordered: bool) ->
         ordered: whether the layers stand in the order of registration.
     """
     operators = [a for a in layers if a.kind in OPERATORS]
+    beside: dict[str, set[str]] = defaultdict(set)
+    for a in layers:
+        parent, _, step = place(a).path.rpartition(".")
+        beside[parent].add(step)
+        beside[parent.rpartition(".")[0]].add(parent.rpartition(".")[2])
     file = File(
         experts=_experts(layers, config),
         residual=frozenset(
@@ -62,7 +67,7 @@ def assign(layers: Sequence[Layer], config: Mapping[str, Any], ordered: bool) ->
         chains=chains.links(layers, ordered),
         config=config,
         last=operators[-1].weight.name if operators and ordered else "",
-        names=frozenset(a.weight.name for a in layers),
+        beside={path: frozenset(steps) for path, steps in beside.items()},
     )
     norms: dict[str, list[tuple[int, Layer]]] = defaultdict(list)
     for n, a in enumerate(layers):
@@ -196,12 +201,11 @@ def _activated(a: Layer, file: File) -> Layer:
         )
     if a.role in (Role.GATE, Role.HEAD, Role.BRANCH_END, Role.ADAPTER, Role.ROUTER) or not words.FFN_FIRST.search(path):
         return a
-    parent = path.rpartition(".")[0]
-    beside = {n.removeprefix(f"{parent}.") for n in file.names if n.startswith(f"{parent}.")}
-    if (path.endswith(".up_proj") and "gate_proj.weight" in beside) or any(
-        n.startswith(("dwconv", "dw_conv")) for n in beside
-    ):
-        return a  # gated by the other, or a depthwise convolution comes first
+    beside = file.beside[path.rpartition(".")[0]]
+    if path.endswith(".up_proj") and "gate_proj" in beside:
+        return a  # the other one is activated
+    if any(words.DEPTHWISE & set(words.tokens(step)) for step in beside):
+        return a  # a depthwise convolution comes first
     for key in words.CONFIG_ACTIVATION:
         value = file.config.get(key)
         name = words.activation(value) if isinstance(value, str) else None

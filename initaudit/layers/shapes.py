@@ -202,16 +202,15 @@ def matrix_layer(reader: Reader, local: str, weight: Tensor, bias: Tensor | None
     shape, name = weight.shape, reader.name(local)
     whole = f"{reader.path}.{local}"
     extra = list(reader.extras(local))
-    known = reader.made[local].known if local in reader.made else True
-    why = (reader.made[local].reason,) if local in reader.made else ()
-    if not known:
+    made_of = reader.made.get(local)
+    if made_of is not None and not made_of.known:
         return layer(
             name,
             "parameter",
             weight,
             parameter_axes(shape),
             sure=Evidence.ASSUMED,
-            reason=why[0],
+            reason=made_of.reason,
             bias=bias,
             extra=extra,
         )
@@ -244,7 +243,7 @@ def matrix_layer(reader: Reader, local: str, weight: Tensor, bias: Tensor | None
         made = layer(
             name, "parameter", weight, axes, sure=Evidence.ASSUMED, reason=f"{len(shape)} axes", bias=bias, extra=extra
         )
-    return replace(made, reasons=(*made.reasons, *why))
+    return replace(made, reasons=(*made.reasons, made_of.reason)) if made_of is not None else made
 
 
 def _embedding(path: str, rows: int, columns: int) -> Evidence | None:

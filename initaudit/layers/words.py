@@ -47,10 +47,10 @@ NOT_EMBEDDING = frozenset(
 LINEAR_LEAF = frozenset(
     {
         "linear", "lin", "fc", "dense", "proj", "projection", "q", "k", "v", "o", "query", "key", "value", "qkv", "kv",
-        "to", "mlp", "ffn", "head", "heads", "classifier", "score", "logits", "up", "down", "gate", "router", "in",
-        "out", "wi", "wo", "wq", "wk", "wv", "wqkv", "attn", "decoder", "output", "pooler", "reduction", "expand", "w1", "w2",
-        "w3", "fc1", "fc2", "lm", "predictions", "predictor", "hidden", "lin1", "lin2", "linear1", "linear2",
-        "modulation",
+        "to", "mlp", "ffn", "head", "heads", "classifier", "score", "logits", "up", "down", "gate", "router",
+        "in", "out", "wi", "wo", "wq", "wk", "wv", "wqkv", "attn", "decoder", "output", "pooler", "reduction", "expand",
+        "w1", "w2", "w3", "fc1", "fc2", "lm", "predictions", "predictor", "hidden", "lin1", "lin2", "linear1",
+        "linear2",         "modulation",
     }
 )  # fmt: skip
 
@@ -68,7 +68,8 @@ EXPERTS = re.compile(r"(?:^|[._])(?:experts?|moe|gate_up_proj)(?:[._]|$)", re.I)
 
 # First matrix of a feed-forward block: the one the activation of the configuration follows.
 FFN_FIRST = re.compile(
-    r"(?:^|[._])(?:fc1|c_fc|fc_in|wi|wi_0|gate_proj|gate_up_proj|w1|lin1|linear1|dense_h_to_4h|ffn_1|intermediate(?:\.dense)?"
+    r"(?:^|[._])(?:fc1|c_fc|fc_in|wi|wi_0|gate_proj|gate_up_proj|w1|lin1|linear1|dense_h_to_4h|ffn_1"
+    r"|intermediate(?:\.dense)?"
     r"|intermediate_dense|up_proj|net\.0\.proj|ff\.0|linear_1)$"
 )
 CONFIG_ACTIVATION = (
@@ -87,7 +88,8 @@ MODULE_ACTIVATION = ("act_layer", "act_fn", "activation_fn", "intermediate_act_f
 
 BRANCH_END = re.compile(
     r"(?:^|[._])(?:c_proj|o_proj|out_proj|down_proj|wo|proj_out|to_out(?:\.0)?|out_lin|dense_4h_to_h"
-    r"|attention\.output\.dense|attention\.dense|self_attention\.dense|output\.dense|attn\.proj|attention\.proj|resid_proj|lin2)$"
+    r"|attention\.output\.dense|attention\.dense|self_attention\.dense|output\.dense|attn\.proj"
+    r"|attention\.proj|resid_proj|lin2)$"
 )
 HEAD = re.compile(
     r"(?:^|[._])(?:lm_head|classifier|heads?|head_dist|score|logits|qa_outputs|embed_out|predictions\.decoder|cls_score"
@@ -98,19 +100,23 @@ ROUTER = re.compile(r"(?:^|[._])(?:gate|router|wg|gating|gate_network|router\.la
 
 GATE_WHOLE = re.compile(
     r"(?:^|[._])(?:gamma\d*|gamma_\d|layer_?scale\w*|ls\d?|lambda_?\d?|alpha\d*|resweight|re_?zero|res_scale|skip_?init"
-    r"|skip_gain|gain|layer_scalar|logit_scale|logit_bias|temperature|temp|tau|D|scale|scale_\w+|scale\d|gate_msa|gate_mlp|residual_scale"
+    r"|skip_gain|gain|layer_scalar|logit_scale|logit_bias|temperature|temp|tau|D|scale|scale_\w+|scale\d|gate_msa"
+    r"|gate_mlp|residual_scale"
     r"|layer_scale_\d(?:\.scale)?|lambda\d?|weight_scale|attn_gate|ffn_gate|cross_attn_attn_gate|cross_attn_mlp_gate)$"
 )
 GATE_PATH = re.compile(
-    r"(?:^|[._])(?:adaln\w*|ada_?ln\w*|zero_conv\w*|controlnet_(?:down|mid)_block\w*|controlnet_cond_embedding\.conv_out"
+    r"(?:^|[._])(?:adaln\w*|ada_?ln\w*|zero_conv\w*|controlnet_(?:down|mid)_block\w*"
+    r"|controlnet_cond_embedding\.conv_out"
     r"|se|se_module|squeeze_excit\w*|squeezeexcitation|se_layer|se_block|modulation|norm\d?(?:_context)?\.linear"
     r"|ls\d|layer_scale\d?|zero_module|excitation|attn_gate)(?:[._]|$)",
     re.IGNORECASE,
 )
 SQUEEZE_LEAF = re.compile(r"(?:^|[._])(?:conv_reduce|conv_expand|conv_squeeze|fc_squeeze|fc_expand)$")
 EMBEDDING_PARAMETER = re.compile(
-    r"(?:^|[._])(?:\w*cls\w*_?tok\w*|class_token|class_embedding|\w*pos\w*_?(?:emb|enc)\w*|positional_embedding|\w*_token"
-    r"|\w*_tokens|mask_token\w*|mask_embedding|mask_emb|masked_spec_embed|\w*_embed|\w*_embeds|\w*embedding\w*|\w*embeddings"
+    r"(?:^|[._])(?:\w*cls\w*_?tok\w*|class_token|class_embedding|\w*pos\w*_?(?:emb|enc)\w*|positional_embedding"
+    r"|\w*_token"
+    r"|\w*_tokens|mask_token\w*|mask_embedding|mask_emb|masked_spec_embed|\w*_embed|\w*_embeds|\w*embedding\w*"
+    r"|\w*embeddings"
     r"|query_pos|queries|query_tokens|prompt\w*|latents|relative_position_bias_table|rel_pos\w*|rel_\w*|pos_bias|pos"
     r"|position\w*|attention_biases|relative_position\w*|prefix\w*|height_rel|width_rel|codebook\w*|embed\w*|tokens?)$"
 )

@@ -26,6 +26,11 @@ class Reporter:
     render: Callable[[Sequence[Report], Style], str]
 
 
+def printable(text: str) -> str:
+    """Return text with control characters spelled out: names come from strangers, and a terminal obeys what it gets."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def counts(report: Report) -> dict[Severity, int]:
     """Return the number of findings by severity, all severities present."""
     return {s: sum(f.severity is s for f in report.findings) for s in Severity}

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-from initaudit.reporters.base import Reporter, Style, by_layer, counts, verdict
+from initaudit.reporters.base import Reporter, Style, by_layer, counts, printable, verdict
 from initaudit.reporters.table import folded, layout
 from initaudit.types import Finding, Report, Severity
 
@@ -44,7 +44,7 @@ class _Page:
 
     def line(self, *parts: str | tuple[str, str], indent: int = 0) -> None:
         """Print styled parts, wrapped at the width with a hanging indent."""
-        text = Text.assemble(*parts)
+        text = Text.assemble(*(printable(p) if isinstance(p, str) else (printable(p[0]), p[1]) for p in parts))
         for piece in text.wrap(self.console, max(20, self.width - indent)):
             piece.rstrip()
             self.console.print(Text(" " * indent) + piece, soft_wrap=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 
+from initaudit.reporters.base import printable
 from initaudit.types import Measured, Report
 
 Group = tuple[Measured, ...]  # rows told as one
@@ -106,6 +107,7 @@ def lines(columns: Sequence[Column], width: int) -> list[str]:
 
 def _cut(text: str, limit: int) -> str:
     """Shorten in the middle: the end of a name tells more than its middle."""
+    text = printable(text)
     if len(text) <= limit:
         return text
     head = (limit - 2) // 3

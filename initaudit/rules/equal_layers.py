@@ -61,11 +61,15 @@ def equal_layers(audit: Audit, *, least: int = 64) -> Iterator[Finding]:
 
 
 def _distinct(group: list[Measured]) -> list[Measured]:
-    """Leave out ties (one storage) and pairs of embedding and head, which are ties that a format stored twice."""
+    """Leave out ties: one storage, an embedding and its head, and what an exporter stored once per call of a module.
+
+    Such a second copy is named after the first: query and query_1.
+    """
     seen: dict[object, Measured] = {}
     for m in group:
         seen.setdefault(m.layer.weight.identity, m)
-    apart = list(seen.values())
+    names = {m.layer.name for m in seen.values()}
+    apart = [m for m in seen.values() if re.sub(r"_\d+$", "", m.layer.name) not in names - {m.layer.name}]
     roles = {m.layer.role for m in apart}
     return [] if len({pattern(m.layer.name) for m in apart}) > 1 and Role.HEAD in roles and len(apart) == 2 else apart
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from initaudit.grounds import born
 from initaudit.registry import rule
-from initaudit.types import Audit, Finding, Role, Severity, Stats
+from initaudit.types import Audit, Finding, Role, Severity, State, Stats
 
 # Types with eight or more exponent bits: nothing drawn from a sensible law comes near their subnormals.
 _WIDE = ("float32", "float64", "bfloat16", "complex64", "complex128")
@@ -25,7 +25,8 @@ def raw_memory(
     ## How it is measured
     In a parameter of an untrained model any of: a value beyond `huge`; more than `subnormal_share` of the values
     subnormal in a type with at least eight exponent bits; the central 98 % of the non-zero magnitudes spread over more
-    than `span` binades (a normal or uniform law spreads over 6 to 9, raw memory over 40 to 250).
+    than `span` binades (a normal or uniform law spreads over 6 to 9, raw memory over 40 to 250), upwards beyond 1 unless
+    the model is known to be fresh.
 
     ## When to ignore it
     Masks, tables and quantisation scales may hold extreme values; they are buffers or closed forms and not reported.
@@ -44,7 +45,7 @@ def raw_memory(
         for tensor, stats in m.tensors:
             if tensor.buffer or stats.count == 0 or not tensor.is_float:
                 continue
-            signs = list(_signs(stats, tensor.dtype, huge, subnormal_share, span))
+            signs = list(_signs(stats, tensor.dtype, huge, subnormal_share, span, audit.state is State.FRESH))
             if signs:
                 yield raw_memory.at(
                     m,
@@ -57,11 +58,14 @@ def raw_memory(
                 )
 
 
-def _signs(stats: Stats, dtype: str, huge: float, subnormal_share: float, span: float) -> Iterator[str]:
+def _signs(
+    stats: Stats, dtype: str, huge: float, subnormal_share: float, span: float, untouched: bool
+) -> Iterator[str]:
     largest = max(abs(stats.min), abs(stats.max))
     if stats.count > stats.nonfinite and largest > huge:
         yield f"|w| reaches {largest:.3g}"
     if dtype in _WIDE and stats.subnormals > subnormal_share * stats.count:
         yield f"{stats.subnormals / stats.count:.1%} of the values are subnormal (smaller than the type's normal range)"
-    if stats.exponent_span > span and stats.count - stats.zeros >= 16:
+    wide = stats.exponent_span > span and stats.count - stats.zeros >= 16
+    if wide and (untouched or largest > 1):  # training with weight decay spreads magnitudes too, but only downwards
         yield f"magnitudes spread over {stats.exponent_span:.0f} powers of two; a drawn tensor spreads over 6 to 9"

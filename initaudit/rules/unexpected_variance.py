@@ -51,7 +51,7 @@ def unexpected_variance(
             continue
         times = stats.std / expected.std
         how = f"{times:.3g}x too large" if times > 1 else f"{1 / times:.3g}x too small"
-        grave = off > warning_factor and plain(m) and not layer.normed
+        grave = max(times, 1 / times) > warning_factor and plain(m) and not layer.normed
         yield unexpected_variance.at(
             m,
             f"std {stats.std:.3g} is {how} for {expected.scheme} ({expected.std:.3g}){_cause(m)}"

@@ -20,6 +20,8 @@ from initaudit.stats.moments import Moments
 from initaudit.types import Array, Stats, Tensor, Units
 
 _AHEAD = 8  # tensors under way per worker
+_ALONE = 1 << 24  # elements that one thread measures before several have taken over from each other
+_MOST = 8  # beyond these, threads wait for the interpreter more than they work
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,8 @@ def measure_many(
     from this thread with the number of elements that have been measured since the last call.
     """
     results: list[Stats | InitauditError] = []
-    if workers <= 1:
+    workers = min(workers, _MOST)
+    if workers <= 1 or sum(job.tensor.size for job in jobs) < _ALONE:
         for job in jobs:
             results.append(_measure_one(job))
             if progress is not None:

@@ -3,6 +3,8 @@ import os
 import pickle
 import socket
 import struct
+import subprocess
+import sys
 import tarfile
 import time
 import zipfile
@@ -135,7 +137,6 @@ UNKNOWN = {
     b"\0" * 5000 + b"x" * 5000: "it starts with zero bytes",
     b"\x7fELF\x02": "an ELF program",
     b"\x00\x9c\x17\xff\xfe": "it starts with 00 9c 17 ff fe",
-    b"PK\x03\x04\x14\x00": "cut ",
     zipped("a.txt", "b.txt"): "no checkpoint of torch",
 }
 
@@ -153,6 +154,24 @@ def test_what_nobody_knows_is_described(tmp_path: Path, content: bytes) -> None:
 def test_the_suffix_decides_nothing(tmp_path: Path) -> None:
     path = _write(tmp_path / "weights.jpeg", safetensors.numpy.save({"w": np.ones(2, "f4")}))
     assert formats.read(path).format == "safetensors"
+
+
+def test_a_configuration_instead_of_its_weights(tmp_path: Path) -> None:
+    error = refusal(_write(tmp_path / "config.json", b'{"model_type": "bert"}'))
+    assert error.reason == "a JSON file with no weights in it; pass its folder, or the file of weights beside it"
+
+
+def test_reading_imports_no_framework(tmp_path: Path) -> None:
+    path = _write(tmp_path / "m.safetensors", safetensors.numpy.save({"w": np.ones(2, "f4")}))
+    code = (
+        "import sys; from initaudit import formats; formats.read(sys.argv[1]).tensors[0].load();"
+        "print({'torch', 'onnx', 'onnxruntime', 'safetensors'} & set(sys.modules))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(formats.__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
 
 
 def test_empty_file(tmp_path: Path) -> None:

@@ -79,10 +79,10 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
 
 def test_flipped_bytes_are_read_or_refused(tmp_path: Path) -> None:
     whole = small().SerializeToString()
-    draw = random.Random(0)  # noqa: S311
+    draw = random.Random(0)
     path = tmp_path / "flipped.onnx"
     read_anyway = 0
-    for _ in range(1500):
+    for _ in range(600):
         damaged = bytearray(whole)
         for _ in range(draw.choice((1, 1, 2, 4))):
             damaged[draw.randrange(len(damaged))] = draw.choice((draw.randrange(256), 0, 0x7F, 0xFF))
@@ -96,7 +96,7 @@ def test_flipped_bytes_are_read_or_refused(tmp_path: Path) -> None:
         except (ReadError, UnsupportedError):
             continue
         read_anyway += 1
-    assert read_anyway > 100
+    assert read_anyway > 40
 
 
 def _zeros(path: Path) -> None:

@@ -46,3 +46,9 @@ def test_a_long_name_is_cut_in_the_middle():
     out = rendered(layer(name, he(64, 64)))
     assert max(map(len, out.splitlines())) <= 80
     assert "output.dense" in out
+
+
+def test_a_hostile_name_reaches_no_terminal():
+    out = rendered(layer("fc\x1b[2J\nx", np.zeros((8, 8), np.float32)))
+    assert "\x1b" not in out
+    assert "\\x1b[2J" in out

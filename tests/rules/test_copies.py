@@ -100,3 +100,9 @@ def test_a_head_that_equals_the_embedding_is_a_tie_stored_twice():
     w = he(32, 16)
     body = layer("embed.proj", w, role=Role.OTHER, role_evidence=Evidence.NAMED)
     assert not list(equal_layers(audit(body, layer("lm_head", w, role=Role.HEAD))))
+
+
+def test_a_second_copy_that_an_exporter_named_after_the_first_is_a_tie():
+    w = he(16, 16)
+    assert not list(equal_layers(audit(layer("layer.query", w), layer("layer.query_1", w))))
+    assert list(equal_layers(audit(layer("fc_1", w), layer("fc_2", w))))
