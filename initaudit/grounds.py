@@ -43,6 +43,13 @@ def born(audit: Audit) -> bool:
     return audit.state is not State.TRAINED
 
 
+def excuse(m: Measured, audit: Audit) -> str:
+    """Return why a degenerate weight may be meant here; empty for a plain weight of a model not known to be trained."""
+    if not born(audit):
+        return "the model is trained"
+    return "" if plain(m) else HARMLESS.get(m.layer.role, f"a {m.layer.role} may be so")
+
+
 def varied(m: Measured) -> bool:
     """Whether the values are neither all equal nor all zero."""
     return m.stats.nonfinite == 0 and m.stats.variance > 0

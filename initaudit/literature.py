@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import NamedTuple
 
 from initaudit import activations, schemes
 from initaudit.draws import truncation
@@ -41,16 +42,25 @@ _TINY = (1e-3, 1e-4, 1e-5, 1e-6, 1e-10)  # gates and branch ends that start near
 _FAR = 30.0  # a fixed std further than this from He's, with no norm to cancel it, is nobody's choice
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A scheme, and the law that it would give this layer."""
+class Candidate(NamedTuple):
+    """A scheme with its parameters, and the law that it would give this layer. Hundreds are made per layer."""
 
-    scheme: str
-    law: str
+    row: Scheme
+    params: Mapping[str, Value]
     std: float
     cost: float
-    mean: float = 0.0
-    cut: float = 2.0
+    mean: float
+    cut: float
+
+    @property
+    def law(self) -> str:
+        """The family that the scheme draws from."""
+        return self.row.law
+
+    @property
+    def scheme(self) -> str:
+        """How the scheme is written; `schemes.parse` reads it back."""
+        return self.row.render(**self.params)
 
 
 def candidates(layer: Layer, spacing: float) -> Iterator[Candidate]:
@@ -77,16 +87,20 @@ def candidates(layer: Layer, spacing: float) -> Iterator[Candidate]:
 
 
 def _named(name: str, cost: float, fans: Fans, /, **params: Value) -> Candidate:
-    row, _ = schemes.parse(name)
-    return _of(row, cost, fans, **params)
+    return _of(_row(name), cost, fans, **params)
 
 
 def _of(row: Scheme, cost: float, fans: Fans, /, **params: Value) -> Candidate:
-    full = row.params(params)
+    full = {**row.defaults, **params}  # our own parameters need no checking
     mean, cut = full.get("mean", 0.0), full.get("cut", 2.0)
     assert isinstance(mean, float | int)
     assert isinstance(cut, float | int)
-    return Candidate(row.render(**params), row.law, math.sqrt(row.spread(fans, full)), cost, mean, cut)
+    return Candidate(row, params, math.sqrt(row.spread(fans, full)), cost, mean, cut)
+
+
+@cache
+def _row(name: str) -> Scheme:
+    return schemes.parse(name)[0]
 
 
 def _fixed(layer: Layer, fans: Fans | None) -> Iterator[Candidate]:

@@ -11,7 +11,8 @@ from initaudit.errors import CorruptFileError, ReadError
 from initaudit.formats.base import Format
 from initaudit.formats.mapped import MappedFile
 from initaudit.formats.onnx_graph import flatten
-from initaudit.formats.onnx_proto import GRAPH_SCHEMA, MODEL_SCHEMA, ModelRecord, parse_model
+from initaudit.formats.onnx_proto import GRAPH_SCHEMA, MODEL_SCHEMA, parse_model
+from initaudit.formats.onnx_records import ModelRecord
 from initaudit.formats.onnx_tensors import Source
 from initaudit.formats.protobuf import Message
 from initaudit.types import Model

@@ -21,7 +21,7 @@ from initaudit.formats.onnx_fold import fold
 from initaudit.formats.onnx_lazy import UnfoldableError
 from initaudit.formats.onnx_order import ordered, subgraphs
 from initaudit.formats.onnx_packed import unpacked
-from initaudit.formats.onnx_proto import (
+from initaudit.formats.onnx_records import (
     FLOAT,
     FLOATS,
     INT,

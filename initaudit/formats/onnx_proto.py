@@ -1,4 +1,4 @@
-"""The records of an ONNX file as they lie in it: names, numbers and byte ranges, no values.
+"""The bytes of an ONNX file, parsed to records.
 
 Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
@@ -6,109 +6,38 @@ Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from initaudit.errors import CorruptFileError
+from initaudit.formats.onnx_records import (
+    FLOAT,
+    FLOATS,
+    GRAPH,
+    GRAPHS,
+    INT,
+    INTS,
+    SPARSE,
+    SPARSES,
+    STRING,
+    STRINGS,
+    TENSOR,
+    TENSORS,
+    AttributeRecord,
+    FunctionRecord,
+    GraphRecord,
+    ModelRecord,
+    NodeRecord,
+    Shape,
+    Span,
+    SparseRecord,
+    TensorRecord,
+)
 from initaudit.formats.protobuf import BYTES, FIXED32, PACKABLE, VARINT, Message, signed, varints
 
-Shape = tuple[int | None, ...]
-
-FLOAT, INT, STRING, TENSOR, GRAPH, FLOATS, INTS, STRINGS, TENSORS, GRAPHS, SPARSE, SPARSES = range(1, 13)
 _ATTRIBUTE_FIELDS = {2: FLOAT, 3: INT, 4: STRING, 5: TENSOR, 6: GRAPH, 7: FLOATS, 8: INTS, 9: STRINGS,
                      10: TENSORS, 11: GRAPHS, 22: SPARSE, 23: SPARSES}  # fmt: skip
 _EMPTY: dict[int, object] = {FLOAT: 0.0, INT: 0, STRING: "", FLOATS: (), INTS: (), STRINGS: (), TENSORS: (), GRAPHS: ()}
 _LONG_STRING = 1 << 16  # compiled engines and tokenizers ride in string attributes; nobody reads those
-
-
-class Span(NamedTuple):
-    """Where some numbers of a repeated field lie: one packed field, or a run of single ones with one-byte tags."""
-
-    wire: int
-    start: int
-    stop: int
-    numbers: int  # in a run; a packed field is counted when needed
-
-
-@dataclass(frozen=True, slots=True)
-class TensorRecord:
-    """A TensorProto: what it says, and where its numbers are."""
-
-    at: int  # byte of the file at which the message starts
-    name: str
-    dims: tuple[int, ...]
-    kind: int  # TensorProto.DataType
-    raw: tuple[int, int] | None
-    typed: Mapping[int, tuple[Span, ...]]  # by field number: 4 float, 5 int32, 7 int64, 10 double, 11 uint64
-    external: Mapping[str, str] | None
-    segmented: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SparseRecord:
-    """A SparseTensorProto."""
-
-    values: TensorRecord
-    indices: TensorRecord
-    dims: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AttributeRecord:
-    """An AttributeProto; graphs and tensors as records, everything else as plain values."""
-
-    name: str
-    kind: int
-    value: object
-    ref: str = ""  # name of the function attribute that it stands for
-
-
-@dataclass(frozen=True, slots=True)
-class NodeRecord:
-    """A NodeProto."""
-
-    op: str
-    domain: str
-    overload: str
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: tuple[AttributeRecord, ...]
-    metadata: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class GraphRecord:
-    """A GraphProto, or the body of a function."""
-
-    nodes: tuple[NodeRecord, ...]
-    initializers: tuple[TensorRecord, ...] = ()
-    sparse: tuple[SparseRecord, ...] = ()
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    shapes: Mapping[str, Shape] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionRecord:
-    """A FunctionProto."""
-
-    key: tuple[str, str, str]  # domain, name, overload
-    body: GraphRecord
-    defaults: tuple[AttributeRecord, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelRecord:
-    """A ModelProto."""
-
-    ir_version: int
-    producer: str
-    opsets: Mapping[str, int]
-    graph: GraphRecord
-    functions: Mapping[tuple[str, str, str], FunctionRecord]
-
 
 MODEL_SCHEMA = {1: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, 7: BYTES, 8: BYTES, 14: BYTES,
                 20: BYTES, 25: BYTES, 26: BYTES}  # fmt: skip

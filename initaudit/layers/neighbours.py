@@ -283,7 +283,7 @@ class Around:
     here: Place
     before: Sequence[Layer]
     after: Sequence[Layer]
-    outs: set[int]  # channels that earlier layers give; all layers, where the order is not known
+    outs: set[int]  # channels that earlier layers give; all others, where the order is not known
     ordered: bool
 
     @property
@@ -333,10 +333,11 @@ def _operator(b: Layer) -> bool:
 def _convolutions(layers: list[Layer], ordered: bool, known: frozenset[str]) -> list[Layer]:
     settled: list[Layer] = []
     outs: set[int] = set()
-    everywhere = {sides(b)[1] for b in layers if _operator(b) and "o" in b.axes}
+    everywhere = Counter(sides(b)[1] for b in layers if _operator(b) and "o" in b.axes)
     for i, a in enumerate(layers):
         if a.kind == "conv" and a.weight.name not in known:
-            channels = outs if ordered else everywhere
+            own = sides(a)[1]
+            channels = outs if ordered else {n for n, count in everywhere.items() if n != own or count > 1}
             a = _convolution(a, Around(place(a), settled, layers[i + 1 : i + _WINDOW], channels, ordered))  # noqa: PLW2901
         if (_operator(a) or a.kind == "embedding") and "o" in a.axes:
             outs.add(sides(a)[1])
@@ -446,8 +447,8 @@ def _one_channel(a: Layer, near: Around, gives: int | None) -> Layer:
     beside = near.near is not None and siblings(place(near.near), near.here)
     if gives and 1 < gives < first and first % gives == 0 and beside:
         return again(a, f"depthwise: the layer before gives {gives} channels", groups=gives)
-    if not near.ordered and not near.outs - {first}:
-        return again(a, "takes one channel: no other layer gives more")
+    if not near.ordered and first not in near.outs:
+        return again(a, f"takes one channel: no other layer gives {first}")
     return again(a, "depthwise, as one channel usually means; groups are not in the file", groups=first)
 
 

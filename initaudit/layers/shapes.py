@@ -100,7 +100,7 @@ def recurrent(reader: Reader, kind: str | None = None, sure: Evidence = Evidence
                     reason=reason or f"{count or 1} gate matrices of {hidden} units by names and shapes",
                     bias=reader.take(f"bias_{which}{suffix}"),
                     extra=reader.extras(f"weight_{which}{suffix}"),
-                    parts=GATES[known] if which != "hr" else (),
+                    parts=GATES[known] if which != "hr" and weight.shape[0] % GATE_COUNT[known] == 0 else (),
                 )
             )
 

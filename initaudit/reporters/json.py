@@ -25,7 +25,7 @@ def document(report: Report) -> dict[str, Any]:
     """Return the contract's object for one report, made of plain values; what is not finite is None."""
     n = counts(report)
     verdicts = by_layer(report)
-    return _plain(
+    made: dict[str, Any] = _plain(
         {
             "schema": "initaudit.report/1",
             "tool": {"name": "initaudit", "version": __version__},
@@ -51,6 +51,7 @@ def document(report: Report) -> dict[str, Any]:
             },
         }
     )
+    return made
 
 
 def _layer(m: Measured, verdict: str) -> dict[str, Any]:

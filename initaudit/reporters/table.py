@@ -62,8 +62,9 @@ def distributions(report: Report, width: int) -> list[str]:
     """Return one line per weight with the measures of its distribution, headed by the model."""
     rows = report.measured
     share = [m.stats.zeros / m.stats.count if m.stats.count else 0.0 for m in rows]
+    path = report.given or report.model.path
     return [
-        f"{report.given or report.model.path}   {report.model.format}   {report.parameters:,} parameters   {report.state}",
+        f"{path}   {report.model.format}   {report.parameters:,} parameters   {report.state}",
         "",
         *lines(
             [

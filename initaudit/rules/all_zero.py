@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from initaudit.grounds import HARMLESS, born, certainty, describe, operator, plain, redraw
+from initaudit.grounds import certainty, describe, excuse, operator, redraw
 from initaudit.registry import rule
 from initaudit.types import Audit, Finding, Severity
 
@@ -34,7 +34,8 @@ def all_zero(audit: Audit) -> Iterator[Finding]:
     for m in audit.measured:
         if not operator(m) or m.stats.zeros < m.stats.count:
             continue
-        if plain(m) and born(audit):
+        why = excuse(m, audit)
+        if not why:
             yield all_zero.at(
                 m,
                 f"all {m.stats.count:,} values of {describe(m)} are zero: no signal goes up and no gradient goes down",
@@ -44,10 +45,9 @@ def all_zero(audit: Audit) -> Iterator[Finding]:
                 remedy=redraw(m),
             )
         else:
-            why = HARMLESS.get(m.layer.role, "the model is trained")
             yield all_zero.at(
                 m,
-                f"all {m.stats.count:,} values are zero, as is usual for a {m.layer.role}: {why}",
+                f"all {m.stats.count:,} values are zero ({m.layer.role}): {why}",
                 severity=Severity.INFO,
                 count=m.stats.count,
                 role=str(m.layer.role),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from initaudit.grounds import HARMLESS, born, certainty, describe, operator, plain, redraw
+from initaudit.grounds import certainty, describe, excuse, operator, redraw
 from initaudit.registry import rule
 from initaudit.types import Audit, Finding, Severity
 
@@ -32,7 +32,8 @@ def constant(audit: Audit) -> Iterator[Finding]:
     for m in audit.measured:
         if not operator(m) or not m.stats.constant or m.stats.min == 0 or m.layer.units // m.layer.groups < 2:
             continue
-        if plain(m) and born(audit):
+        why = excuse(m, audit)
+        if not why:
             yield constant.at(
                 m,
                 f"all {m.stats.count:,} values of {describe(m)} are {m.stats.min:.4g}: {m.layer.units} units are one",
@@ -45,8 +46,7 @@ def constant(audit: Audit) -> Iterator[Finding]:
         else:
             yield constant.at(
                 m,
-                f"all {m.stats.count:,} values are {m.stats.min:.4g} in a {m.layer.role}: "
-                + HARMLESS.get(m.layer.role, "the model is trained"),
+                f"all {m.stats.count:,} values are {m.stats.min:.4g} ({m.layer.role}): {why}",
                 severity=Severity.INFO,
                 value=m.stats.min,
                 count=m.stats.count,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import isqrt
+from typing import Any
 
 import numpy as np
 
-from initaudit.grounds import HARMLESS, born, certainty, operator, plain, redraw, varied
+from initaudit.grounds import born, certainty, excuse, operator, redraw, varied
 from initaudit.registry import rule
 from initaudit.types import Array, Audit, Evidence, Finding, Measured, Role, Severity
 
@@ -51,7 +52,7 @@ def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
             continue
         message = f"{copies} of {m.layer.units} units are exact copies of another (unit {second} equals unit {first})"
         run = _run(hashes)
-        facts = {"copies": copies, "units": m.layer.units, "first": first, "second": second}
+        facts: dict[str, Any] = {"copies": copies, "units": m.layer.units, "first": first, "second": second}
         if run and isqrt(run) ** 2 == run and m.layer.kind.startswith("conv"):
             yield copied_units.at(
                 m,
@@ -60,13 +61,13 @@ def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
                 **facts,
                 remedy="none, if a PixelShuffle follows",
             )
-        elif plain(m) and born(audit):
+        elif not (why := excuse(m, audit)):
             yield copied_units.at(m, message, needs=certainty(m), **facts, remedy=redraw(m))
         else:
             held = Evidence.NAMED if m.layer.role in (Role.HEAD, Role.BRANCH_END, Role.ROUTER) else Evidence.ASSUMED
             yield copied_units.at(
                 m,
-                f"{message}; in a {m.layer.role}" + (f": {HARMLESS[m.layer.role]}" if m.layer.role in HARMLESS else ""),
+                f"{message} ({m.layer.role}): {why}",
                 severity=Severity.WARNING if born(audit) else Severity.INFO,
                 needs=held,
                 **facts,

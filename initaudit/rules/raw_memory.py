@@ -25,11 +25,12 @@ def raw_memory(
     ## How it is measured
     In a parameter of an untrained model any of: a value beyond `huge`; more than `subnormal_share` of the values
     subnormal in a type with at least eight exponent bits; the central 98 % of the non-zero magnitudes spread over more
-    than `span` binades (a normal or uniform law spreads over 6 to 9, raw memory over 40 to 250), upwards beyond 1 unless
-    the model is known to be fresh.
+    than `span` binades (a normal or uniform law spreads over 6 to 9, raw memory over 40 to 250), and beyond 1 unless the
+    model is known to be fresh.
 
     ## When to ignore it
-    Masks, tables and quantisation scales may hold extreme values; they are buffers or closed forms and not reported.
+    Masks, tables and quantisation scales may hold extreme values; they are buffers, closed forms or one value
+    throughout, and not reported.
 
     ## Seen in the wild
     huggingface/torchMoji#11 (values up to 1e38), huggingface/transformers#28073, pytorch/pytorch#112012.
@@ -43,7 +44,7 @@ def raw_memory(
         if m.layer.role is Role.CLOSED_FORM:
             continue
         for tensor, stats in m.tensors:
-            if tensor.buffer or stats.count == 0 or not tensor.is_float:
+            if tensor.buffer or stats.constant or stats.count == 0 or not tensor.is_float:
                 continue
             signs = list(_signs(stats, tensor.dtype, huge, subnormal_share, span, audit.state is State.FRESH))
             if signs:

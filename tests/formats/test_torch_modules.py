@@ -191,7 +191,7 @@ def test_graph_modules_and_standard_layers(tmp_path: Path) -> None:
 def test_quantised_modules(tmp_path: Path) -> None:
     quantize = torch.ao.quantization
     dynamic = quantize.quantize_dynamic(nn.Sequential(nn.Linear(4, 5), nn.ReLU()), {nn.Linear}, torch.qint8)
-    weight, bias = dynamic[0]._packed_params._unpack()
+    weight, bias = dynamic[0].weight(), dynamic[0].bias()
     names = ("0._packed_params._packed_params.0", "0._packed_params._packed_params.1")
     for value in (dynamic, dynamic.state_dict()):
         found = tensors(saved(value, tmp_path))
