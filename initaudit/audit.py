@@ -170,7 +170,7 @@ def _run(chosen: Iterable[Rule], whole: Audit) -> tuple[list[Finding], bool]:
 
 def _coverage(model: Model, measured: Sequence[Measured]) -> tuple[int, int]:
     """Return parameter elements in the model, and those in tensors that were measured; ties count once."""
-    seen = {tensor.name for m in measured for tensor, _ in m.tensors}
+    seen = {name for m in measured for tensor, _ in m.tensors for name in (tensor.name, *tensor.parts)}
     sizes: dict[object, int] = {}
     judged: dict[object, int] = {}
     for tensor in model.tensors:

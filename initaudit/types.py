@@ -89,6 +89,7 @@ class Tensor:
     strides: tuple[int, ...] | None = None  # elements; None: contiguous
     buffer: bool = False  # known to be no trainable parameter
     release: Callable[[], None] = field(default=_nothing, repr=False, compare=False)
+    parts: tuple[str, ...] = ()  # names of the tensors that it was worked out from, where there are several
 
     @property
     def size(self) -> int:

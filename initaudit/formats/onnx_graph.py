@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from initaudit.errors import CorruptFileError, UnsupportedError
+from initaudit.errors import CorruptFileError
+from initaudit.formats.onnx_calls import check_call, check_calls, check_inlined, function_key, weigh
 from initaudit.formats.onnx_fold import fold
 from initaudit.formats.onnx_lazy import UnfoldableError
 from initaudit.formats.onnx_order import ordered, subgraphs
@@ -30,62 +31,16 @@ from initaudit.formats.onnx_records import (
     GraphRecord,
     ModelRecord,
     NodeRecord,
-    Shape,
     SparseRecord,
     TensorRecord,
 )
+from initaudit.formats.onnx_scope import Flat, Scope
 from initaudit.formats.onnx_tensors import Source, made
 from initaudit.ops import from_onnx
-from initaudit.types import Graph, Node, Skip, Tensor
+from initaudit.types import Graph, Skip, Tensor
 
-_MOST_INLINED = 1 << 17  # a file of functions that call each other twice doubles with every level
-_MOST_CALLS = 64
-_MOST_FOLDS = 64  # how long a chain of folded operators may be
 _CONTRIB = "com.microsoft"
 _SCOPES = "pkg.torch.onnx.name_scopes"
-
-
-@dataclass(slots=True)
-class Scope:
-    """Names of one graph, by what they are called in the flat one; a subgraph sees those around it."""
-
-    outer: Scope | None = None
-    names: dict[str, str] = field(default_factory=dict)
-    prefix: str = ""  # of what a function makes
-    arguments: Mapping[str, AttributeRecord] = field(default_factory=dict)  # of the function that is being called
-    calls: tuple[tuple[str, str, str], ...] = ()
-
-    def find(self, name: str) -> str:
-        """Return the flat name of a value; "" stands for an absent one."""
-        if not name:
-            return ""
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope.names:
-                return scope.names[name]
-            scope = scope.outer
-        raise CorruptFileError(f"nothing makes the value {name[:80]!r}")
-
-    def inner(self) -> Scope:
-        """Return the scope of a subgraph."""
-        return Scope(self, {}, self.prefix, self.arguments, self.calls)
-
-
-@dataclass(slots=True)
-class Flat:
-    """What flattening collects."""
-
-    model: ModelRecord
-    source: Source
-    nodes: list[Node] = field(default_factory=list)
-    constants: dict[str, Tensor] = field(default_factory=dict)
-    shapes: dict[str, Shape] = field(default_factory=dict)
-    tensors: dict[int | str, Tensor] = field(default_factory=dict)  # by place in the file, in the order met
-    skipped: dict[str, Skip] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
-    folds: dict[str, int] = field(default_factory=dict)  # length of the chain behind a constant
-    counts: dict[str, int] = field(default_factory=dict)  # how often a name was wanted again
-    inlined: int = 0  # nodes of functions
 
 
 def flatten(model: ModelRecord, source: Source) -> tuple[Graph, tuple[Tensor, ...], tuple[Skip, ...]]:
@@ -95,13 +50,14 @@ def flatten(model: ModelRecord, source: Source) -> tuple[Graph, tuple[Tensor, ..
         CorruptFileError: a value that nothing makes, a circle, a function that calls itself, ...
         UnsupportedError: inlined, it has too many nodes.
     """
+    check_calls(model)
     flat = Flat(model, source)
     scope = Scope()
     record = model.graph
     stored = {t.name for t in record.initializers} | {s.values.name for s in record.sparse}
     inputs = [name for name in dict.fromkeys(record.inputs) if name not in stored]  # below IR 4 weights are inputs too
     for name in inputs:
-        _new(flat, scope, name)
+        flat.new(scope, name)
     outputs = _body(flat, record, scope)
     shapes = {name: shape for name, shape in flat.shapes.items() if name not in flat.constants}
     graph = Graph(
@@ -110,35 +66,16 @@ def flatten(model: ModelRecord, source: Source) -> tuple[Graph, tuple[Tensor, ..
     return graph, tuple(flat.tensors.values()), tuple(flat.skipped.values())
 
 
-def _new(flat: Flat, scope: Scope, name: str) -> str:
-    """Give a value of this scope a name that nothing else has."""
-    if not name:
-        return ""
-    if name in scope.names:
-        raise CorruptFileError(f"two nodes, inputs or initializers make the value {name[:80]!r}")
-    scope.names[name] = unique = _unique(flat, scope.prefix + name)
-    return unique
-
-
-def _unique(flat: Flat, wanted: str) -> str:
-    name = wanted
-    while name in flat.used:
-        flat.counts[wanted] = flat.counts.get(wanted, 1) + 1
-        name = f"{wanted}#{flat.counts[wanted]}"
-    flat.used.add(name)
-    return name
-
-
 def _body(flat: Flat, record: GraphRecord, scope: Scope) -> tuple[str, ...]:
     """Inline a graph whose inputs are in scope; return the flat names of its outputs."""
     for tensor in record.initializers:
-        _store(flat, _new(flat, scope, tensor.name), tensor)
+        _store(flat, flat.new(scope, tensor.name), tensor)
     for sparse in record.sparse:
-        _store(flat, _new(flat, scope, sparse.values.name), sparse)
+        _store(flat, flat.new(scope, sparse.values.name), sparse)
     for node in ordered(record.nodes):
-        flat.inlined += bool(scope.calls)
-        if flat.inlined > _MOST_INLINED:
-            raise UnsupportedError(f"functions that come to more than {_MOST_INLINED} nodes when inlined")
+        if scope.calls:
+            flat.inlined += weigh(node)
+            check_inlined(flat.inlined)  # again: a graph may come as an attribute of the call
         _node(flat, node, scope)
     for name, shape in record.shapes.items():
         if name in scope.names:
@@ -160,7 +97,7 @@ def _store(flat: Flat, name: str, record: TensorRecord | SparseRecord, *, listed
 
 def _node(flat: Flat, node: NodeRecord, scope: Scope) -> None:
     attributes = _bound(node, scope)
-    if (node.domain, node.op, node.overload) in flat.model.functions:
+    if function_key(node) in flat.model.functions:
         _call(flat, node, attributes, scope)
     elif node.op == "Constant" and not node.domain:
         _constant(flat, node, attributes, scope)
@@ -206,7 +143,7 @@ def _values(flat: Flat, node: NodeRecord, attributes: Sequence[AttributeRecord])
 def _constant(flat: Flat, node: NodeRecord, attributes: Sequence[AttributeRecord], scope: Scope) -> None:
     if len(node.outputs) != 1 or not node.outputs[0]:
         raise CorruptFileError(f"the Constant node {node.name[:80]!r} has {len(node.outputs)} outputs")
-    name = _new(flat, scope, node.outputs[0])
+    name = flat.new(scope, node.outputs[0])
     for attribute in attributes:
         value = attribute.value
         if isinstance(value, TensorRecord | SparseRecord):
@@ -221,13 +158,13 @@ def _constant(flat: Flat, node: NodeRecord, attributes: Sequence[AttributeRecord
 def _plain(flat: Flat, node: NodeRecord, attributes: Sequence[AttributeRecord], scope: Scope) -> None:
     inputs = tuple(scope.find(name) for name in node.inputs)
     values = _values(flat, node, attributes)
-    outputs = tuple(_new(flat, scope, name) for name in node.outputs)
+    outputs = tuple(flat.new(scope, name) for name in node.outputs)
     op = _op(node)
     if not node.domain and _folded(flat, node, inputs, outputs, values):
         return
     if node.domain == _CONTRIB:
         op, inputs = _unpacked(flat, node, inputs, values)
-    _emit(flat, op, inputs, outputs, values, scope.prefix + node.name)
+    flat.emit(op, inputs, outputs, values, scope.prefix + node.name)
 
 
 def _unpacked(
@@ -242,21 +179,10 @@ def _unpacked(
     for place, operand in enumerate(operands):
         name = operand
         if isinstance(operand, Tensor):
-            name = _unique(flat, f"{inputs[place]}#real")
+            name = flat.unique(f"{inputs[place]}#real")
             flat.constants[name] = operand
         names.append(str(name or ""))
     return from_onnx(op), tuple(names)
-
-
-def _emit(
-    flat: Flat,
-    op: str,
-    inputs: tuple[str, ...],
-    outputs: tuple[str, ...],
-    attrs: Mapping[str, object] | None = None,
-    name: str = "",
-) -> None:
-    flat.nodes.append(Node(op, inputs, outputs, attrs or {}, name))
 
 
 def _op(node: NodeRecord) -> str:
@@ -270,9 +196,6 @@ def _folded(
     """Replace a node of constants by what it makes, if that is understood."""
     if not inputs or not all(name in flat.constants for name in inputs if name):
         return False
-    length = 1 + max(flat.folds.get(name, 0) for name in inputs)
-    if length > _MOST_FOLDS:
-        return False
     try:
         results = fold(node.op, [flat.constants.get(name) for name in inputs], values, len(outputs))
     except UnfoldableError:
@@ -282,7 +205,6 @@ def _folded(
             continue
         tensor = result if result.name else replace(result, name=name)
         flat.constants[name] = tensor
-        flat.folds[name] = length
         if node.op == "ConstantOfShape" and tensor.size > 1 and tensor.is_float:
             flat.tensors.setdefault(name, tensor)
     return True
@@ -290,31 +212,19 @@ def _folded(
 
 def _call(flat: Flat, node: NodeRecord, attributes: Sequence[AttributeRecord], scope: Scope) -> None:
     """Inline a call of one of the model's own functions."""
-    key = (node.domain, node.op, node.overload)
+    key = function_key(node)
+    check_call(key, scope.calls)  # again, as the nodes are
     function = flat.model.functions[key]
-    if key in scope.calls:
-        raise CorruptFileError(f"function {node.op[:80]!r} calls itself")
-    if len(scope.calls) >= _MOST_CALLS:
-        raise CorruptFileError(f"functions call each other more than {_MOST_CALLS} deep")
     body = function.body
     if len(node.inputs) > len(body.inputs) or len(node.outputs) > len(body.outputs):
         raise CorruptFileError(f"the call of function {node.op[:80]!r} does not fit its inputs and outputs")
     arguments = {a.name: a for a in function.defaults} | {a.name: a for a in attributes}
-    inner = Scope(None, {}, f"{scope.prefix}{node.name or node.op}/", arguments, (*scope.calls, key))
+    inner = scope.function(node.name or node.op, key, arguments)
     for position, name in enumerate(body.inputs):
         inner.names[name] = scope.find(node.inputs[position]) if position < len(node.inputs) else ""
     results = _body(flat, body, inner)
     for name, result in zip(node.outputs, results, strict=False):
-        _alias(scope, name, result)
-
-
-def _alias(scope: Scope, name: str, value: str) -> None:
-    """Let a name of this scope stand for a value that there is already."""
-    if not name:
-        return
-    if name in scope.names:
-        raise CorruptFileError(f"two nodes make the value {name[:80]!r}")
-    scope.names[name] = value
+        scope.alias(name, result)
 
 
 def _control(flat: Flat, node: NodeRecord, attributes: Sequence[AttributeRecord], scope: Scope) -> None:
@@ -336,7 +246,7 @@ def _if(flat: Flat, node: NodeRecord, graphs: Mapping[str, GraphRecord], inputs:
     for name, *pair in zip(node.outputs, then, other, strict=False):
         if name:
             attrs = {"condition": inputs[0]} if inputs else {}
-            _emit(flat, "phi", tuple(pair), (_new(flat, scope, name),), attrs, scope.prefix + node.name)
+            flat.emit("phi", tuple(pair), (flat.new(scope, name),), attrs, scope.prefix + node.name)
 
 
 def _round(
@@ -361,8 +271,8 @@ def _round(
     else:
         if len(body.inputs) < 2 or len(inputs) < 2:
             raise CorruptFileError(f"Loop {node.name[:80]!r} has no trip count and condition")
-        _emit(flat, "loop_index", inputs[:1], (_new(flat, inner, body.inputs[0]),), {}, name)
-        _emit(flat, "phi", inputs[1:2], (_new(flat, inner, body.inputs[1]),), {}, name)
+        flat.emit("loop_index", inputs[:1], (flat.new(inner, body.inputs[0]),), {}, name)
+        flat.emit("phi", inputs[1:2], (flat.new(inner, body.inputs[1]),), {}, name)
         lead, state = 1, len(body.inputs) - 2
         initial = inputs[2:]
     carried = body.inputs[2 * lead :]
@@ -372,21 +282,21 @@ def _round(
         raise CorruptFileError(f"{node.op} {node.name[:80]!r} has more outputs than its body makes")
     for place, (local, value) in enumerate(zip(carried, initial, strict=True)):
         if place < state and body.outputs[lead + place] == local:
-            _alias(inner, local, value)  # never changes
+            inner.alias(local, value)  # never changes
         elif place < state:
-            _emit(flat, "phi", (value,), (_new(flat, inner, local),), {}, name)
+            flat.emit("phi", (value,), (flat.new(inner, local),), {}, name)
         else:
             axis = _element(attrs.get("scan_input_axes"), place - state)
-            _emit(flat, "scan_slice", (value,), (_new(flat, inner, local),), {"axis": axis}, name)
+            flat.emit("scan_slice", (value,), (flat.new(inner, local),), {"axis": axis}, name)
     made_inside = _body(flat, body, inner)[lead:]
     for place, (output, value) in enumerate(zip(node.outputs, made_inside, strict=False)):
         if not output:
             continue
         if place < state:
-            _emit(flat, "phi", (initial[place], value), (_new(flat, scope, output),), {}, name)
+            flat.emit("phi", (initial[place], value), (flat.new(scope, output),), {}, name)
         else:
             axis = _element(attrs.get("scan_output_axes"), place - state)
-            _emit(flat, "scan_stack", (value,), (_new(flat, scope, output),), {"axis": axis}, name)
+            flat.emit("scan_stack", (value,), (flat.new(scope, output),), {"axis": axis}, name)
 
 
 def _element(axes: object, place: int) -> int:
@@ -404,7 +314,7 @@ def _other(
         stored = {t.name for t in graph.initializers} | {s.values.name for s in graph.sparse}
         for local in dict.fromkeys(graph.inputs):
             if local and local not in stored:
-                _emit(flat, "subgraph_input", inputs, (_new(flat, inner, local),), {}, name)
+                flat.emit("subgraph_input", inputs, (flat.new(inner, local),), {}, name)
         results.extend(_body(flat, graph, inner))
-    outputs = tuple(_new(flat, scope, output) for output in node.outputs)
-    _emit(flat, _op(node), (*inputs, *results), outputs, _values(flat, node, attributes), name)
+    outputs = tuple(flat.new(scope, output) for output in node.outputs)
+    flat.emit(_op(node), (*inputs, *results), outputs, _values(flat, node, attributes), name)

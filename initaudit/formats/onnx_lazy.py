@@ -1,4 +1,8 @@
-"""Lazy tensors made of lazy tensors: views of the same storage, and recipes that run when they are loaded."""
+"""Lazy tensors made of lazy tensors: views of the same storage, and recipes that run when they are loaded.
+
+A file decides what is made of what, so each recipe knows what running it takes, and none is made that takes too much:
+a dozen nodes that each join a tensor with itself would otherwise run for hours.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,63 @@ Shape = tuple[int, ...]
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 MOST_INDICES = 1 << 12
 _LONG_KEY = 160
+_SMALL = 64  # elements: a result of so few is worked out at once, and costs what follows nothing
+_STEP = 1 << 12  # elements that are moved in the time that a step takes anyway
+_AT_ONCE = 1 << 17  # work that may be done while the file is read, for one value
+_MOST_STEPS = 96  # one inside the other
+_MOST_PASSES = 64  # over all that a tensor is made of
+_MOST_WORK = 1 << 26  # of a tensor that is made of little
+_MOST_SOURCES = 512
 
 
 class UnfoldableError(Exception):
     """A node that has to stay in the graph; never leaves this package."""
+
+
+class Recipe:
+    """How a derived tensor is loaded, and what that takes.
+
+    `work` counts the elements that all steps move, those of a tensor that goes in twice twice; `sources` are the
+    tensors of the file behind it, name and size.
+
+    Raises:
+        UnfoldableError: it takes too much.
+    """
+
+    __slots__ = ("run", "sources", "steps", "work")
+
+    def __init__(self, parts: Sequence[Tensor], moved: int, run: Callable[[], Array]) -> None:
+        known = [_cost(part) for part in parts]
+        self.run = run
+        self.steps = 1 + max((steps for steps, _, _ in known), default=0)
+        self.work = _STEP + moved + sum(work for _, work, _ in known)
+        self.sources = known[0][2] if len(known) == 1 else tuple(dict.fromkeys(s for *_, each in known for s in each))
+        if self.steps > _MOST_STEPS or len(self.sources) > _MOST_SOURCES:
+            raise UnfoldableError(f"{self.steps} steps from {len(self.sources)} tensors")
+        if self.work > max(_MOST_WORK, _MOST_PASSES * sum(size for _, size in self.sources)):
+            raise UnfoldableError(f"{self.work} elements to move")
+
+    def __call__(self) -> Array:
+        """Return the values."""
+        return self.run()
+
+    def settle(self) -> None:
+        """Run now, and from here on hand out what came of it."""
+        values = self.run()
+        values.flags.writeable = False
+        self.run = lambda: values
+        self.steps = self.work = 0
+
+
+def _cost(tensor: Tensor) -> tuple[int, int, tuple[tuple[str, int], ...]]:
+    """Return the steps, the work and the sources of a tensor: of one in the file, what decoding it takes."""
+    load = tensor.load
+    if isinstance(load, Recipe) and (load.sources or not tensor.name):
+        return load.steps, load.work, load.sources
+    if isinstance(load, Recipe):  # filled with one value: a weight of its own, but nothing that the file pays for
+        return load.steps, load.work, ((tensor.name, 0),) if tensor.size > 1 and tensor.is_float else ()
+    work = tensor.size if ":" in tensor.storage else 0  # otherwise it lies in the file as it is
+    return 0, work, ((tensor.name, tensor.size),) if tensor.size > 1 else ()
 
 
 def view(base: Tensor, shape: Shape, strides: Sequence[int], shift: int, apply: Callable[[Array], Array]) -> Tensor:
@@ -32,7 +89,7 @@ def view(base: Tensor, shape: Shape, strides: Sequence[int], shift: int, apply: 
         strides=kept,
         offset=base.offset + shift,
         storage=base.storage or base.name,
-        load=lambda: apply(base.load()),
+        load=Recipe((base,), 0, lambda: apply(base.load())),
     )
 
 
@@ -45,8 +102,9 @@ def computed(
     if len(key) > _LONG_KEY:
         key = f"{what}#{hashlib.blake2b(key.encode('utf-8', 'replace'), digest_size=16).hexdigest()}"
     kind = loaded_dtype(dtype)
+    size = math.prod(shape)
 
-    def load() -> Array:
+    def run() -> Array:
         with np.errstate(all="ignore"):
             return np.asarray(compute(*[t.load() for t in parts])).astype(kind, copy=False).reshape(shape)
 
@@ -54,16 +112,23 @@ def computed(
         for part in parts:
             part.release()
 
-    return Tensor(name or max(parts, key=lambda t: t.size).name, shape, dtype, load, key, release=release)
+    load = Recipe(parts, max(size, *(t.size for t in parts)), run)
+    if size <= _SMALL and load.work <= _AT_ONCE:
+        load.settle()
+    names = tuple(source for source, _ in load.sources)
+    return Tensor(
+        name or max(parts, key=lambda t: t.size).name, shape, dtype, load, key, release=release,
+        parts=names if len(names) > 1 else (),
+    )  # fmt: skip
 
 
 def integers(tensor: Tensor | None) -> list[int]:
     """Return the values of a small integer tensor: the shapes, axes and indices that a node is given.
 
     Raises:
-        UnfoldableError: it is absent, large or not of integers.
+        UnfoldableError: it is absent, large, not of integers, or takes long to work out.
     """
-    if tensor is None or tensor.dtype not in INTEGERS or tensor.size > MOST_INDICES:
+    if tensor is None or tensor.dtype not in INTEGERS or tensor.size > MOST_INDICES or _cost(tensor)[1] > _AT_ONCE:
         raise UnfoldableError("no small integer tensor")
     values: list[int] = tensor.load().reshape(-1).tolist()
     return values
@@ -126,7 +191,7 @@ def sliced(x: Tensor, cuts: tuple[slice, ...]) -> Tensor:
 
 def filled(shape: Shape, dtype: str, value: Array) -> Tensor:
     """Return a tensor of a value broadcast to `shape`: takes no memory, however large. Its maker names it."""
-    return Tensor("", shape, dtype, lambda: np.broadcast_to(value, shape))
+    return Tensor("", shape, dtype, Recipe((), 0, lambda: np.broadcast_to(value, shape)))
 
 
 def dequantized(x: Tensor, scale: Tensor, zero: Tensor | None, axis: int, block: int = 0) -> Tensor:

@@ -37,6 +37,15 @@ class Record:
         return f"Record({self.name})"
 
 
+def attributes(state: object) -> dict[object, object]:
+    """Return the attributes in the state of an object, whether it has a __dict__, __slots__ or both."""
+    if type(state) is dict:
+        return state
+    if type(state) is tuple and len(state) == 2 and all(part is None or type(part) is dict for part in state):
+        return {**(state[0] or {}), **(state[1] or {})}
+    return {}
+
+
 def _plain_dict(args: tuple[Any, ...]) -> object:
     if not args:
         return {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from initaudit.errors import UnsafeFileError
 from initaudit.formats import torch_numpy
-from initaudit.formats.pickle_values import Record
+from initaudit.formats.pickle_values import Record, attributes
 from initaudit.formats.torch_tensor import Found
 from initaudit.types import Global, Module
 
@@ -35,12 +35,7 @@ _NOT_PLAIN = object()
 
 def state_of(record: Record) -> dict[object, object]:
     """Return the attributes of an object, whether it has a __dict__, __slots__ or both."""
-    state = record.state
-    if type(state) is dict:
-        return state
-    if type(state) is tuple and len(state) == 2 and all(part is None or type(part) is dict for part in state):
-        return {**(state[0] or {}), **(state[1] or {})}
-    return {}
+    return attributes(record.state)
 
 
 def module_state(value: object) -> dict[object, object] | None:
@@ -191,6 +186,7 @@ class ModuleWalk:
                 continue
             if len(self.modules) >= MAX_MODULES or len(parents) >= MAX_DEPTH:
                 raise UnsafeFileError(f"more than {MAX_MODULES} modules, or nested deeper than {MAX_DEPTH}")
+            above = (*parents, id(record))
             children = [
                 (child, f"{path}.{name}" if path else str(name))
                 for name, child in _dict(state.get("_modules")).items()
@@ -199,10 +195,10 @@ class ModuleWalk:
             self.modules.append(
                 Module(
                     path, class_name(record), self._attributes(state), self._tensors(state, path),
-                    tuple(child_path for child, child_path in children if module_state(child) is not None),
+                    tuple(at for child, at in children if id(child) not in above and module_state(child) is not None),
                 )
             )  # fmt: skip
-            todo += [(child, child_path, (*parents, id(record))) for child, child_path in reversed(children)]
+            todo += [(child, child_path, above) for child, child_path in reversed(children)]
 
     def _tensors(self, state: dict[object, object], path: str) -> dict[str, str]:
         names: dict[str, str] = {}
@@ -224,11 +220,11 @@ class ModuleWalk:
         return names
 
     def _attributes(self, state: dict[object, object]) -> dict[str, object]:
-        attributes: dict[str, object] = {}
+        found: dict[str, object] = {}
         for key, value in state.items():
             if isinstance(key, str) and key not in _BOOKKEEPING and not (key.endswith("_hooks") and not value):
-                attributes.update((name, single) for name, single in named(value, key) if is_plain(single))
-        self._attributes_left -= len(attributes)
+                found.update((name, single) for name, single in named(value, key) if is_plain(single))
+        self._attributes_left -= len(found)
         if self._attributes_left < 0:
             raise UnsafeFileError(f"modules with more than {MAX_ATTRIBUTES} attributes")
         frozen = tuple(
@@ -237,8 +233,8 @@ class ModuleWalk:
             if isinstance(value, Record) and len(value.args) > 1 and value.args[1] is False
         )
         if frozen:
-            attributes["parameters.frozen"] = frozen  # no Python name, so it can hide no attribute
-        return attributes
+            found["parameters.frozen"] = frozen  # no Python name, so it can hide no attribute
+        return found
 
 
 def _packed(value: object, name: str, depth: int = 0) -> Iterator[tuple[str, object]]:

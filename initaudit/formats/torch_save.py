@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +42,8 @@ def read_zip(path: Path) -> Model:
     source = MappedFile(path)
     with path.open("rb") as file:
         archive = torch_zip.Archive(source, file)
-    return _model(path, torch_zip.load(archive), "torch")
+    with _collector_paused():
+        return _model(path, torch_zip.load(archive), "torch")
 
 
 def sniff_legacy(path: Path, head: bytes) -> bool:
@@ -49,7 +53,8 @@ def sniff_legacy(path: Path, head: bytes) -> bool:
 
 def read_legacy(path: Path) -> Model:
     """Read a file that torch.save wrote before 1.6."""
-    return _model(path, torch_legacy.load(MappedFile(path)), "torch")
+    with _collector_paused():
+        return _model(path, torch_legacy.load(MappedFile(path)), "torch")
 
 
 def sniff_pickle(path: Path, head: bytes) -> bool:
@@ -71,13 +76,26 @@ def sniff_pickle(path: Path, head: bytes) -> bool:
 def read_pickle(path: Path) -> Model:
     """Read a plain pickle that holds tensors or numpy arrays."""
     source = MappedFile(path)
-    pickle = Unpickler(source.view(0, source.size))
     if _JOBLIB in bytes(source.view(0, min(source.size, 4096))):
         raise UnsupportedError("a joblib dump, whose arrays lie between the pickle's instructions, is not read yet")
-    value = pickle.load()
-    left = source.size - pickle.end
-    rest = (Skip("file", f"{left} bytes after the first pickle are not read"),) if left else ()
-    return _model(path, Loaded(value, set(pickle.globals), "pickle", rest), "pickle")
+    with _collector_paused():
+        pickle = Unpickler(source.view(0, source.size))
+        value = pickle.load()
+        left = source.size - pickle.end
+        rest = (Skip("file", f"{left} bytes after the first pickle are not read"),) if left else ()
+        return _model(path, Loaded(value, set(pickle.globals), "pickle", rest), "pickle")
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep the garbage collector from walking, again and again, a growing heap in which nothing is garbage yet."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _model(path: Path, loaded: Loaded, kind: str) -> Model:

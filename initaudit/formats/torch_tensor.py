@@ -10,7 +10,7 @@ import numpy as np
 from initaudit.dtypes import numpy_dtype
 from initaudit.errors import CorruptFileError, UnsupportedError
 from initaudit.formats import torch_numpy, torch_sparse
-from initaudit.formats.pickle_values import Record
+from initaudit.formats.pickle_values import Record, attributes
 from initaudit.formats.torch_storage import (
     MAX_EXPANDED,
     PACKED,
@@ -201,13 +201,14 @@ class Rebuilder:
             raise CorruptFileError(f"{name} without its arguments")
         if isinstance(func, Global) and func.name.endswith("._rebuild_wrapper_subclass"):
             return self._wrapped(name, args, state)
-        return self.tensor(Record(func, args))
+        found = self.tensor(Record(func, args))
+        return Lost(f"{name}: rebuilt by a function that is not known here") if found is None else found
 
     def _wrapped(self, name: str, args: tuple[object, ...], state: object = None) -> Found:
         if len(args) < 3:
             raise CorruptFileError(f"{name} without its shape")
         shape = checked_shape(args[2])
-        fields = state if isinstance(state, dict) else {}
+        fields = attributes(state)
         parts = {key: found for key, value in fields.items() if (found := self.tensor(value)) is not None}
         if len(parts) == 1:
             part = next(iter(parts.values()))

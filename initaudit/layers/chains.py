@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from initaudit.layers.drafts import sides
-from initaudit.layers.neighbours import place
+from initaudit.layers.places import place
 from initaudit.types import Evidence, Layer
 
 _PLAIN = frozenset({"linear", "conv", "conv_transpose"})

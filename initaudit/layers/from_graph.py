@@ -10,6 +10,7 @@ from initaudit.errors import UnsupportedError
 from initaudit.graph.fuse import fuse
 from initaudit.graph.view import FAR, View, sound
 from initaudit.layers.fans import fans
+from initaudit.layers.from_graph_adapters import adapters, extent
 from initaudit.layers.from_graph_flow import Ends, Fate, Flow
 from initaudit.layers.from_graph_found import Found, text
 from initaudit.layers.from_graph_names import named
@@ -27,8 +28,9 @@ def infer(model: Model) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
     if model.graph is None:
         raise UnsupportedError("there is no graph in this file to trace layers in")
     view = View(fuse(sound(model.graph)))
-    founds = list(weights(view))
-    flow = Flow(view, founds)
+    founds = _in_use(view, list(weights(view)))
+    low_rank = adapters(view, founds)
+    flow = Flow(view, founds, low_rank)
     _reverse_names(model, founds)
     claimed = {t.name for f in founds for t in (f.weight, f.bias, *f.extra) if t is not None}
     claimed |= {name for f in founds for name in f.claimed}
@@ -40,9 +42,15 @@ def infer(model: Model) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
             founds.append(one)
             claimed.add(one.weight.name)
     founds.sort(key=lambda f: f.node)
-    layers = _rows(view, flow, founds)
+    layers = _rows(view, flow, founds, low_rank)
     skips += _left_out(model, view, claimed, {s.name for s in skips})
     return tuple(layers), tuple(skips)
+
+
+def _in_use(view: View, founds: list[Found]) -> list[Found]:
+    """Drop readings of a weight on values that never change, where it is also used on the data."""
+    used = {(f.weight.identity, f.kind) for f in founds if f.source not in view.fixed}
+    return [f for f in founds if f.source not in view.fixed or (f.weight.identity, f.kind) not in used]
 
 
 def _reverse_names(model: Model, founds: list[Found]) -> None:
@@ -57,7 +65,8 @@ def _reverse_names(model: Model, founds: list[Found]) -> None:
 
 def _left_out(model: Model, view: View, claimed: set[str], told: set[str]) -> list[Skip]:
     """Return the float tensors of the file that nothing above accounts for."""
-    used = {tensor.name for value, tensor in view.graph.constants.items() if view.readers(value)}
+    read = [tensor for value, tensor in view.graph.constants.items() if view.readers(value)]
+    used = {name for tensor in read for name in (tensor.name, *tensor.parts)}
     packed = {
         view.graph.constants[name].name: node.op
         for node in view.nodes
@@ -79,7 +88,7 @@ def _left_out(model: Model, view: View, claimed: set[str], told: set[str]) -> li
 # ---- rows
 
 
-def _rows(view: View, flow: Flow, founds: list[Found]) -> list[Layer]:
+def _rows(view: View, flow: Flow, founds: list[Found], low_rank: frozenset[int]) -> list[Layer]:
     layers: list[Layer] = []
     owners: dict[object, int] = {}
     twins: dict[str, list[int]] = {}
@@ -90,7 +99,7 @@ def _rows(view: View, flow: Flow, founds: list[Found]) -> list[Layer]:
         if place is not None:
             uses[place] = uses.get(place, 1) + 1
             continue
-        layer = _layer(view, flow, founds, found, taken)
+        layer = _layer(view, flow, found, taken, id(found) in low_rank)
         for other in twins.get(found.weight.storage or found.weight.name, ()):
             if sorted(layers[other].weight.shape) == sorted(layer.weight.shape) and _same_place(
                 layers[other].weight, layer.weight
@@ -112,7 +121,7 @@ def _same_place(a: Tensor, b: Tensor) -> bool:
     return a.offset == b.offset and a.size == b.size
 
 
-def _layer(view: View, flow: Flow, founds: list[Found], found: Found, taken: dict[str, int]) -> Layer:
+def _layer(view: View, flow: Flow, found: Found, taken: dict[str, int], adapter: bool) -> Layer:
     name, where = named(view, found)
     count = taken.get(name, 0)
     taken[name] = count + 1
@@ -120,14 +129,14 @@ def _layer(view: View, flow: Flow, founds: list[Found], found: Found, taken: dic
         name = f"{name}_{count}"
         taken[name] = taken.get(name, 0) + 1
     reasons = [*found.reasons, *([where] if where else [])]
-    adapter = _adapter(view, founds, found)
     found.parts = found.parts or (() if adapter else _projections(view, found))
     fan_in, fan_out = fans(
         found.kind, found.axes, found.weight.shape, found.groups, found.stride, max(1, len(found.parts))
     )
     layer = Layer(
         name, found.kind, found.weight, found.axes, found.bias, found.extra, found.groups, found.parts,
-        found.stride if found.kind == "conv_transpose" else (), fan_in, fan_out, fan_evidence=Evidence.TRACED,
+        found.stride if found.kind == "conv_transpose" else (), fan_in, fan_out,
+        fan_evidence=Evidence.TRACED if found.read else Evidence.ASSUMED,
     )  # fmt: skip
     fate = flow.fate(found.out)
     activation, sure, why = _activation(view, found, fate)
@@ -192,68 +201,6 @@ def _role(found: Found, fate: Fate, adapter: bool) -> tuple[Role, Evidence, str]
     return Role.OTHER, Evidence.TRACED, "; ".join(why) or "no role is proven"
 
 
-def _adapter(view: View, founds: list[Found], found: Found) -> bool:
-    """Whether this is A or B of x W + s (x A) B, with a rank below both sides of W."""
-    if found.kind not in ("linear", "conv"):
-        return False
-    for a, b in _pairs(view, founds, found):
-        rank, wide_in, wide_out = _size(a, "o"), _size(a, "i"), _size(b, "o")
-        if rank >= min(wide_in, wide_out):
-            continue
-        end = _past_scales(view, b.out)
-        for use in view.readers(end):
-            node = view.nodes[use.node]
-            if node.op != "add" or len(node.inputs) != 2:
-                continue
-            other = node.inputs[1 - use.position]
-            for base in founds:
-                if base not in (a, b) and base.kind == found.kind and _past_scales(view, base.out) == other:
-                    same = _before(view, base.source) == _before(view, a.source)
-                    if same and _size(base, "i") == wide_in and _size(base, "o") == wide_out:
-                        return True
-    return False
-
-
-def _pairs(view: View, founds: list[Found], found: Found) -> list[tuple[Found, Found]]:
-    near = [f for f in founds if abs(f.node - found.node) < 64 and f.kind == found.kind and f is not found]
-    after = [(found, f) for f in near if _before(view, f.source) == found.out]
-    before = [(f, found) for f in near if _before(view, found.source) == f.out]
-    return after + before
-
-
-def _size(found: Found, label: str) -> int:
-    n = 1
-    for axis, extent in zip(found.axes, found.weight.shape, strict=True):
-        n *= extent if axis == label else 1
-    return n
-
-
-def _past_scales(view: View, name: str) -> str:
-    """Return the value after multiplications by constants and dropout."""
-    for _ in range(FAR):
-        readers = view.readers(name)
-        if len(readers) != 1 or name in view.outputs:
-            break
-        node = view.nodes[readers[0].node]
-        if node.op not in ("mul", "div", "cast", "dropout", "identity", "reshape") or len(view.moving(node)) != 1:
-            break
-        name = node.outputs[0]
-    return name
-
-
-def _before(view: View, name: str) -> str:
-    """Return the value before casts, dropout and scales."""
-    for _ in range(FAR):
-        if name not in view.producer:
-            break
-        node = view.nodes[view.producer[name]]
-        moving = view.moving(node)
-        if node.op not in ("cast", "dropout", "identity", "mul", "div", "reshape") or len(moving) != 1:
-            break
-        name = node.inputs[moving[0]]
-    return name
-
-
 def _projections(view: View, found: Found) -> tuple[str, ...]:
     """Return (q, k, v), or (k, v), for one linear layer whose output is split for attention."""
     if found.kind != "linear" or "s" in found.axes:
@@ -271,7 +218,7 @@ def _projections(view: View, found: Found) -> tuple[str, ...]:
         return ()
     pieces = [o for u in readers for o in view.nodes[u.node].outputs if o and view.readers(o)]
     names = {3: ("q", "k", "v"), 2: ("k", "v")}.get(len(pieces), ())
-    if not names or _size(found, "o") % len(names) or not all(_equal(view, view.nodes[u.node]) for u in readers):
+    if not names or extent(found, "o") % len(names) or not all(_equal(view, view.nodes[u.node]) for u in readers):
         return ()
     plain = len(pieces) == 2  # two halves may be those of a rotary embedding, which are joined again
     return names if all(_meeting(view, piece, plain) for piece in pieces) else ()

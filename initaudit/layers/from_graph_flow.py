@@ -68,12 +68,16 @@ _UNUSED = Fate(Decision(_LATE, None, "nothing reads it", False), Ends.NOTHING, F
 class Flow:
     """The fate of every value that moves."""
 
-    def __init__(self, view: View, founds: Iterable[Found]) -> None:
+    def __init__(self, view: View, founds: Iterable[Found], low_rank: frozenset[int] = frozenset()) -> None:
         self.view = view
         self.layers: dict[int, list[Found]] = {}
         for found in founds:
             if found.role is None or found.kind in ("embedding", "lstm", "gru", "rnn") or found.parts:
                 self.layers.setdefault(found.node, []).append(found)
+        self.adapters = 0  # bits of the nodes of low-rank additions
+        for node, here in self.layers.items():
+            if all(id(found) in low_rank for found in here):
+                self.adapters |= 1 << node
         self.live: set[str] = set()  # made by a weight
         self.raw: set[str] = set()  # an input of the graph, moved or scaled, but no mask or position made of one
         self.above: dict[str, int] = {}  # bits of the forks a value comes from
@@ -127,6 +131,14 @@ class Flow:
 
     def _made_from(self, name: str, fork: str) -> bool:
         return bool(self.above.get(name, 0) & self.bit.get(fork, 0))
+
+    def _sources(self, name: str) -> int:
+        return self.sources.get(name, 0) & ~self.adapters
+
+    def _low_rank(self, name: str) -> bool:
+        """Whether a value comes from nothing but low-rank additions."""
+        sources = self.sources.get(name, 0)
+        return bool(sources) and not sources & ~self.adapters
 
     # ---- backward: what becomes of it
 
@@ -261,12 +273,12 @@ class Flow:
 
     def _sum(self, name: str, use: Use, node: Node, out: str) -> tuple[Fate, str]:
         after = self.fate(out)
-        others = self._others(use, node)
+        mine = self._sources(name)
+        others = [other for other in self._others(use, node) if not mine or not self._low_rank(other)]
         if not others:
             return after, "pass"
         own = [other for other in others if other == name or self._made_from(other, name)]
-        mine = self.sources.get(name, 0)
-        if mine and not own and all(self.sources.get(other, 0) == mine for other in others):
+        if mine and not own and all(self._sources(other) == mine for other in others):
             return after, "pass"  # two versions of one signal, as in a rotary embedding
         end = Ends.SKIP if len(own) == len(others) else Ends.JOIN
         return Fate(after.decision, end, after.weighted, False), "skip" if end is Ends.SKIP else "join"

@@ -33,6 +33,7 @@ class Found:
     activation: str | None = None  # where the op itself applies one
     suffix: str = ""  # tells several weights of one node apart
     sure: bool = True
+    read: bool = True  # kind and fans are what the graph says, not a guess
     reasons: list[str] = field(default_factory=list)
     claimed: list[str] = field(default_factory=list)  # names of further tensors it accounts for
 
@@ -64,6 +65,31 @@ def computed(view: View, name: str) -> list[Tensor]:
                 seen.add(i)
                 todo.append(i)
     return sorted(found.values(), key=lambda t: (-t.size, -len(t.shape)))
+
+
+def signal(view: View, name: str) -> bool:
+    """Whether a value that does not move with the data is a signal all the same, as what becomes of learned queries.
+
+    What makes a weight out of constants scales, multiplies and adds; only signals are normalised by a learned scale, put
+    through a softmax, looked up, or split into heads after a product.
+    """
+    seen: set[str] = set()
+    todo = [name]
+    ops: set[str] = set()
+    while todo and len(seen) < 400:
+        at = todo.pop()
+        if at in seen or at not in view.producer or at in view.graph.constants:
+            continue
+        seen.add(at)
+        node = view.nodes[view.producer[at]]
+        kind = view.family(node)
+        if kind in ("softmax", "attention") or (kind == "norm" and len(node.inputs) > 1) or node.op == "embedding":
+            return True
+        if kind == "activation" and node.op != "composite" and not node.attrs.get("fused"):
+            return True
+        ops.add(node.op)
+        todo += node.inputs[:1] if kind == "move" and node.op not in ("concat", "where", "phi") else node.inputs
+    return bool(ops & {"matmul", "gemm", "linear"}) and bool(ops & {"reshape", "tile", "expand", "view"})
 
 
 def operand(

@@ -8,7 +8,18 @@ from dataclasses import replace
 import numpy as np
 
 from initaudit.graph.view import FAR, View
-from initaudit.layers.from_graph_found import THROUGH, Found, follow, learned, number, operand, scaled, text, with_bias
+from initaudit.layers.from_graph_found import (
+    THROUGH,
+    Found,
+    follow,
+    learned,
+    number,
+    operand,
+    scaled,
+    signal,
+    text,
+    with_bias,
+)
 from initaudit.types import Node, Role, Tensor
 
 # ---- linear
@@ -22,6 +33,7 @@ def gemm(view: View, index: int, node: Node) -> Iterator[Found]:
     elif a in view.fixed:
         got, axes, source = operand(view, a, 2), "io" if node.attrs.get("transA") else "oi", b
     else:
+        yield from _chosen(view, index, node)
         return
     if got is None or len(got[0].shape) != 2:
         return
@@ -49,6 +61,8 @@ def _matmul_of(
     elif b in view.fixed and learned(view, b) is not None:
         right, source = True, a  # of a learned input, as the queries of a decoder, or of a table of positions
     else:
+        return None
+    if weight is None and view.constant(b if right else a) is None and signal(view, b if right else a):
         return None
     got = (weight, (), []) if weight is not None else operand(view, b if right else a, 2)
     if got is None or got[0] is None or len(got[0].shape) < 2:
@@ -84,13 +98,14 @@ def _stack(view: View, name: str) -> tuple[Tensor, bool] | None:
         if name not in view.producer:
             break
         node = view.nodes[view.producer[name]]
-        if node.op == "gather":
+        if node.op in ("gather", "gather_nd"):
             tensor = learned(view, node.inputs[0])
-            picked = number(node, "axis", 0) == 0 and tensor is not None and len(tensor.shape) >= 3
+            first = number(node, "batch_dims" if node.op == "gather_nd" else "axis", 0) == 0
+            picked = first and tensor is not None and len(tensor.shape) >= 3
             return (tensor, turned) if picked and tensor is not None else None
         if node.op == "transpose":
             turned = not turned
-        elif node.op not in THROUGH:
+        elif node.op not in THROUGH | {"squeeze", "unsqueeze", "reshape"}:
             return None
         name = node.inputs[0]
     return None
@@ -100,9 +115,10 @@ def _chosen(view: View, index: int, node: Node) -> Iterator[Found]:
     """Read a product with experts that were looked up by the router's choice."""
     for place in (0, 1):
         stack = _stack(view, node.inputs[place])
-        if stack is None:
+        if stack is None or node.inputs[1 - place] in view.fixed:
             continue
         tensor, turned = stack
+        turned ^= bool(node.attrs.get("transB" if place else "transA"))
         axes = "s" * (len(tensor.shape) - 2) + ("io" if (place == 1) != turned else "oi")
         found = Found(index, "linear", tensor, axes, node.inputs[1 - place], node.outputs[0])
         found.reasons.append("experts, one per leading index, looked up by the router's choice")

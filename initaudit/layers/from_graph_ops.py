@@ -129,26 +129,46 @@ def _part(tensor: Tensor, where: tuple[int | slice, ...], shape: tuple[int, ...]
     )  # fmt: skip
 
 
+def _directions(
+    view: View, node: Node, place: int, whole: Tensor | None, rows: int
+) -> Iterator[tuple[int, Tensor, str]]:
+    """Yield number, weight and axes of each direction; of unequal ones, those of as many rows as the gates have."""
+    if whole is not None:
+        if len(whole.shape) == 3:
+            _, high, wide = whole.shape
+            for d in range(whole.shape[0]):
+                one = whole.shape[0] == 1
+                yield d, whole if one else _part(whole, (d,), (high, wide), d * high * wide), "soi" if one else "oi"
+        return
+    maker = view.producer.get(node.inputs[place], -1) if len(node.inputs) > place else -1
+    if maker >= 0 and view.nodes[maker].op == "concat":
+        for d, name in enumerate(view.nodes[maker].inputs):
+            tensor = learned(view, name)
+            if tensor is not None and len(tensor.shape) == 3 and tensor.shape[:2] == (1, rows):
+                yield d, tensor, "soi"
+
+
 def recurrent(view: View, index: int, node: Node) -> Iterator[Found]:
     """Read the input and recurrent weights of each direction, gates as parts."""
     gates = _GATES[node.op]
     bias = learned(view, node.inputs[3]) if len(node.inputs) > 3 else None
+    hidden = number(node, "hidden_size", 0)
     for place, which in ((1, "ih"), (2, "hh")):
         whole = learned(view, node.inputs[place]) if len(node.inputs) > place else None
-        if whole is None or len(whole.shape) != 3 or whole.shape[1] % len(gates):
-            continue
-        directions, rows, columns = whole.shape
-        for d in range(directions):
-            weight, axes = whole, "soi"
-            if directions > 1:
-                weight = _part(whole, (d,), (rows, columns), d * rows * columns)
-                axes = "oi"
+        for d, weight, axes in _directions(view, node, place, whole, len(gates) * hidden):
+            rows = weight.shape[-2]
+            if rows % len(gates):
+                continue
+            directions = whole.shape[0] if whole is not None else 0
             found = Found(index, node.op, weight, axes, node.inputs[0], node.outputs[0])
             found.parts = gates if len(gates) > 1 else ()
             found.suffix = f"weight_{which}" + ("_reverse" if d else "")
             found.reasons.append(
                 f"{node.op} {'input' if which == 'ih' else 'recurrent'} weights, gates {''.join(gates)}"
             )
+            if whole is None:
+                found.read = False
+                found.reasons.append("its directions differ in shape, which no recurrent op allows: read one by one")
             if bias is not None and bias.shape == (directions, 2 * rows):
                 start = 0 if which == "ih" else rows
                 found.bias = _part(bias, (d, slice(start, start + rows)), (rows,), d * 2 * rows + start)

@@ -17,6 +17,7 @@ from initaudit.types import Node, Role, Skip, Tensor
 _ARGUMENT = "an argument of the op, no weight"
 _FOLDED = re.compile(r"(.*[./])?embedding(_\d+)?$")  # what torch's exporter calls the rows it looked up in advance
 _MOST_READ = 1 << 22
+_HUGE = 99  # beyond it, a constant is a mask or the logarithm of nothing
 _UNARY = frozenset(
     {"exp", "neg", "softplus", "sigmoid", "tanh", "clip", "abs", "sqrt", "reciprocal", "log", "min", "max"}
 )
@@ -45,7 +46,7 @@ def parameters(view: View, flow: Flow, claimed: set[str]) -> Iterator[Found | Sk
 
 
 def _read(view: View, flow: Flow, tensor: Tensor, value: str) -> Found | str:
-    for use, through in _meetings(view, value):
+    for use, through in _meetings(view, flow, value):
         node = view.nodes[use.node]
         verdict = _meets(view, flow, tensor, use, node, through)
         if verdict is not None:
@@ -56,7 +57,7 @@ def _read(view: View, flow: Flow, tensor: Tensor, value: str) -> Found | str:
     return f"a constant that {first.op} reads; not known to be a parameter"
 
 
-def _meetings(view: View, value: str) -> Iterator[tuple[Use, tuple[str, ...]]]:
+def _meetings(view: View, flow: Flow, value: str) -> Iterator[tuple[Use, tuple[str, ...]]]:
     """Yield where a constant, perhaps moved or changed alone, meets a signal, and by which ops it was changed."""
     todo: list[tuple[str, tuple[str, ...]]] = [(value, ())]
     seen = {value}
@@ -64,7 +65,10 @@ def _meetings(view: View, value: str) -> Iterator[tuple[Use, tuple[str, ...]]]:
         name, through = todo.pop(0)
         for use in view.readers(name):
             node = view.nodes[use.node]
-            if view.moving(node) or any(out in view.outputs for out in node.outputs):
+            layers = flow.layers.get(use.node, ())  # of learned queries, nothing moves with the data
+            if view.moving(node) or any(out in view.outputs for out in node.outputs) or any(
+                found.source == name for found in layers
+            ):
                 yield use, through
             elif len(view.moving(node)) == 0:
                 for out in node.outputs:
@@ -83,6 +87,10 @@ def _meets(
     kind = family(node.op)
     if tensor.buffer:
         return "a buffer, no parameter"
+    only = None if own or tensor.size == 1 else _filling(tensor)
+    affine = len(long) == 1 and node.op in ("mul", "add") and not through  # what is left of a norm that was folded
+    if only is not None and not (affine and (only or node.op == "add") and abs(only) < _HUGE):
+        return f"{only:g} throughout, under a name that an exporter made up: a first state, a mask or filling"
     if out not in flow.live and kind == "elementwise" and not _signal(view, node):
         return f"a table that {node.op} reads with positions or masks"
     if node.op in ("where", "greater", "less", "equal", "greater_or_equal", "less_or_equal"):
@@ -119,7 +127,8 @@ def _meets(
     if kind == "norm" and not own:
         return _ARGUMENT
     if kind in ("weighted", "norm", "attention") or node.op in ("scatter_elements", "scatter_nd"):
-        if own and len(long) >= 1:
+        table = len(long) > 1 and use.node in flow.layers and set(through) <= {"add"} and not _periodic(tensor)
+        if (own or table) and len(long) >= 1:
             return _parameter(view, tensor, use, Role.EMBEDDING, f"a learned input of {node.op}")
         return f"an input of {node.op} that is no weight of it"
     if kind == "move" and use.position == 0 and own:
@@ -174,13 +183,19 @@ def _values(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]
     return np.asarray(tensor.load()).astype(np.float64)
 
 
+def _filling(tensor: Tensor) -> float | None:
+    """Return the one number that all values are."""
+    values = _values(tensor)
+    return float(values.flat[0]) if values is not None and bool(np.all(values == values.flat[0])) else None
+
+
 def _is_mask(tensor: Tensor) -> bool:
     """Whether all values are zero or one huge negative number."""
     values = _values(tensor)
     if values is None:
         return False
     other = values[values != 0]
-    return bool(other.size == 0 or (np.all(other == other.flat[0]) and other.flat[0] < -99))
+    return bool(other.size == 0 or (np.all(other == other.flat[0]) and other.flat[0] < -_HUGE))
 
 
 def _periodic(tensor: Tensor) -> bool:

@@ -8,7 +8,7 @@ from initaudit.graph.view import View
 from initaudit.layers import from_graph_linear as linear
 from initaudit.layers import from_graph_norms as norms
 from initaudit.layers import from_graph_ops as ops
-from initaudit.layers.from_graph_found import Found
+from initaudit.layers.from_graph_found import Found, signal
 from initaudit.types import Node
 
 Reader = Callable[[View, int, Node], Iterator[Found]]
@@ -70,6 +70,8 @@ def _weight_space(view: View) -> set[int]:
         if node.op not in ("conv", "conv_transpose", "gemm", "linear", "matmul") or not view.moving(node):
             continue
         todo = [name for name in node.inputs if name in view.fixed and name in view.producer]
+        if node.op == "matmul":
+            todo = [name for name in todo if not signal(view, name)]
         while todo:
             index = view.producer[todo.pop()]
             if index not in inside:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from initaudit.layers import neighbours, roles
+from initaudit.layers import neighbours, places, roles
 from initaudit.layers.groups import by_name
 from initaudit.layers.shapes import read
 from initaudit.types import Layer, Model, Skip, Tensor
@@ -16,9 +16,9 @@ def infer(model: Model, tensors: tuple[Tensor, ...] | None = None) -> tuple[tupl
         tensors: the tensors to read, all by default.
     """
     stored = model.tensors if tensors is None else tensors
-    ordered = neighbours.in_order(stored)
+    ordered = places.in_order(stored)
     if not ordered:
-        stored = tuple(sorted(stored, key=lambda t: neighbours.natural(t.name)))
+        stored = tuple(sorted(stored, key=lambda t: places.natural(t.name)))
     layers: list[Layer] = []
     skipped: list[Skip] = []
     for group in by_name(stored):

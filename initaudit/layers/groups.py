@@ -18,6 +18,7 @@ import numpy as np
 
 from initaudit.types import Array, Module, Tensor
 
+_POWER_ITERATIONS = 15  # what torch.nn.utils.parametrizations.spectral_norm does when it is put on
 _PARAMETRIZED = re.compile(r"^(?:(.*)\.)?parametrizations\.(\w+)\.(original\d?|\d+\.\w+)$")
 
 
@@ -162,14 +163,19 @@ def _spectral(
         stored = w.load()
         matrix = np.moveaxis(stored.astype(np.float64), axis, 0).reshape(u.size, -1)
         left = u.load().astype(np.float64).reshape(-1)
-        right = matrix.T @ left if v is None else v.load().astype(np.float64).reshape(-1)
-        if v is None:
-            right = right / max(float(np.linalg.norm(right)), 1e-12)
+        # The stored vectors of a model that has not run yet may be random: iterate as training's first steps would.
+        for _ in range(_POWER_ITERATIONS):
+            right = _unit(matrix.T @ left)
+            left = _unit(matrix @ right)
         with np.errstate(divide="ignore", invalid="ignore"):
-            made = stored.astype(np.float64) / (left @ matrix @ right)
+            made = stored.astype(np.float64) / float(left @ matrix @ right)
         return np.asarray(made.astype(stored.dtype))
 
     return Effective(_derived(w, load, u), extra, used, "spectral_norm: judged is the weight over its spectral norm")
+
+
+def _unit(vector: Array) -> Array:
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12))
 
 
 def _masked(tensors: Mapping[str, Tensor], base: str, name: str, w: Tensor) -> Effective | None:

@@ -16,7 +16,7 @@ from typing import Any
 from initaudit.layers import chains, words
 from initaudit.layers.drafts import OPERATORS, sides
 from initaudit.layers.groups import split
-from initaudit.layers.neighbours import paired, place
+from initaudit.layers.places import paired, place
 from initaudit.types import Evidence, Layer, Role
 
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")

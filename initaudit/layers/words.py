@@ -108,7 +108,7 @@ GATE_PATH = re.compile(
     r"(?:^|[._])(?:adaln\w*|ada_?ln\w*|zero_conv\w*|controlnet_(?:down|mid)_block\w*"
     r"|controlnet_cond_embedding\.conv_out"
     r"|se|se_module|squeeze_excit\w*|squeezeexcitation|se_layer|se_block|modulation|norm\d?(?:_context)?\.linear"
-    r"|ls\d|layer_scale\d?|zero_module|excitation|attn_gate)(?:[._]|$)",
+    r"|ls\d|layer_scale\d?|zero_module|excitation|attn_gate|gate\.proj|sgu|spatial_gat\w*)(?:[._]|$)",
     re.IGNORECASE,
 )
 SQUEEZE_LEAF = re.compile(r"(?:^|[._])(?:conv_reduce|conv_expand|conv_squeeze|fc_squeeze|fc_expand)$")

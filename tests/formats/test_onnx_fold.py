@@ -9,8 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from initaudit.audit import audit_path
 from initaudit.types import Array, Graph, Tensor
-from tests.formats.onnx_files import model, read, value, weights
+from tests.formats.onnx_files import model, read, save, value, weights
 
 W = weights(6, 4)
 CUBE = weights(2, 12).reshape(2, 3, 4)
@@ -210,12 +211,77 @@ def test_what_does_not_fit_stays_in_the_graph(
     assert "o" not in found.constants
 
 
+def test_a_derived_tensor_knows_all_that_it_comes_from(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["k"], ["k32"], to=TensorProto.FLOAT),
+        helper.make_node("Concat", ["q", "k32", "k32", "zeros"], ["w"], axis=0),
+        helper.make_node("Mul", ["w", "one"], ["half"]),
+        helper.make_node("Transpose", ["half"], ["t"]),
+        helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
+        helper.make_node("MatMul", ["x", "t"], ["y"]),
+    ]
+    arrays = {"q": W, "k": W.astype(np.float16), "one": np.float32(0.5), "shape": ints(2, 4)}
+    found = graph_of(nodes, arrays, tmp_path).constants
+    assert found["t"].parts == found["w"].parts == ("q", "k", "zeros")
+    assert found["k32"].parts == found["q"].parts == ()
+
+
 def test_a_long_chain_is_not_folded_to_its_end(tmp_path: Path) -> None:
     nodes = [helper.make_node("Neg", [f"v{k}"], [f"v{k + 1}"]) for k in range(3000)]
-    found = graph_of(nodes, {"v0": W}, tmp_path)
-    assert 0 < len(found.nodes) < 3000
+    large = weights(20, 30)
+    found = graph_of(nodes, {"v0": large}, tmp_path)
+    assert 60 < 3000 - len(found.nodes) < 300
     for tensor in found.constants.values():
-        np.testing.assert_array_equal(np.abs(tensor.load()), np.abs(W))
+        np.testing.assert_array_equal(np.abs(tensor.load()), np.abs(large))
+
+
+def test_arithmetic_on_small_values_is_folded_however_long(tmp_path: Path) -> None:
+    step = [("Add", ["v{}", "v{}"]), ("Sub", ["v{}", "one"])]
+    nodes = [
+        helper.make_node(op, [name.format(k) for name in names], [f"v{k + 1}"])
+        for k, (op, names) in enumerate(step * 1000)
+    ]
+    nodes.append(helper.make_node("Reshape", ["w", "v2000"], ["y"]))
+    found = graph_of(nodes, {"v0": ints(1, 1), "one": ints(1, 1), "w": weights(1, 1)}, tmp_path)
+    assert found.nodes == ()
+    assert found.constants["v2000"].load().tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("extent", [1, 1000])
+def test_a_chain_that_doubles_is_read_at_once(extent: int, tmp_path: Path) -> None:
+    """Every level joins a tensor with itself and keeps the first half: 40 levels would load the first 2^40 times."""
+    nodes = []
+    for k in range(40):
+        nodes.append(helper.make_node("Concat", [f"v{k}", f"v{k}"], [f"twice{k}"], axis=0))
+        nodes.append(helper.make_node("Slice", [f"twice{k}", "start", "stop"], [f"v{k + 1}"]))
+    nodes.append(helper.make_node("Reshape", ["x", "v40"], ["y"]))
+    values = np.arange(7, 7 + extent)
+    found = graph_of(nodes, {"v0": values, "start": ints(0), "stop": ints(extent)}, tmp_path)
+    assert ("v40" in found.constants) == (extent == 1)
+    for name, tensor in found.constants.items():
+        if name.startswith("v"):
+            np.testing.assert_array_equal(tensor.load(), values)
+
+
+def test_a_shape_that_takes_long_to_work_out_is_not(tmp_path: Path) -> None:
+    """Adding up a thousand million numbers is no way to say how long an axis is."""
+    nodes = [
+        helper.make_node(
+            "ConstantOfShape", ["huge"], ["ones"], value=helper.make_tensor("v", TensorProto.INT64, [1], [1])
+        ),
+        helper.make_node("ReduceSum", ["ones"], ["sum"]),
+        helper.make_node("Reshape", ["w", "sum"], ["y"]),
+    ]
+    found = graph_of(nodes, {"huge": ints(1 << 30), "w": W}, tmp_path)
+    assert [n.op for n in found.nodes] == ["reduce_sum", "reshape"]
+
+
+def test_what_is_made_of_hundreds_of_tensors_is_folded(tmp_path: Path) -> None:
+    """A chain of joins is no chain of loads: each part is loaded once."""
+    names = [f"w{k}" for k in range(256)]
+    found = graph_of([helper.make_node("Concat", names, ["y"], axis=0)], dict.fromkeys(names, W), tmp_path)
+    assert found.constants["y"].parts == tuple(names)
+    np.testing.assert_array_equal(found.constants["y"].load(), np.tile(W, (256, 1)))
 
 
 def test_weights_packed_by_blocks(tmp_path: Path) -> None:
@@ -256,3 +322,18 @@ def test_a_quantised_lstm(tmp_path: Path) -> None:
     assert (plain.op, plain.inputs[3:]) == ("lstm", ("b", "", "", "", ""))
     for name, ints_ in zip(plain.inputs[1:3], (w, r), strict=True):
         np.testing.assert_allclose(found.constants[name].load(), (ints_ * scale[:, None]).transpose(0, 2, 1), rtol=1e-6)
+
+
+def test_what_a_weight_is_joined_from_counts_as_judged(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Concat", ["q", "k", "v"], ["joined"], axis=0),
+        helper.make_node("Concat", ["qb", "kb", "vb"], ["bias"], axis=0),
+        helper.make_node("Gemm", ["x", "joined", "bias"], ["y"], transB=1),
+    ]
+    arrays = {name: weights(rows, 40, rows) for name, rows in (("q", 48), ("k", 32), ("v", 16))}
+    arrays |= {f"{name}b": weights(1, len(array))[0] for name, array in list(arrays.items())}
+    arrays["unread"] = weights(5, 5)
+    report = audit_path(save(model(nodes, arrays, inputs=(value("x", [1, 40]),)), tmp_path))
+    assert [m.layer.weight.shape for m in report.measured] == [(96, 40)]
+    assert report.coverage == (96 * 41) / (96 * 41 + 25)
+    assert [(s.name, s.why) for s in report.skipped] == [("unread", "no node reads it")]

@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from initaudit.errors import CorruptFileError, UnsupportedError
+from initaudit.formats import onnx_graph
 from initaudit.formats.onnx import FORMAT
 from initaudit.types import Graph, Model, Node, Tensor
 from tests.formats.onnx_files import MAIN, model, read, save, value, weights
@@ -149,23 +150,88 @@ def test_a_constant_in_a_function_called_twice_is_one_tensor(tmp_path: Path) -> 
     assert graph.constants["one/w"] is graph.constants["two/w"]
 
 
-def test_functions_that_call_themselves_or_double_without_end(tmp_path: Path) -> None:
-    loop = function("f", [helper.make_node("f", ["a"], ["b"], domain="local")])
-    proto = model([helper.make_node("f", ["x"], ["y"], domain="local")], functions=[loop], opsets=LOCAL)
+def call(name: str, source: str, target: str, **attrs: object) -> onnx.NodeProto:
+    return helper.make_node(name, [source], [target], domain="local", **attrs)
+
+
+def test_a_function_that_calls_itself(tmp_path: Path) -> None:
+    proto = model([call("f", "x", "y")], functions=[function("f", [call("f", "a", "b")])], opsets=LOCAL)
     with pytest.raises(CorruptFileError, match="calls itself"):
         FORMAT.read(save(proto, tmp_path))
-    doubling = [
-        function(
-            f"f{k}",
-            [
-                helper.make_node(f"f{k + 1}", ["a"], ["m"], domain="local"),
-                helper.make_node(f"f{k + 1}", ["m"], ["b"], domain="local"),
-            ],
-        )
-        for k in range(40)
-    ]
-    proto = model([helper.make_node("f0", ["x"], ["y"], domain="local")], functions=doubling, opsets=LOCAL)
-    with pytest.raises(UnsupportedError, match="nodes"):
+
+
+def test_a_function_that_is_handed_a_call_of_itself(tmp_path: Path) -> None:
+    choice = helper.make_node("If", ["a"], ["b"])
+    for name in ("then_branch", "else_branch"):
+        choice.attribute.add(name=name, ref_attr_name="body", type=onnx.AttributeProto.GRAPH)
+    again = call("f", "a", "b")
+    again.attribute.add(name="body", ref_attr_name="body", type=onnx.AttributeProto.GRAPH)
+    body = helper.make_graph([again], "again", [], [value("b")])
+    functions = [function("f", [choice], attributes=["body"])]
+    proto = model([call("f", "x", "y", body=body)], functions=functions, opsets=LOCAL)
+    with pytest.raises(CorruptFileError, match="calls itself"):
+        FORMAT.read(save(proto, tmp_path))
+
+
+def test_functions_that_call_each_other_too_deep(tmp_path: Path) -> None:
+    deep = [function(f"f{k}", [call(f"f{k + 1}", "a", "b")]) for k in range(200)]
+    deep.append(function("f200", [helper.make_node("Relu", ["a"], ["b"])]))
+    for first in (0, 140):  # whatever is counted first
+        nodes = [call(f"f{first}", "x", "m"), call("f0", "m", "y")]
+        with pytest.raises(CorruptFileError, match="deep"):
+            FORMAT.read(save(model(nodes, functions=deep, opsets=LOCAL), tmp_path))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_functions_that_double_are_refused_before_they_are_inlined(
+    inside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each calls the next one twice, at its top or in a branch."""
+    inlined = []
+    monkeypatch.setattr(onnx_graph, "_body", lambda *given: inlined.append(given))
+    doubling = []
+    for k in range(40):
+        twice = [call(f"f{k + 1}", "a", "m"), call(f"f{k + 1}", "m", "b")]
+        if inside:
+            graph = helper.make_graph(twice, "branch", [], [value("b")])
+            twice = [helper.make_node("If", ["a"], ["b"], then_branch=graph, else_branch=graph)]
+        doubling.append(function(f"f{k}", twice))
+    proto = model([call("f0", "x", "y")], functions=doubling, opsets=LOCAL)
+    with pytest.raises(UnsupportedError, match="inlined"):
+        FORMAT.read(save(proto, tmp_path))
+    assert inlined == []
+
+
+def test_a_function_called_hundreds_of_times_is_inlined(tmp_path: Path) -> None:
+    layer = function("layer", [helper.make_node("Relu", ["a"], ["h"]), helper.make_node("Neg", ["h"], ["b"])])
+    nodes = [call("layer", f"v{k}", f"v{k + 1}") for k in range(500)]
+    proto = model(nodes, functions=[layer], opsets=LOCAL, inputs=(value("v0"),), outputs=("v500",))
+    assert len(graph_of(read(proto, tmp_path)).nodes) == 1000
+
+
+def test_calls_whose_names_come_to_too_much(tmp_path: Path) -> None:
+    """A name of 1 MB in a body is made again by each call of it."""
+    long = "n" * (1 << 20)
+    body = [helper.make_node("Relu", ["a"], [long]), helper.make_node("Relu", [long], ["b"])]
+    nodes = [call("f", f"v{k}", f"v{k + 1}") for k in range(100)]
+    proto = model(nodes, functions=[function("f", body)], opsets=LOCAL, inputs=(value("v0"),), outputs=("v100",))
+    with pytest.raises(UnsupportedError, match="names"):
+        FORMAT.read(save(proto, tmp_path))
+
+
+def test_a_graph_handed_to_a_function_counts_as_often_as_it_is_used(tmp_path: Path) -> None:
+    """A branch of many nodes as an attribute of a call, which the function uses a thousand times."""
+    many = [helper.make_node("Relu", ["a"], ["h0"])]
+    many += [helper.make_node("Relu", [f"h{k}"], [f"h{k + 1}"]) for k in range(400)]
+    body = helper.make_graph(many, "many", [], [value("h400")])
+    uses = []
+    for k in range(1000):
+        use = helper.make_node("If", ["a"], ["b" if k == 999 else f"m{k}"])
+        for name in ("then_branch", "else_branch"):
+            use.attribute.add(name=name, ref_attr_name="body", type=onnx.AttributeProto.GRAPH)
+        uses.append(use)
+    proto = model([call("f", "x", "y", body=body)], functions=[function("f", uses, attributes=["body"])], opsets=LOCAL)
+    with pytest.raises(UnsupportedError, match="inlined"):
         FORMAT.read(save(proto, tmp_path))
 
 

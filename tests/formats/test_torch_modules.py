@@ -140,6 +140,8 @@ def test_what_is_no_module_is_told(tmp_path: Path) -> None:
     model = saved(net, tmp_path)
     told = {skip.name: skip.why for skip in model.skipped}
     assert told.keys() == {"odd", "loop.back"}
+    paths = {module.path for module in model.modules}
+    assert all(child in paths for module in model.modules for child in module.children)
     assert "contains itself" in told["loop.back"]
 
 

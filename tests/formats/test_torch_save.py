@@ -190,6 +190,7 @@ def test_plain_pickles_of_numpy_arrays(tmp_path: Path, protocol: int) -> None:
     assert not found["c"].buffer
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_values_that_are_not_in_the_file_are_told(tmp_path: Path) -> None:
     x = torch.randn(2, 2)
     utils = torch._utils
@@ -201,14 +202,16 @@ def test_values_that_are_not_in_the_file_are_told(tmp_path: Path) -> None:
             "w": x, "meta": torch.empty(2, 2, device="meta"), "nested": Call(utils._rebuild_nested_tensor, x, x, x, x),
             "shard": Call(from_type, utils._rebuild_wrapper_subclass, cls, wrapper, {"_local_tensor": x}),
             "local": Call(from_type, utils._rebuild_wrapper_subclass, cls, whole, {"_local_tensor": x}),
+            "slots": Call(from_type, utils._rebuild_wrapper_subclass, cls, whole, ({}, {"_local_tensor": x})),
+            "other": Call(from_type, torch.relu, cls, (x,), {}),
             "parts": Call(from_type, utils._rebuild_wrapper_subclass, cls, whole, {"q": x, "scale": x}),
             "huge": x[:1, :1].expand(2**20, 2**20),
             "sparse": torch.sparse_coo_tensor(torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (2**20, 2**20)),
         },
         tmp_path,
     )  # fmt: skip
-    assert differing(model, {"w": x, "local": x}) == []
-    assert {skip.name for skip in model.skipped} == {"meta", "nested", "shard", "parts", "huge", "sparse"}
+    assert differing(model, {"w": x, "local": x, "slots": x}) == []
+    assert {skip.name for skip in model.skipped} == {"meta", "nested", "shard", "other", "parts", "huge", "sparse"}
     assert all(skip.why and "\n" not in skip.why for skip in model.skipped)
 
 

@@ -34,12 +34,20 @@ def test_weight_norm_gives_the_weight_that_torch_computes(new: bool, dim: int | 
 @pytest.mark.parametrize("cls", ["Conv2d", "ConvTranspose2d"])
 def test_spectral_norm_gives_the_weight_that_torch_computes(new: bool, cls: str) -> None:
     wrap = torch.nn.utils.parametrizations.spectral_norm if new else torch.nn.utils.spectral_norm
-    module = wrap(getattr(torch.nn, cls)(4, 6, 3)).eval()
+    module = wrap(getattr(torch.nn, cls)(4, 6, 3))
     with torch.no_grad():
-        module(torch.zeros(1, 4, 9, 9))
+        for _ in range(200):  # one power iteration each
+            module(torch.zeros(1, 4, 9, 9))
+        module.eval()(torch.zeros(1, 4, 9, 9))
     values, known = _made(module, transposed="Transpose" in cls)
     assert known
     np.testing.assert_allclose(values, module.weight.detach().numpy(), rtol=1e-4)
+
+
+def test_spectral_norm_does_not_trust_vectors_that_are_still_random() -> None:
+    module = torch.nn.utils.spectral_norm(torch.nn.Linear(64, 64))  # u and v are drawn, and no step has been made
+    values, _ = _made(module)
+    assert 0.8 < np.linalg.norm(values, 2) < 1.2
 
 
 def test_pruned_weight_is_judged_under_its_mask() -> None:
