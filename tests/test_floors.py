@@ -14,7 +14,12 @@ FLOORS = {
     "audit": 4, "cli": 6, "__init__": 6, "__main__": 7,
 }  # fmt: skip
 HEAVY = {"torch", "onnx", "onnxruntime", "safetensors", "scipy", "pickle"}
-PEERS = {("layers", "graph"), ("laws", "literature"), ("laws", "closed_forms"), ("state", "laws")}  # same floor, one direction
+PEERS = {
+    ("layers", "graph"),
+    ("laws", "literature"),
+    ("laws", "closed_forms"),
+    ("state", "laws"),
+}  # same floor, one direction
 
 
 def imports(path: Path) -> set[str]:

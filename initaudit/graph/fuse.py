@@ -20,6 +20,7 @@ from initaudit.ops import family
 from initaudit.types import Array, Graph, Node, Tensor
 
 _LONGEST = 160  # operations in a region; no written-out activation or norm is near it
+_WHOLE = frozenset({"layer_norm", "rms_norm", "l2_norm", "softmax", "log_softmax"})
 _KEEPS = frozenset({"identity", "dropout", "cast", "cast_like"})
 
 
@@ -202,7 +203,7 @@ class _Fuser:
     def _name(self, name: str, root: str, samples: Array) -> bool:
         if _affine(samples):
             return True
-        found = self._identified(samples, root, name)
+        found = self._identified(samples, [root, *(v for v in self._cone(name, root) if v != root)])
         node = self.graph.nodes[self.producer[name]]
         if found is not None and "scale" in found[1] and node.op in ("add", "sub") and root in node.inputs:
             return False  # x + relu(x) is twice a leaky_relu, and yet a residual
@@ -220,8 +221,8 @@ class _Fuser:
         attrs = {**node.attrs, "fused": True, **found[1], **({"axes": axes} if axes else {})}
         self.made[index] = Node(found[0], (root,), (name,), attrs, node.name)
 
-    def _identified(self, samples: Array, root: str, name: str) -> _Named:
-        """Return the known function that leads from `root` to `name`, with its parameters."""
+    def _identified(self, samples: Array, cone: list[str]) -> _Named:
+        """Return the known function that leads from the first value of a cone to the last, with its parameters."""
         key = np.round(samples, 5).tobytes()
         if key not in self.names:
             found: _Named = None
@@ -229,8 +230,7 @@ class _Fuser:
                 norm = _norm(samples)
                 if norm is not None:
                     found = (norm, {})
-                elif self.known[name].axes is None:
-                    cone = [root, *(v for v in self._cone(name, root) if v != root)]
+                elif self.known[cone[-1]].axes is None:
                     found = identify(lambda x: self._along(cone, x))
             self.names[key] = found
         return self.names[key]
@@ -239,36 +239,70 @@ class _Fuser:
         out = self._replay(cone, x)
         return np.full_like(x, np.nan) if out is None else np.broadcast_to(out, x.shape)
 
-    def _through_a_waist(self, name: str, root: str, todo: list[str]) -> bool:
-        """Find a value all paths from the root pass through, after which the rest is a known function of it."""
-        cone = self._cone(name, root)
+    def _waists(self, cone: list[str]) -> list[int]:
+        """Return the places in a cone that all paths from its root pass through, first to last."""
         place = {value: k for k, value in enumerate(cone)}
         earliest = len(cone)
         waists: list[int] = []
         for k in range(len(cone) - 1, 0, -1):
             for i in self.graph.nodes[self.producer[cone[k]]].inputs:
-                if i == root:
-                    earliest = -1
-                elif i in place:
+                if i in place:
                     earliest = min(earliest, place[i])
-            if earliest >= k - 1:
+            if earliest >= k - 1 and k > 1:
                 waists.append(k - 1)
-            if earliest < 0:
+            if earliest == 0:
                 break
-        for k in reversed(waists):
-            if self.known[cone[k]].samples.shape[1] == 1:
-                continue
+        return [k for k in reversed(waists) if self.known[cone[k]].samples.shape[1] > 1]
+
+    def _through_a_waist(self, name: str, root: str, todo: list[str]) -> bool:
+        """Find a value all paths from the root pass through, after or before which all is a known function of it."""
+        cone = [root, *(v for v in self._cone(name, root) if v != root)]
+        waists = self._waists(cone)
+        if self._scaled(cone, waists):
+            return True
+        for k in waists:
             samples = self._replay(cone[k:], X)
             if samples is None or samples.shape != X.shape:
                 continue
             if not _affine(samples):
-                found = self._identified(samples, cone[k], name)
+                found = self._identified(samples, cone[k:])
                 if found is None:
                     continue
                 self._replace(name, cone[k], found)
             todo.append(cone[k])
             return True
         return False
+
+    def _scaled(self, cone: list[str], waists: list[int]) -> bool:
+        """Name a function whose argument or result is scaled and shifted by single numbers, learned ones perhaps."""
+        ends = [k for k in waists if self._rest_is_affine(cone[k:])] + [len(cone) - 1]
+        starts = [0] + [k for k in waists if _affine(self.known[cone[k]].samples)]
+        second: tuple[int, int, tuple[str, Mapping[str, Any]]] | None = None
+        for start, end in [(s, e) for s in starts for e in ends if s < e and (s, e) != (0, len(cone) - 1)]:
+            part = cone[start : end + 1]
+            samples = self._replay(part, X)
+            if samples is None or samples.shape != X.shape or _affine(samples):
+                continue
+            found = self._identified(samples, part)
+            if found is None or (found[0] in _WHOLE and start):
+                continue
+            node = self.graph.nodes[self.producer[cone[end]]]
+            if "scale" not in found[1]:
+                self._replace(cone[end], cone[start], found)
+                self.settled.add(cone[end])
+                return True
+            if not (node.op in ("add", "sub") and cone[start] in node.inputs):
+                second = second or (start, end, found)
+        if second is None:
+            return False
+        start, end, found = second
+        self._replace(cone[end], cone[start], found)
+        self.settled.add(cone[end])
+        return True
+
+    def _rest_is_affine(self, cone: list[str]) -> bool:
+        samples = self._replay(cone, X)
+        return samples is not None and samples.shape == X.shape and _affine(samples)
 
     def _cone(self, name: str, root: str) -> list[str]:
         """Return the values between root and `name`, in execution order, the last being `name`."""

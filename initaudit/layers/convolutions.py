@@ -62,7 +62,7 @@ class Around:
             if _BRANCH.search(step) and n:
                 prefix = self.here.steps[:n]
                 rows = (*self.before[-_WINDOW:], *self.after)
-                inside = [b for b in rows if _operator(b) and place(b).steps[:n] == prefix]
+                inside = [b for b in rows if _operator(b) and place(b).steps[:n] == prefix and len(place(b).steps) > n]
                 return [
                     b for b in inside if place(b).steps[n] != step and re.search(r"(?:^|\D)[01]$", place(b).steps[n])
                 ]

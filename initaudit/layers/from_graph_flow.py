@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Flag, auto
 
-from initaudit.graph.view import Use, View
+from initaudit.graph.view import FAR, Use, View
 from initaudit.layers.from_graph_found import Found
 from initaudit.types import Node
 
@@ -18,6 +18,7 @@ _BOUNDED = frozenset({"sigmoid", "hardsigmoid", "softmax", "log_sigmoid"})
 _SUMS = frozenset({"add", "sub", "sum", "mean"})
 _PRODUCTS = frozenset({"mul", "div"})
 _SAME = frozenset({"reshape", "flatten", "transpose", "squeeze", "unsqueeze", "cast", "identity", "dropout", "view"})
+_PIECES = frozenset({"split", "slice", "chunk", "gather"})
 _ALONG = frozenset({"neg", "sqrt", "min", "max", "where", "reciprocal"})  # elementwise ops left over by fusing
 
 
@@ -108,8 +109,8 @@ class Flow:
             if carries and any(name in self.raw for name in node.inputs[: None if node.op == "concat" else 2]):
                 self.raw.update(node.outputs)
             for position in view.moving(node) if node.op in _SUMS or node.op in _PRODUCTS else ():
-                name = node.inputs[position]
-                if len(view.readers(name)) > 1 and name not in self.bit:
+                name = self._whole(node.inputs[position])
+                if (name != node.inputs[position] or len(view.readers(name)) > 1) and name not in self.bit:
                     self.bit[name] = 1 << len(self.bit)
                     self.above[name] = self.above.get(name, 0)
             if index in self.layers or any(name in self.live for name in node.inputs):
@@ -131,6 +132,17 @@ class Flow:
 
     def _made_from(self, name: str, fork: str) -> bool:
         return bool(self.above.get(name, 0) & self.bit.get(fork, 0))
+
+    def _whole(self, name: str) -> str:
+        """Return the value that this one is a piece or a rearrangement of."""
+        for _ in range(FAR):
+            if name not in self.view.producer:
+                break
+            node = self.view.nodes[self.view.producer[name]]
+            if node.op not in _SAME | _PIECES or node.inputs[0] in self.view.fixed:
+                break
+            name = node.inputs[0]
+        return name
 
     def _sources(self, name: str) -> int:
         return self.sources.get(name, 0) & ~self.adapters
@@ -296,11 +308,20 @@ class Flow:
             return Fate(after.decision, after.ends | Ends.GATED, after.weighted, False), "self product"
         mine, theirs = self._gateness(name), self._gateness(other)
         end = Ends.GATES if mine > theirs else Ends.GATED if theirs > mine else Ends.PRODUCT
-        if self._made_from(name, other):
+        if self._made_from(name, other) or (max(mine, theirs) < 3 and self._one_weight_later(name, other)):
             end = Ends.GATES
+        elif max(mine, theirs) < 3 and self._one_weight_later(other, name):
+            end = Ends.GATED
         ends = end | (after.ends if end is Ends.GATED else Ends.NOTHING)
         decision = Decision(use.node, None, f"multiplied with another signal by {label}", end is not Ends.GATED)
         return Fate(decision, ends, after.weighted, False), "product"
+
+    def _one_weight_later(self, name: str, other: str) -> bool:
+        """Whether one weight makes `name` out of the signal that `other` is a piece of, and so is a gate on it."""
+        mine, theirs = self._sources(name), self._sources(other)
+        if not theirs or mine.bit_count() != 1 or not self._made_from(name, self._whole(other)):
+            return False
+        return all(self._sources(found.source) == theirs for found in self.layers.get(mine.bit_length() - 1, ()))
 
     def _gateness(self, name: str) -> int:
         """How much a factor looks like the gate: 3 a bounded activation, 2 another one, 1 one number per channel."""

@@ -66,8 +66,10 @@ def _meetings(view: View, flow: Flow, value: str) -> Iterator[tuple[Use, tuple[s
         for use in view.readers(name):
             node = view.nodes[use.node]
             layers = flow.layers.get(use.node, ())  # of learned queries, nothing moves with the data
-            if view.moving(node) or any(out in view.outputs for out in node.outputs) or any(
-                found.source == name for found in layers
+            if (
+                view.moving(node)
+                or any(out in view.outputs for out in node.outputs)
+                or any(found.source == name for found in layers)
             ):
                 yield use, through
             elif len(view.moving(node)) == 0:

@@ -25,8 +25,8 @@ def raw_memory(
     ## How it is measured
     In a parameter of an untrained model any of: a value beyond `huge`; more than `subnormal_share` of the values
     subnormal in a type with at least eight exponent bits; the central 98 % of the non-zero magnitudes spread over more
-    than `span` binades (a normal or uniform law spreads over 6 to 9, raw memory over 40 to 250), and beyond 1 unless the
-    model is known to be fresh.
+    than `span` binades (a normal or uniform law spreads over 6 to 9, raw memory over 40 to 250), and beyond 1 unless
+    the model is known to be fresh.
 
     ## When to ignore it
     Masks, tables and quantisation scales may hold extreme values; they are buffers, closed forms or one value

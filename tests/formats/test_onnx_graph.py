@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from initaudit.errors import CorruptFileError, UnsupportedError
-from initaudit.formats import onnx_graph
 from initaudit.formats.onnx import FORMAT
+from initaudit.formats.onnx import graph as onnx_graph
 from initaudit.types import Graph, Model, Node, Tensor
 from tests.formats.onnx_files import MAIN, model, read, save, value, weights
 

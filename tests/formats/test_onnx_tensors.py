@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from initaudit.errors import CorruptFileError
 from initaudit.formats.onnx import FORMAT
-from initaudit.formats.onnx_tensors import DTYPES
+from initaudit.formats.onnx.tensors import DTYPES
 from initaudit.types import Array, Skip, Tensor
 from tests.formats.onnx_files import model, read, save, weights
 

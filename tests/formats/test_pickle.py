@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from initaudit.errors import CorruptFileError, ReadError, UnsafeFileError
-from initaudit.formats import pickle as static
-from initaudit.formats.pickle import Unpickler
-from initaudit.formats.pickle_values import Record
+from initaudit.formats.torch import pickle as static
+from initaudit.formats.torch.pickle import Unpickler
+from initaudit.formats.torch.pickle_values import Record
 from initaudit.types import Global
 
 PROTOCOLS = range(6)

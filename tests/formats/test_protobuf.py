@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from initaudit.errors import CorruptFileError
-from initaudit.formats.protobuf import BYTES, FIXED32, FIXED64, MAX_DEPTH, VARINT, Message, signed, varint, varints
+from initaudit.formats.onnx.protobuf import BYTES, FIXED32, FIXED64, MAX_DEPTH, VARINT, Message, signed, varint, varints
 
 
 def encode(value: int) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from initaudit.errors import ReadError, UnsafeFileError
-from initaudit.formats.torch_tree import Branch, Left, locate
+from initaudit.formats.torch.tree import Branch, Left, locate
 from initaudit.types import Tensor
 from tests.formats.torch_files import Call, differing, read, save, saved, tensors
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from initaudit.errors import CorruptFileError, ReadError, UnsafeFileError, UnsupportedError
-from initaudit.formats import torch_legacy, torch_save
-from initaudit.formats.torch_storage import Blob
-from initaudit.formats.torch_zip import Archive
+from initaudit.formats.torch import LEGACY, PICKLE, ZIP, files
+from initaudit.formats.torch import legacy as old_format
+from initaudit.formats.torch.archive import Archive
+from initaudit.formats.torch.storage import Blob
 from tests.formats.torch_files import Call, differing, raw, read, rezip, save, saved, tensors
 
 torch = pytest.importorskip("torch")
@@ -151,7 +152,7 @@ def test_views_of_old_files(tmp_path: Path) -> None:
     root = Call("storage", "storage", torch.FloatStorage, "7", "cpu", 12, None)
     part = Call("storage", "storage", torch.FloatStorage, "7", "cpu", 12, ("8", 4, 6))
     value = {"all": Call(rebuild, root, 0, (3, 4), (4, 1)), "part": Call(rebuild, part, 1, (2, 2), (2, 1))}
-    for item in (torch_legacy.MAGIC, 1001, {"little_endian": True}, value, ["7"]):
+    for item in (old_format.MAGIC, 1001, {"little_endian": True}, value, ["7"]):
         Pickler(out, 2).dump(item)
     path = tmp_path / "old.pth"
     path.write_bytes(out.getvalue() + struct.pack("<q", 12) + whole.tobytes())
@@ -219,7 +220,7 @@ def test_values_that_are_not_in_the_file_are_told(tmp_path: Path) -> None:
 def test_cut_short_at_every_byte(tmp_path: Path, legacy: bool) -> None:
     data = blob({"w": torch.randn(3, 4), "b": torch.randn(3)}, legacy=legacy)
     path = tmp_path / "cut.pt"
-    reader = torch_save.read_legacy if legacy else torch_save.read_zip
+    reader = files.read_legacy if legacy else files.read_zip
     ends = range(1, len(data)) if legacy else [*range(1, 200), *range(200, len(data), 7)]  # all its ends miss alike
     for end in ends:
         path.write_bytes(data[:end])
@@ -235,7 +236,7 @@ def test_damage_is_refused_or_read_but_never_escapes(tmp_path: Path, kind: str) 
         "zip": lambda: blob(value), "deflated": lambda: rezip(blob(value), method=zipfile.ZIP_DEFLATED),
         "legacy": lambda: blob(value, legacy=True), "pickle": lambda: pickle.dumps(value),
     }[kind]()  # fmt: skip
-    reader = {"legacy": torch_save.read_legacy, "pickle": torch_save.read_pickle}.get(kind, torch_save.read_zip)
+    reader = {"legacy": files.read_legacy, "pickle": files.read_pickle}.get(kind, files.read_zip)
     rng = np.random.default_rng(1)
     path = tmp_path / "damaged.pt"
     outcomes = set()
@@ -290,7 +291,7 @@ def test_only_archives_of_torch_save_are_claimed(tmp_path: Path) -> None:
     def claims(data: bytes) -> list[str]:
         path = tmp_path / "x"
         path.write_bytes(data)
-        return [f.name for f in (torch_save.ZIP, torch_save.LEGACY, torch_save.PICKLE) if f.sniff(path, data[:4096])]
+        return [f.name for f in (ZIP, LEGACY, PICKLE) if f.sniff(path, data[:4096])]
 
     def archive(*names: str) -> bytes:
         out = io.BytesIO()

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from initaudit.formats import torch_save
+from initaudit.formats.torch import LEGACY, PICKLE, ZIP
 from initaudit.types import Model, Tensor
 
 
 def read(path: Path) -> Model:
     with path.open("rb") as file:
         head = file.read(4096)
-    for one in (torch_save.ZIP, torch_save.LEGACY, torch_save.PICKLE):
+    for one in (ZIP, LEGACY, PICKLE):
         if one.sniff(path, head):
             return one.read(path)
     raise AssertionError("no torch format wants this file")

@@ -11,8 +11,8 @@ from tests.build import he, layer, report
 
 LAYER_KEYS = {
     "name", "kind", "weight", "bias", "shape", "dtype", "groups", "fan_in", "fan_out", "activation", "evidence",
-    "units", "effective_width", "mean", "std", "min", "max", "zeros", "nonfinite", "expected", "variance_ratio", "identified",
-    "forward_variance", "relative_gradient", "verdict",
+    "units", "effective_width", "mean", "std", "min", "max", "zeros", "nonfinite", "expected", "variance_ratio",
+    "identified",    "forward_variance", "relative_gradient", "verdict",
 }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def test_a_slip_is_named_by_its_number():
 def test_what_the_graph_may_cancel_is_only_told(fields):
     found = list(unexpected_variance(audit(layer("fc", normal(3e-4), **fields))))
     assert {f.severity for f in found} <= {Severity.INFO}
-    assert list(unexpected_variance(audit(layer("fc", normal(3e-4)))))[0].severity is Severity.WARNING
+    assert next(unexpected_variance(audit(layer("fc", normal(3e-4))))).severity is Severity.WARNING
 
 
 def test_trained_models_small_tensors_and_moderate_factors():

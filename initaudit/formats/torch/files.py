@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from initaudit.errors import CorruptFileError, UnsupportedError
-from initaudit.formats import torch_legacy, torch_zip
-from initaudit.formats.base import Format
+from initaudit.errors import CorruptFileError, UnsafeFileError, UnsupportedError
 from initaudit.formats.mapped import MappedFile
-from initaudit.formats.pickle import CutShortError, Unpickler
-from initaudit.formats.torch_model import build
-from initaudit.formats.torch_storage import Blob, Loaded
-from initaudit.formats.torch_tensor import Rebuilder
+from initaudit.formats.torch import archive, legacy
+from initaudit.formats.torch.model import build
+from initaudit.formats.torch.pickle import CutShortError, Unpickler
+from initaudit.formats.torch.storage import Blob, Loaded
+from initaudit.formats.torch.tensor import Rebuilder
 from initaudit.types import Model, Skip
 
 _ZIP = b"PK\x03\x04"
@@ -31,30 +30,30 @@ def sniff_zip(path: Path, head: bytes) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            archive = torch_zip.Archive(Blob(b""), file)
-    except CorruptFileError:
+            found = archive.Archive(Blob(b""), file)
+    except (CorruptFileError, UnsafeFileError):
         return True
-    return archive.stem is not None and archive.start == 0
+    return found.stem is not None and found.start == 0
 
 
 def read_zip(path: Path) -> Model:
     """Read a zip archive of torch.save."""
     source = MappedFile(path)
     with path.open("rb") as file:
-        archive = torch_zip.Archive(source, file)
+        found = archive.Archive(source, file)
     with _collector_paused():
-        return _model(path, torch_zip.load(archive), "torch")
+        return _model(path, archive.load(found), "torch")
 
 
 def sniff_legacy(path: Path, head: bytes) -> bool:
     """Whether the file begins with torch's magic number."""
-    return head.startswith(torch_legacy.MAGIC_PICKLE)
+    return head.startswith(legacy.MAGIC_PICKLE)
 
 
 def read_legacy(path: Path) -> Model:
     """Read a file that torch.save wrote before 1.6."""
     with _collector_paused():
-        return _model(path, torch_legacy.load(MappedFile(path)), "torch")
+        return _model(path, legacy.load(MappedFile(path)), "torch")
 
 
 def sniff_pickle(path: Path, head: bytes) -> bool:
@@ -117,12 +116,7 @@ def _model(path: Path, loaded: Loaded, kind: str) -> Model:
 def _load_bytes(data: bytes | memoryview, prefix: str) -> Loaded:
     source = Blob(data)
     if bytes(source.view(0, min(source.size, len(_ZIP)))) == _ZIP:
-        return torch_zip.load(torch_zip.Archive(source, io.BytesIO(data)), prefix)
-    if source.size >= 15 and bytes(source.view(0, 15)) == torch_legacy.MAGIC_PICKLE:
-        return torch_legacy.load(source, prefix)
+        return archive.load(archive.Archive(source, io.BytesIO(data)), prefix)
+    if source.size >= 15 and bytes(source.view(0, 15)) == legacy.MAGIC_PICKLE:
+        return legacy.load(source, prefix)
     raise UnsupportedError("a pickled string that torch would load, but that is no file of torch.save")
-
-
-ZIP = Format("torch", "torch.save, zip archives (.pt, .pth, .bin, .ckpt)", sniff_zip, read_zip, order=20)
-LEGACY = Format("torch-legacy", "torch.save before 1.6 (.pt, .pth)", sniff_legacy, read_legacy, order=30)
-PICKLE = Format("pickle", "plain pickles of torch tensors or numpy arrays (.pkl)", sniff_pickle, read_pickle, order=80)

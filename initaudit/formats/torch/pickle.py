@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from initaudit.errors import CorruptFileError, ReadError, UnsafeFileError
-from initaudit.formats.pickle_values import PLAIN, Record, as_key
+from initaudit.formats.torch.pickle_values import PLAIN, Record, as_key
 from initaudit.types import Global
 
 Buffer = bytes | memoryview
@@ -161,6 +161,7 @@ class Unpickler:
             make = PLAIN.get(func.name) if type(func) is Global else None
             value = make(args) if make is not None else None
             if value is not None:
+                self.objects += _copied(value)
                 return self.counted(value)
         return self.counted(Record(func, args, kwargs))
 
@@ -288,6 +289,13 @@ def _push_struct(form: str) -> Callable[[Unpickler], None]:
         u.pos += width
 
     return run
+
+
+def _copied(value: object) -> int:
+    """Return how many objects' worth of memory a call copied: `list(memo)` is one instruction however long the memo."""
+    if isinstance(value, list | tuple | dict | set | frozenset):
+        return len(value)
+    return len(value) >> 6 if isinstance(value, bytes | bytearray | str) else 0
 
 
 def _push_last(count: int) -> Callable[[Unpickler], None]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from initaudit.errors import CorruptFileError, UnsupportedError
-from initaudit.formats.onnx_order import subgraphs
-from initaudit.formats.onnx_records import GraphRecord, ModelRecord, NodeRecord
+from initaudit.formats.onnx.order import subgraphs
+from initaudit.formats.onnx.records import GraphRecord, ModelRecord, NodeRecord
 
 _MOST_INLINED = 1 << 19  # nodes with their inputs, outputs and attributes
 _MOST_CALLS = 64

@@ -17,12 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from initaudit.errors import CorruptFileError
-from initaudit.formats.onnx_calls import check_call, check_calls, check_inlined, function_key, weigh
-from initaudit.formats.onnx_fold import fold
-from initaudit.formats.onnx_lazy import UnfoldableError
-from initaudit.formats.onnx_order import ordered, subgraphs
-from initaudit.formats.onnx_packed import unpacked
-from initaudit.formats.onnx_records import (
+from initaudit.formats.onnx.calls import check_call, check_calls, check_inlined, function_key, weigh
+from initaudit.formats.onnx.fold import fold
+from initaudit.formats.onnx.lazy import UnfoldableError
+from initaudit.formats.onnx.order import ordered, subgraphs
+from initaudit.formats.onnx.packed import unpacked
+from initaudit.formats.onnx.records import (
     FLOAT,
     FLOATS,
     INT,
@@ -34,8 +34,8 @@ from initaudit.formats.onnx_records import (
     SparseRecord,
     TensorRecord,
 )
-from initaudit.formats.onnx_scope import Flat, Scope
-from initaudit.formats.onnx_tensors import Source, made
+from initaudit.formats.onnx.scope import Flat, Scope
+from initaudit.formats.onnx.tensors import Source, made
 from initaudit.ops import from_onnx
 from initaudit.types import Graph, Skip, Tensor
 

@@ -9,7 +9,8 @@ import struct
 from collections.abc import Sequence
 
 from initaudit.errors import CorruptFileError
-from initaudit.formats.onnx_records import (
+from initaudit.formats.onnx.protobuf import BYTES, FIXED32, PACKABLE, VARINT, Message, signed, varints
+from initaudit.formats.onnx.records import (
     FLOAT,
     FLOATS,
     GRAPH,
@@ -32,7 +33,6 @@ from initaudit.formats.onnx_records import (
     SparseRecord,
     TensorRecord,
 )
-from initaudit.formats.protobuf import BYTES, FIXED32, PACKABLE, VARINT, Message, signed, varints
 
 _ATTRIBUTE_FIELDS = {2: FLOAT, 3: INT, 4: STRING, 5: TENSOR, 6: GRAPH, 7: FLOATS, 8: INTS, 9: STRINGS,
                      10: TENSORS, 11: GRAPHS, 22: SPARSE, 23: SPARSES}  # fmt: skip

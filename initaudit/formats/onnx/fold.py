@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from initaudit.errors import UnsupportedError
-from initaudit.formats.onnx_lazy import (
+from initaudit.formats.onnx.lazy import (
     INTEGERS,
     MOST_INDICES,
     UnfoldableError,
@@ -30,7 +30,7 @@ from initaudit.formats.onnx_lazy import (
     strides_of,
     view,
 )
-from initaudit.formats.onnx_tensors import DTYPES, MOST_ELEMENTS, PACKED_BITS, loaded_dtype
+from initaudit.formats.onnx.tensors import DTYPES, MOST_ELEMENTS, PACKED_BITS, loaded_dtype
 from initaudit.types import Array, Tensor
 
 Attrs = Mapping[str, Any]

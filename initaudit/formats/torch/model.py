@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from initaudit.errors import ReadError, UnsafeFileError
-from initaudit.formats.pickle_values import Record
-from initaudit.formats.torch_module import ModuleWalk, class_name, module_state, settings, state_of
-from initaudit.formats.torch_tensor import Found, Lost, Rebuilder
-from initaudit.formats.torch_tree import Branch, Left, Node, Pruner, Whole, holds_tensors, locate
+from initaudit.formats.torch.module import ModuleWalk, class_name, module_state, settings, state_of
+from initaudit.formats.torch.pickle_values import Record
+from initaudit.formats.torch.tensor import Found, Lost, Rebuilder
+from initaudit.formats.torch.tree import Branch, Left, Node, Pruner, Whole, holds_tensors, locate
 from initaudit.types import Model, Module, Skip, Tensor
 
 MAX_TENSORS = 200_000

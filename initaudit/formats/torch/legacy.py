@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from initaudit.errors import CorruptFileError
-from initaudit.formats.pickle import Unpickler
-from initaudit.formats.torch_storage import Loaded, Source, Storage, storage_dtype, storage_size
+from initaudit.formats.torch.pickle import Unpickler
+from initaudit.formats.torch.storage import Loaded, Source, Storage, storage_dtype, storage_size
 from initaudit.types import Global, Skip
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -66,7 +66,8 @@ def load(source: Source, prefix: str = "") -> Loaded:
         if root is None:
             raise CorruptFileError(f"no list of storages at byte {end}")
         end = _place(source, root, end)
-    missing = [key for key in storages.roots if key not in keys]
+    there = {key for key in keys if isinstance(key, str)}
+    missing = [key for key in storages.roots if key not in there]
     if missing:
         raise CorruptFileError(f"storage {missing[0]} is named but not in the file")
     for view, key in storages.views:

@@ -9,9 +9,9 @@ import numpy as np
 
 from initaudit.dtypes import numpy_dtype
 from initaudit.errors import CorruptFileError, UnsupportedError
-from initaudit.formats import torch_numpy, torch_sparse
-from initaudit.formats.pickle_values import Record, attributes
-from initaudit.formats.torch_storage import (
+from initaudit.formats.torch import arrays, sparse
+from initaudit.formats.torch.pickle_values import Record, attributes
+from initaudit.formats.torch.storage import (
     MAX_EXPANDED,
     PACKED,
     QUANTISED,
@@ -115,7 +115,7 @@ class Rebuilder:
         if function in ("Parameter", "Variable", "Tensor", "Buffer") and value.args:
             return self.tensor(value.args[0])
         name = f"array/{self._arrays}"
-        found = torch_numpy.array(value, name)
+        found = arrays.array(value, name)
         self._arrays += found is not None
         return Lost(found) if isinstance(found, str) else found
 
@@ -189,7 +189,7 @@ class Rebuilder:
         if any(not isinstance(part, Tensor) for part in parts) or len(data) <= count:
             raise CorruptFileError("a sparse tensor without its parts")
         tensors = [part for part in parts if isinstance(part, Tensor)]
-        dense = torch_sparse.dense(kind, tensors, checked_shape(data[count]))
+        dense = sparse.dense(kind, tensors, checked_shape(data[count]))
         return Lost(dense) if isinstance(dense, str) else dense
 
     def _parameter(self, data: object, *rest: object) -> Found | None:

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 
 from initaudit.errors import CorruptFileError
-from initaudit.formats.onnx_records import AttributeRecord, GraphRecord, NodeRecord
+from initaudit.formats.onnx.records import AttributeRecord, GraphRecord, NodeRecord
 
 
 def subgraphs(attributes: Sequence[AttributeRecord]) -> Iterator[GraphRecord]:

@@ -8,8 +8,9 @@ import zlib
 from typing import IO
 
 from initaudit.errors import CorruptFileError, UnsafeFileError, UnsupportedError
-from initaudit.formats.pickle import Unpickler
-from initaudit.formats.torch_storage import Loaded, Source, Storage, storage_dtype, storage_size
+from initaudit.formats.torch.pickle import Unpickler
+from initaudit.formats.torch.storage import Loaded, Source, Storage, storage_dtype, storage_size
+from initaudit.formats.zip_names import DIRECTORY_LIMIT, directory
 from initaudit.types import Global
 
 MAX_PICKLE = 512 << 20
@@ -24,10 +25,14 @@ class Archive:
 
     Raises:
         CorruptFileError: there is no central directory, or a damaged one.
+        UnsafeFileError: it claims to be longer than that of any checkpoint.
     """
 
     def __init__(self, source: Source, file: IO[bytes]) -> None:
         self.source = source
+        claimed = directory(file)[1]
+        if claimed > DIRECTORY_LIMIT:
+            raise UnsafeFileError(f"a zip archive whose directory claims {claimed} bytes")
         try:
             with zipfile.ZipFile(file) as archive:
                 self.members = {info.filename: info for info in archive.infolist()}

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from initaudit.errors import UnsafeFileError
-from initaudit.formats import torch_numpy
-from initaudit.formats.pickle_values import Record, attributes
-from initaudit.formats.torch_tensor import Found
+from initaudit.formats.torch import arrays
+from initaudit.formats.torch.pickle_values import Record, attributes
+from initaudit.formats.torch.tensor import Found
 from initaudit.types import Global, Module
 
 MAX_MODULES = 100_000
@@ -119,7 +119,7 @@ def plain(value: object, budget: list[int] | None = None) -> object:
         items = tuple(plain(item, budget) for item in value)
         return _NOT_PLAIN if any(item is _NOT_PLAIN for item in items) else items
     if isinstance(value, Record):
-        number = torch_numpy.scalar(value)
+        number = arrays.scalar(value)
         if number is not None:
             return number
         match value:
@@ -127,7 +127,7 @@ def plain(value: object, budget: list[int] | None = None) -> object:
                 return Global(f"{owner.name}.{attribute}")
             case Record(args=(str() | int() | float() as only,), state=None, items=None, appended=None):
                 return plain(only)  # an Enum member, a device, a path
-        if torch_numpy.numpy_name(value) or value.name.startswith("torch._utils."):
+        if arrays.numpy_name(value) or value.name.startswith("torch._utils."):
             return _NOT_PLAIN
         return Global(value.name)
     return _NOT_PLAIN

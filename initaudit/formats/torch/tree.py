@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from initaudit.formats.pickle_values import Record
-from initaudit.formats.torch_module import module_state, state_of
-from initaudit.formats.torch_tensor import Lost, Rebuilder
+from initaudit.formats.torch.module import module_state, state_of
+from initaudit.formats.torch.pickle_values import Record
+from initaudit.formats.torch.tensor import Lost, Rebuilder
 from initaudit.types import Tensor
 
 MAX_DEPTH = 100

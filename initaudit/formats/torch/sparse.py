@@ -6,7 +6,7 @@ import numpy as np
 
 from initaudit.dtypes import numpy_dtype
 from initaudit.errors import CorruptFileError
-from initaudit.formats.torch_storage import product
+from initaudit.formats.torch.storage import product
 from initaudit.types import Array, Tensor
 
 MAX_DENSE = 2**28  # elements; above, only where at least one in a hundred is stored

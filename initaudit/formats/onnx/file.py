@@ -8,13 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from initaudit.errors import CorruptFileError, ReadError
-from initaudit.formats.base import Format
 from initaudit.formats.mapped import MappedFile
-from initaudit.formats.onnx_graph import flatten
-from initaudit.formats.onnx_proto import GRAPH_SCHEMA, MODEL_SCHEMA, parse_model
-from initaudit.formats.onnx_records import ModelRecord
-from initaudit.formats.onnx_tensors import Source
-from initaudit.formats.protobuf import Message
+from initaudit.formats.onnx.graph import flatten
+from initaudit.formats.onnx.proto import GRAPH_SCHEMA, MODEL_SCHEMA, parse_model
+from initaudit.formats.onnx.protobuf import Message
+from initaudit.formats.onnx.records import ModelRecord
+from initaudit.formats.onnx.tensors import Source
 from initaudit.types import Model
 
 _HOPS = 1 << 14  # top-level fields to look at before giving up: files of many functions put them before the graph
@@ -25,7 +24,7 @@ _FAR = 1 << 62
 _PRODUCER = 60  # characters
 
 
-def _sniff(path: Path, head: bytes) -> bool:
+def sniff(path: Path, head: bytes) -> bool:
     """Tell whether this is a ModelProto: a version or operator set, and a graph, whether or not it is all there."""
     if len(head) < 4 or head[0] not in _FIRST:
         return False
@@ -65,7 +64,8 @@ def _is_graph(message: Message) -> bool:
     return True
 
 
-def _read(path: Path) -> Model:
+def read(path: Path) -> Model:
+    """Read a ModelProto."""
     file = MappedFile(path)
     source = Source(file)
     record = parse_model(source.message)
@@ -81,6 +81,3 @@ def _detail(record: ModelRecord) -> str:
         detail = f"opset {domain} {version}"
     producer = "".join(c for c in record.producer if c.isprintable())[:_PRODUCER]
     return f"{detail}, producer '{producer}'" if producer else detail
-
-
-FORMAT = Format("onnx", "ONNX (.onnx, with external data beside it)", _sniff, _read, order=40)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from initaudit.formats.onnx_lazy import UnfoldableError, computed, scaled, view
+from initaudit.formats.onnx.lazy import UnfoldableError, computed, scaled, view
 from initaudit.types import Array, Tensor
 
 Operand = str | Tensor | None  # a value of the graph, or the weight that takes its place

@@ -16,8 +16,8 @@ import numpy as np
 from initaudit.dtypes import numpy_dtype
 from initaudit.errors import CorruptFileError, ReadError, UnsafeFileError
 from initaudit.formats.mapped import MappedFile
-from initaudit.formats.onnx_records import Span, SparseRecord, TensorRecord
-from initaudit.formats.protobuf import BYTES, FIXED32, FIXED64, Message, varint_count, varints
+from initaudit.formats.onnx.protobuf import BYTES, FIXED32, FIXED64, Message, varint_count, varints
+from initaudit.formats.onnx.records import Span, SparseRecord, TensorRecord
 from initaudit.types import Array, Skip, Tensor
 
 DTYPES = {

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from initaudit.errors import CorruptFileError
-from initaudit.formats.pickle_values import Record
-from initaudit.formats.torch_storage import Blob, Storage, c_strides, checked_shape, product, strided
+from initaudit.formats.torch.pickle_values import Record
+from initaudit.formats.torch.storage import Blob, Storage, c_strides, checked_shape, product, strided
 from initaudit.types import Global, Tensor
 
 _DTYPES = {

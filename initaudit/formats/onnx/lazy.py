@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from initaudit.formats.onnx_tensors import loaded_dtype
+from initaudit.formats.onnx.tensors import loaded_dtype
 from initaudit.types import Array, Tensor
 
 Shape = tuple[int, ...]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from initaudit.errors import CorruptFileError, UnsupportedError
-from initaudit.formats.onnx_records import AttributeRecord, ModelRecord, Shape
-from initaudit.formats.onnx_tensors import Source
+from initaudit.formats.onnx.records import AttributeRecord, ModelRecord, Shape
+from initaudit.formats.onnx.tensors import Source
 from initaudit.types import Node, Skip, Tensor
 
 _MOST_LETTERS = 1 << 26  # of names inside functions: each call makes those of its body again

@@ -1,0 +1,57 @@
+"""Files of torch.save and pickle: what begins like one is looked at closely by `files`, loaded only then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from initaudit.formats.base import Format
+from initaudit.types import Model
+
+_OLD_PICKLE = b"(}])c"  # first bytes of protocols 0 and 1; later ones begin with 0x80
+
+
+def _sniff_zip(path: Path, head: bytes) -> bool:
+    if not head.startswith(b"PK\x03\x04"):
+        return False
+    from initaudit.formats.torch import files  # noqa: PLC0415  a fifth of the time of checking a small file
+
+    return files.sniff_zip(path, head)
+
+
+def _sniff_legacy(path: Path, head: bytes) -> bool:
+    if not head.startswith(b"\x80"):
+        return False
+    from initaudit.formats.torch import files  # noqa: PLC0415
+
+    return files.sniff_legacy(path, head)
+
+
+def _sniff_pickle(path: Path, head: bytes) -> bool:
+    if not head or head[0] not in (0x80, *_OLD_PICKLE):
+        return False
+    from initaudit.formats.torch import files  # noqa: PLC0415
+
+    return files.sniff_pickle(path, head)
+
+
+def _read_zip(path: Path) -> Model:
+    from initaudit.formats.torch import files  # noqa: PLC0415
+
+    return files.read_zip(path)
+
+
+def _read_legacy(path: Path) -> Model:
+    from initaudit.formats.torch import files  # noqa: PLC0415
+
+    return files.read_legacy(path)
+
+
+def _read_pickle(path: Path) -> Model:
+    from initaudit.formats.torch import files  # noqa: PLC0415
+
+    return files.read_pickle(path)
+
+
+ZIP = Format("torch", "torch.save, zip archives (.pt, .pth, .bin, .ckpt)", _sniff_zip, _read_zip, order=20)
+LEGACY = Format("torch-legacy", "torch.save before 1.6 (.pt, .pth)", _sniff_legacy, _read_legacy, order=30)
+PICKLE = Format("pickle", "plain pickles of tensors or numpy arrays (.pkl)", _sniff_pickle, _read_pickle, order=80)
