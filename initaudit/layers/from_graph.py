@@ -8,6 +8,7 @@ import numpy as np
 
 from initaudit.errors import UnsupportedError
 from initaudit.graph.fuse import fuse
+from initaudit.graph.integers import plain
 from initaudit.graph.view import FAR, View, sound
 from initaudit.layers.fans import fans
 from initaudit.layers.from_graph_adapters import adapters, extent
@@ -27,7 +28,7 @@ def infer(model: Model) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
     """Return the layers of a model that has a graph, in execution order, and what was left out with the reason."""
     if model.graph is None:
         raise UnsupportedError("there is no graph in this file to trace layers in")
-    view = View(fuse(sound(model.graph)))
+    view = View(fuse(plain(sound(model.graph))))
     founds = _in_use(view, list(weights(view)))
     low_rank = adapters(view, founds)
     flow = Flow(view, founds, low_rank)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from initaudit.graph.view import FAR, View
-from initaudit.types import Array, Node, Role, Tensor
+from initaudit.types import Node, Role, Tensor
 
 THROUGH = frozenset({"cast", "identity", "dropout", "cast_like"})
 RESHAPES = THROUGH | {"reshape", "flatten", "transpose", "squeeze", "unsqueeze", "view", "contiguous"}
@@ -181,23 +179,3 @@ def with_bias(view: View, found: Found, size: int, from_right: int, through: fro
                     found.out = node.outputs[0]
                 return found
     return found
-
-
-def scaled(weight: Tensor, scale: Tensor, zero: Tensor | None, axis: int) -> Tensor:
-    """Return a quantised tensor as the real numbers it stands for."""
-
-    def spread(values: Array, rank: int) -> Array:
-        if values.size == 1:
-            return values.reshape(())
-        shape = [1] * rank
-        shape[axis if axis >= 0 else axis + rank] = values.size
-        return values.reshape(shape)
-
-    def load() -> Array:
-        values = np.asarray(weight.load()).astype(np.float32)
-        if zero is not None:
-            values = values - spread(np.asarray(zero.load()).astype(np.float32), values.ndim)
-        out: Array = values * spread(np.asarray(scale.load()).astype(np.float32), values.ndim)
-        return out
-
-    return replace(weight, dtype="float32", load=load)

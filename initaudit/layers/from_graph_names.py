@@ -39,7 +39,7 @@ def stem(name: str) -> str:
 
 def named(view: View, found: Found) -> tuple[str, str]:
     """Return a name for a layer and where it is from."""
-    name = found.weight.name
+    name = found.weight.name.removesuffix("_quantized")
     own = not anonymous(name)
     if own:
         base = stem(name)

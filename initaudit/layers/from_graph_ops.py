@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+from initaudit.graph.integers import scaled
 from initaudit.graph.view import View
 from initaudit.layers.from_graph_found import (
     THROUGH,
@@ -14,7 +15,6 @@ from initaudit.layers.from_graph_found import (
     number,
     numbers,
     operand,
-    scaled,
     text,
     with_bias,
 )
@@ -52,21 +52,19 @@ def conv(places: tuple[int, int, int], transposed: bool = False) -> Callable[[Vi
 
 
 def integer_conv(view: View, index: int, node: Node) -> Iterator[Found]:
-    """Read qlinear_conv (x, sx, zx, w, sw, zw, ...) and conv_integer (x, w, zx, zw)."""
-    full = node.op == "qlinear_conv"
-    place = 3 if full else 1
-    raw = view.constant(node.inputs[place]) if len(node.inputs) > place else None
+    """Read conv_integer (x, w, zero of x, zero of w), whose scale is multiplied in afterwards."""
+    raw = view.constant(node.inputs[1])
     if raw is None or len(raw.shape) < 3:
         return
-    zero_at = 5 if full else 3
-    zero = view.constant(node.inputs[zero_at]) if len(node.inputs) > zero_at else None
-    scale, out = (view.constant(node.inputs[4]), node.outputs[0]) if full else later_scale(view, node.outputs[0])
+    zero = view.constant(node.inputs[3]) if len(node.inputs) > 3 else None
+    scale, bias, out = later_scale(view, node.outputs[0], raw.shape[0])
     weight = scaled(raw, scale, zero, 0) if scale is not None else replace(raw, dtype="qint8")
     found = Found(index, "conv", weight, "oi" + "k" * (len(raw.shape) - 2), node.inputs[0], out)
+    found.bias = bias if bias is not None and bias.is_float else None
     found.groups = max(1, number(node, "group", 1))
     found.stride = numbers(node, "strides")
     found.reasons.append("integers times their scale" if scale is not None else "integers without a scale")
-    found.claimed += [t.name for t in map(view.constant, node.inputs[place + 1 :]) if t is not None]
+    found.claimed += [t.name for t in map(view.constant, node.inputs[2:]) if t is not None]
     found.claimed += [] if scale is None else [scale.name]
     yield with_bias(view, found, raw.shape[0], len(raw.shape) - 2)
 
