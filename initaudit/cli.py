@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -248,6 +247,8 @@ def _write(text: str, output: str) -> None:
     if output == "-":
         _emit(text)
         return
+    import tempfile  # noqa: PLC0415  loads random, hashlib and more
+
     target = Path(output)
     temporary = ""
     try:

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
 from initaudit.types import Array
 
-_X, _W = np.polynomial.legendre.leggauss(24)
 _REACH = 12.0  # standard deviations; the mass beyond is 2e-33
 _FAR = 38.0  # where the normal density leaves double precision
 _PANELS = 20000
 _SPREAD = np.concatenate([[0.0], *[[-(2.0**j), 2.0**j] for j in range(-2, 7)]])
 _SHORT = np.array([0.0, -0.5, 0.5, -2.0, 2.0, -8.0, 8.0])
+
+
+@cache
+def _legendre(points: int) -> tuple[Array, Array]:
+    """Return Gauss-Legendre nodes and weights; numpy.polynomial is only loaded where a gain is asked for."""
+    x, weights = np.polynomial.legendre.leggauss(points)
+    return x, weights
 
 
 def _density(t: Array) -> Array:
@@ -42,8 +48,9 @@ def nodes(mean: float, variance: float, kinks: tuple[float, ...] = (), period: f
     near = [((c + _SPREAD) - mean) / s for c in {0.0, *kinks}]
     breaks = np.unique(np.clip(np.concatenate([even, *near]), -reach, reach))
     half = np.diff(breaks)[:, None] / 2
-    t = (breaks[:-1, None] + half * (1 + _X)).ravel()
-    weight = (half * _W).ravel() * _density(t)
+    points, weights = _legendre(24)
+    t = (breaks[:-1, None] + half * (1 + points)).ravel()
+    weight = (half * weights).ravel() * _density(t)
     z, w = mean + s * t, weight / weight.sum()
     z.flags.writeable = w.flags.writeable = False  # they are shared through the cache
     return z, w
@@ -94,7 +101,7 @@ def pair_expectation(
     even = np.broadcast_to(np.linspace(-9, 9, 2 * math.ceil(9 / step) + 1), (u.size, 2 * math.ceil(9 / step) + 1))
     near = [np.clip((c + _SHORT - centre[:, None]) / inner, -9, 9) for c in sorted({0.0, *kinks})]
     breaks = np.sort(np.concatenate([even, *near], axis=1), axis=1)
-    x, weights = np.polynomial.legendre.leggauss(16)
+    x, weights = _legendre(16)
     total = 0.0
     for first in range(0, u.size, 256):  # bounded memory whatever the function needs
         part = slice(first, first + 256)

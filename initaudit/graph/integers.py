@@ -100,7 +100,9 @@ class _Plain:
         elif node.op == "q_linear_where" and len(node.inputs) > 5:
             arguments = [node.inputs[0], self._real(node, 1, 0), self._real(node, 4, 0)]
             self._emit(replace(node, op="where", inputs=tuple(arguments)))
-        elif node.op in ("quantize_linear", "dequantize_linear") and node.inputs and node.inputs[0] not in self.constants:
+        elif (
+            node.op in ("quantize_linear", "dequantize_linear") and node.inputs and node.inputs[0] not in self.constants
+        ):
             clips = node.op == "quantize_linear" and self._clips(node, 2)
             clips = clips and self.makers.get(node.inputs[0]) in _MAY_CLIP
             self._emit(replace(node, op="relu" if clips else "identity", inputs=node.inputs[:1], attrs={}))

@@ -99,6 +99,8 @@ def _rows(view: View, flow: Flow, founds: list[Found], low_rank: frozenset[int])
         place = owners.get(found.weight.identity)
         if place is not None:
             uses[place] = uses.get(place, 1) + 1
+            if found.kind == layers[place].kind and found.role is None:
+                layers[place] = _plainer(layers[place], *_role(found, flow.fate(found.out), id(found) in low_rank))
             continue
         layer = _layer(view, flow, found, taken, id(found) in low_rank)
         for other in twins.get(found.weight.storage or found.weight.name, ()):
@@ -116,6 +118,13 @@ def _rows(view: View, flow: Flow, founds: list[Found], low_rank: frozenset[int])
         note = f"used {count} times; read at its first use"
         layers[place] = replace(layers[place], reasons=(*layers[place].reasons, note))
     return layers
+
+
+def _plainer(layer: Layer, role: Role, sure: Evidence, why: str) -> Layer:
+    """Return the layer as a trunk weight if any of its uses is one: what is a fault there is a fault."""
+    if role is not Role.TRUNK or layer.role is Role.TRUNK:
+        return layer
+    return replace(layer, role=role, role_evidence=sure, reasons=(*layer.reasons, f"in another use, {why}"))
 
 
 def _same_place(a: Tensor, b: Tensor) -> bool:

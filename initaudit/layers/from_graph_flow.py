@@ -109,10 +109,12 @@ class Flow:
             if carries and any(name in self.raw for name in node.inputs[: None if node.op == "concat" else 2]):
                 self.raw.update(node.outputs)
             for position in view.moving(node) if node.op in _SUMS or node.op in _PRODUCTS else ():
-                name = self._whole(node.inputs[position])
-                if (name != node.inputs[position] or len(view.readers(name)) > 1) and name not in self.bit:
-                    self.bit[name] = 1 << len(self.bit)
-                    self.above[name] = self.above.get(name, 0)
+                part = node.inputs[position]
+                whole = self._whole(part)
+                for name in (part, whole):
+                    if (len(view.readers(name)) > 1 or name != part) and name not in self.bit:
+                        self.bit[name] = 1 << len(self.bit)
+                        self.above[name] = self.above.get(name, 0)
             if index in self.layers or any(name in self.live for name in node.inputs):
                 self.live.update(node.outputs)
         for index, node in enumerate(view.nodes):

@@ -12,7 +12,6 @@ from initaudit.graph.view import FAR, View
 from initaudit.layers.from_graph_found import (
     THROUGH,
     Found,
-    follow,
     learned,
     number,
     operand,
@@ -222,7 +221,7 @@ def _divided(view: View, name: str, units: int) -> Tensor | None:
         if name not in view.producer:
             return None
         node = view.nodes[view.producer[name]]
-        if node.op not in THROUGH | {"reshape", "unsqueeze", "floor", "round", "div", "mul"}:
+        if node.op not in THROUGH | {"reshape", "unsqueeze", "floor", "round", "composite", "div", "mul"}:
             return None
         name = node.inputs[0]
     return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from initaudit.stats.hashing import digest
 from initaudit.stats.layout import SEGMENT, Layout, Side, layout
 from initaudit.stats.moments import Moments
 from initaudit.types import Array, Stats, Tensor, Units
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 _AHEAD = 8  # tensors under way per worker
 _ALONE = 1 << 24  # elements that one thread measures before several have taken over from each other
@@ -82,6 +85,8 @@ def measure_many(
                 progress(job.tensor.size)
         return results
     waiting: deque[Callable[[], Stats | InitauditError]] = deque()
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415  small models are measured without threads
+
     with ThreadPoolExecutor(workers) as pool:
         for job in jobs:
             waiting.append(_start(job, pool, progress))
