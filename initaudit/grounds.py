@@ -69,12 +69,13 @@ def pattern(name: str) -> str:
 
 
 def redraw(m: Measured) -> str:
-    """Say how to draw the weight again, in the words of torch.nn.init."""
-    if m.expected is None:
-        return "draw it again before training"
-    call = {
-        "he": "kaiming_normal_",
-        "xavier": "xavier_normal_",
-        "lecun": "normal_",
-    }.get(m.expected.scheme.partition(":")[0], "normal_")
-    return f"draw {m.layer.weight.name} again: torch.nn.init.{call}, std {m.expected.std:.3g}"
+    """Say how to draw the weight again, as a call of torch.nn.init."""
+    name, expected = m.layer.weight.name, m.expected
+    if expected is None:
+        return f"draw {name} again before training"
+    plain_layout = m.layer.axes.startswith("oi") and not m.layer.parts and m.layer.groups == 1
+    if plain_layout and expected.scheme == "he":
+        return f'torch.nn.init.kaiming_normal_({name}, nonlinearity="relu")'
+    if plain_layout and expected.scheme == "xavier":
+        return f"torch.nn.init.xavier_normal_({name})"
+    return f"torch.nn.init.normal_({name}, std={expected.std:.3g})"

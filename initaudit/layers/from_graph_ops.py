@@ -151,6 +151,7 @@ def recurrent(view: View, index: int, node: Node) -> Iterator[Found]:
     gates = _GATES[node.op]
     bias = learned(view, node.inputs[3]) if len(node.inputs) > 3 else None
     hidden = number(node, "hidden_size", 0)
+    read = [name for name in node.outputs if name and (view.readers(name) or name in view.outputs)]
     for place, which in ((1, "ih"), (2, "hh")):
         whole = learned(view, node.inputs[place]) if len(node.inputs) > place else None
         for d, weight, axes in _directions(view, node, place, whole, len(gates) * hidden):
@@ -158,7 +159,7 @@ def recurrent(view: View, index: int, node: Node) -> Iterator[Found]:
             if rows % len(gates):
                 continue
             directions = whole.shape[0] if whole is not None else 0
-            found = Found(index, node.op, weight, axes, node.inputs[0], node.outputs[0])
+            found = Found(index, node.op, weight, axes, node.inputs[0], (*read, node.outputs[0])[0])
             found.parts = gates if len(gates) > 1 else ()
             found.suffix = f"weight_{which}" + ("_reverse" if d else "")
             found.reasons.append(
@@ -170,5 +171,6 @@ def recurrent(view: View, index: int, node: Node) -> Iterator[Found]:
             if bias is not None and bias.shape == (directions, 2 * rows):
                 start = 0 if which == "ih" else rows
                 found.bias = _part(bias, (d, slice(start, start + rows)), (rows,), d * 2 * rows + start)
-            found.role = Role.OTHER
+            if which == "hh" or len(read) != 1:
+                found.role = Role.OTHER  # what goes round has no place in the order of things
             yield found
