@@ -61,6 +61,7 @@ class _Fuser:
         self.producer: dict[str, int] = {}
         self.made: dict[int, Node] = {}
         self.settled: set[str] = set()
+        self.handed_on: frozenset[str] = frozenset()
         self.names: dict[bytes, _Named] = {}
 
     def run(self) -> Graph:
@@ -71,7 +72,9 @@ class _Fuser:
             self._evaluate(node)
         if not self.known:
             return self.graph
-        for name in self._handed_on():
+        order = self._handed_on()
+        self.handed_on = frozenset(order)
+        for name in order:
             self._explain(name)
         return self._rebuilt()
 
@@ -180,6 +183,9 @@ class _Fuser:
             root = self.known[name].root
             samples = self.known[name].samples
             node = self.graph.nodes[self.producer[name]]
+            if node.op in _KEEPS and node.inputs[0] in self.handed_on:  # a copy of what is named itself
+                todo.append(node.inputs[0])
+                continue
             if samples.shape[1] == 1:  # a reduction: its argument may hold something
                 if node.op in REDUCING or node.op in _KEEPS:
                     todo.append(node.inputs[0])

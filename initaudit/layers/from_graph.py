@@ -35,6 +35,7 @@ def infer(model: Model) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
     _reverse_names(model, founds)
     claimed = {t.name for f in founds for t in (f.weight, f.bias, *f.extra) if t is not None}
     claimed |= {name for f in founds for name in f.claimed}
+    claimed |= {name for f in founds for t in (f.weight, f.bias, *f.extra) if t is not None for name in t.parts}
     skips: list[Skip] = []
     for one in parameters(view, flow, claimed):
         if isinstance(one, Skip):

@@ -75,6 +75,7 @@ class Flow:
         for found in founds:
             if found.role is None or found.kind in ("embedding", "lstm", "gru", "rnn") or found.parts:
                 self.layers.setdefault(found.node, []).append(found)
+        self.into = {(found.node, found.source) for found in founds}
         self.adapters = 0  # bits of the nodes of low-rank additions
         for node, here in self.layers.items():
             if all(id(found) in low_rank for found in here):

@@ -68,8 +68,8 @@ def computed(view: View, name: str) -> list[Tensor]:
 def signal(view: View, name: str) -> bool:
     """Whether a value that does not move with the data is a signal all the same, as what becomes of learned queries.
 
-    What makes a weight out of constants scales, multiplies and adds; only signals are normalised by a learned scale, put
-    through a softmax, looked up, or split into heads after a product.
+    What makes a weight out of constants scales, multiplies and adds; only signals are normalised by a learned scale,
+    put through a softmax, looked up, or split into heads after a product.
     """
     seen: set[str] = set()
     todo = [name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -136,95 +136,15 @@ def linear(view: View, index: int, node: Node) -> Iterator[Found]:
     yield with_bias(view, found, got[0].shape[0], 0)
 
 
-def quantised_matmul(places: tuple[int, ...]) -> Callable[[View, int, Node], Iterator[Found]]:
-    """Read a product of integers; places: a, b, scale of b, zero of b, bias (-1: none)."""
-
-    def read(view: View, index: int, node: Node) -> Iterator[Found]:
-        def at(place: int) -> Tensor | None:
-            return view.constant(node.inputs[place]) if 0 <= place < len(node.inputs) else None
-
-        a, b, scale_at, zero_at, bias_at = places
-        raw, zero, scale = at(b), at(zero_at), at(scale_at)
-        out = node.outputs[0]
-        if raw is None or len(raw.shape) < 2:
-            return
-        why = "integers times their scale"
-        earlier: Tensor | None = None
-        if scale is None and scale_at < 0:
-            scale, earlier, out = later_scale(view, out, raw.shape[-1])
-        if scale is None:
-            why = "integers, their scale is not in the graph"
-        weight = scaled(raw, scale, zero, -1) if scale is not None else replace(raw, dtype="qint8")
-        flip = bool(node.attrs.get("transB"))
-        found = _matmul_of(view, index, (node.inputs[a], node.inputs[b]), out, weight, flip)
-        if found is None:
-            return
-        found.reasons.append(why)
-        found.claimed += [t.name for t in (scale, zero) if t is not None]
-        bias = at(bias_at) or earlier
-        found.bias = bias if bias is not None and bias.is_float else None
-        yield with_bias(view, found, weight.shape[found.axes.index("o")], 0)
-
-    return read
-
-
-def later_scale(view: View, out: str, units: int) -> tuple[Tensor | None, Tensor | None, str]:
-    """Return the constant scale of an integer product, the bias added before that, and the value after it.
-
-    The scale may be a factor of what the product is multiplied by (the other is the input's own, known only when the
-    model runs), and a bias may be added in integers, divided by the scale for that.
-    """
-    bias: Tensor | None = None
-    at = out
-    for _ in range(FAR):
-        readers = view.readers(at)
-        if len(readers) != 1 or at in view.outputs:
-            break
-        use = readers[0]
-        node = view.nodes[use.node]
-        other = node.inputs[1 - use.position] if len(node.inputs) == 2 and use.position < 2 else ""
-        if node.op == "mul":
-            scale = _factor(view, other, units)
-            return (scale, bias, node.outputs[0]) if scale is not None else (None, None, out)
-        if node.op == "add":
-            found = _divided(view, other, units)
-            if found is None:
-                break
-            bias = found
-        elif node.op not in THROUGH:
-            break
-        at = node.outputs[0]
-    return None, None, out
-
-
-def _factor(view: View, name: str, units: int) -> Tensor | None:
-    """Return the constant, one number or one per unit, that a scale is or is the product of."""
-    todo = [name]
-    for _ in range(8):
-        if not todo:
-            break
-        at = todo.pop()
-        scale = view.constant(at)
-        if scale is not None and scale.is_float and scale.size in (1, units):
-            return scale
-        if at in view.producer and view.nodes[view.producer[at]].op in ("mul", "reshape", "unsqueeze", "squeeze"):
-            todo += view.nodes[view.producer[at]].inputs
-    return None
-
-
-def _divided(view: View, name: str, units: int) -> Tensor | None:
-    """Return the real bias behind one in integers: divided by the scale, rounded, cast and reshaped."""
-    for _ in range(8):
-        tensor = view.constant(name)
-        if tensor is not None:
-            return tensor if tensor.size == units else None
-        if name not in view.producer:
-            return None
-        node = view.nodes[view.producer[name]]
-        if node.op not in THROUGH | {"reshape", "unsqueeze", "floor", "round", "composite", "div", "mul"}:
-            return None
-        name = node.inputs[0]
-    return None
+def integers(view: View, index: int, node: Node) -> Iterator[Found]:
+    """Read a product of integers whose scale is not in the graph."""
+    raw = view.constant(node.inputs[1])
+    if raw is None or len(raw.shape) < 2:
+        return
+    found = _matmul_of(view, index, (node.inputs[0], node.inputs[1]), node.outputs[0], replace(raw, dtype="qint8"))
+    if found is not None:
+        found.reasons.append("integers, their scale is not in the graph")
+        yield found
 
 
 def einsum(view: View, index: int, node: Node) -> Iterator[Found]:

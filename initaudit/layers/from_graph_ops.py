@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from initaudit.graph.integers import scaled
 from initaudit.graph.view import View
 from initaudit.layers.from_graph_found import (
     THROUGH,
@@ -18,7 +17,6 @@ from initaudit.layers.from_graph_found import (
     text,
     with_bias,
 )
-from initaudit.layers.from_graph_linear import later_scale
 from initaudit.types import Node, Role, Tensor
 
 # ---- convolution
@@ -52,21 +50,16 @@ def conv(places: tuple[int, int, int], transposed: bool = False) -> Callable[[Vi
 
 
 def integer_conv(view: View, index: int, node: Node) -> Iterator[Found]:
-    """Read conv_integer (x, w, zero of x, zero of w), whose scale is multiplied in afterwards."""
+    """Read a convolution of integers whose scale is not in the graph."""
     raw = view.constant(node.inputs[1])
     if raw is None or len(raw.shape) < 3:
         return
-    zero = view.constant(node.inputs[3]) if len(node.inputs) > 3 else None
-    scale, bias, out = later_scale(view, node.outputs[0], raw.shape[0])
-    weight = scaled(raw, scale, zero, 0) if scale is not None else replace(raw, dtype="qint8")
-    found = Found(index, "conv", weight, "oi" + "k" * (len(raw.shape) - 2), node.inputs[0], out)
-    found.bias = bias if bias is not None and bias.is_float else None
+    axes = "oi" + "k" * (len(raw.shape) - 2)
+    found = Found(index, "conv", replace(raw, dtype="qint8"), axes, node.inputs[0], node.outputs[0])
     found.groups = max(1, number(node, "group", 1))
     found.stride = numbers(node, "strides")
-    found.reasons.append("integers times their scale" if scale is not None else "integers without a scale")
-    found.claimed += [t.name for t in map(view.constant, node.inputs[2:]) if t is not None]
-    found.claimed += [] if scale is None else [scale.name]
-    yield with_bias(view, found, raw.shape[0], len(raw.shape) - 2)
+    found.reasons.append("integers, their scale is not in the graph")
+    yield found
 
 
 # ---- look-ups
@@ -81,8 +74,9 @@ def gather(view: View, index: int, node: Node) -> Iterator[Found]:
     picked = view.constant(ids)
     if picked is not None and (picked.size <= 1 or not tensor.name.endswith("weight")):
         return  # a fixed choice of rows, not a look-up
-    end = follow(view, node.outputs[0], THROUGH | {"transpose"})
-    if len(tensor.shape) > 2 and any(view.nodes[use.node].op == "matmul" for use in view.readers(end)):
+    end = follow(view, node.outputs[0], THROUGH | {"transpose", "squeeze", "unsqueeze", "reshape"})
+    products = [view.nodes[use.node] for use in view.readers(end) if view.nodes[use.node].op in ("matmul", "gemm")]
+    if len(tensor.shape) > 2 and any(len(view.moving(product)) > 1 for product in products):
         return  # a stack of experts
     found = Found(index, "embedding", tensor, "i" + "o" * (len(tensor.shape) - 1), ids, node.outputs[0])
     found.role = Role.EMBEDDING

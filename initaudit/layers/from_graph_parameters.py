@@ -65,12 +65,8 @@ def _meetings(view: View, flow: Flow, value: str) -> Iterator[tuple[Use, tuple[s
         name, through = todo.pop(0)
         for use in view.readers(name):
             node = view.nodes[use.node]
-            layers = flow.layers.get(use.node, ())  # of learned queries, nothing moves with the data
-            if (
-                view.moving(node)
-                or any(out in view.outputs for out in node.outputs)
-                or any(found.source == name for found in layers)
-            ):
+            into = (use.node, name) in flow.into  # of learned queries, nothing moves with the data
+            if into or view.moving(node) or any(out in view.outputs for out in node.outputs):
                 yield use, through
             elif len(view.moving(node)) == 0:
                 for out in node.outputs:

@@ -107,6 +107,24 @@ def test_scaled_activation_keeps_its_name() -> None:
     assert [node.op for node in found] == ["mul", "tanh", "mul"]
 
 
+@pytest.mark.parametrize("tail", ["", "z = mul k y\nz = add z c"])
+@pytest.mark.parametrize("head", ["r = identity x", "q = mul x k\nr = add q c"])
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ("s = add r three\nt = clip s zero six\nu = mul r t\ny = div u six", "hardswish"),
+        ("s = add r three\nt = clip s zero six\nu = mul r t\ny = mul k u", "hardswish"),
+        ("g = sigmoid r\ny = mul r g", "silu"),
+        ("s = relu r\ny = mul s s", "relu2"),
+    ],
+)
+def test_learned_scalars_are_no_part_of_the_function(head: str, body: str, tail: str, name: str) -> None:
+    tail = tail.replace("z = mul", "v = mul").replace("add z", "add v")
+    made = graph(f"{head}\n{body}\n{tail}", "z" if tail else "y", k=1.3, c=[0.2], three=3.0, zero=0.0, six=6.0)
+    assert {name, "star_relu" if name == "relu2" else name} & {node.op for node in fuse(made).nodes}
+    assert "composite" not in [node.op for node in fuse(made).nodes]
+
+
 def test_unknown_function_is_not_given_a_part_of_its_name() -> None:
     assert ops("a = softplus x\nb = atan a\ny = mul x b") == ["composite"]
 
@@ -141,3 +159,8 @@ def test_long_graphs_are_fused_quickly() -> None:
     found = fuse(built)
     assert time.process_time() - start < 1.0
     assert sum(node.op == "gelu" for node in found.nodes) == 300
+
+
+def test_a_copy_of_an_activation_is_not_a_second_one() -> None:
+    found = fuse(graph("r = relu x\nq = identity r\na = matmul q m\ny = add r a", m=w(4, 4))).nodes
+    assert [node.op for node in found] == ["relu", "identity", "matmul", "add"]

@@ -313,3 +313,142 @@ def test_ops_without_their_inputs_are_not_understood(line: str) -> None:
 def test_chain_that_leads_back_to_itself_ends() -> None:
     text = "a = matmul x w0\nb = reshape a2 s\na2 = transpose b\ny = add a b"
     assert layers(model(text, w0=w(4, 4), s=np.asarray([1])))["w0"].axes == "io"
+
+
+@pytest.mark.parametrize(
+    ("text", "axes", "fans"),
+    [
+        ("e = gather_nd w k\nu = unsqueeze x\nb = matmul e u\ns = squeeze b", "soi", (8, 6)),
+        ("e = gather w k\nt = transpose e {perm=[0,2,1]}\ns = matmul x t", "soi", (8, 6)),
+        ("e = gather w k\nq = squeeze e\ns = gemm x q {transB=1}", "soi", (8, 6)),
+        ("e = gather w k\ns = matmul x e", "sio", (6, 8)),
+    ],
+)
+def test_experts_looked_up_in_any_way(text: str, axes: str, fans: tuple[float, float]) -> None:
+    found = layers(model(f"l = matmul x w0\nv i = top_k l n\nk = unsqueeze i\n{text}\ny = relu s",
+                         w0=w(8, 4), n=np.asarray([1]), w=w(4, 6, 8)))  # fmt: skip
+    assert (found["w"].axes, found["w"].fan_in, found["w"].fan_out) == (axes, *fans)
+    assert found["w"].activation == "relu"
+
+
+def test_what_becomes_of_learned_queries_is_a_signal_and_no_weight() -> None:
+    text = """
+    q0 = add queries pos
+    n = layer_norm q0 s b
+    q1 = matmul n wq
+    q = reshape q1 heads
+    k1 = matmul x wk
+    k = transpose k1
+    l = matmul q k
+    p = softmax l
+    y = matmul p x
+    """
+    shape = np.asarray([5, 2, 2])
+    found = layers(
+        model(text, queries=w(5, 4), pos=w(5, 4, seed=1), s=w(4), b=w(4), wq=w(4, 4), wk=w(4, 4), heads=shape)
+    )
+    assert {"queries", "pos", "s", "wq", "wk"} == set(found)
+    assert (found["wq"].kind, found["wq"].axes, found["queries"].kind) == ("linear", "io", "parameter")
+
+
+def test_a_product_that_makes_a_weight_is_no_layer() -> None:
+    text = "m = matmul b a\nn = add m w0\nt = transpose n\ny = matmul x t"
+    found = layers(model(text, a=w(2, 4), b=w(6, 2), w0=w(6, 4)))
+    assert set(found) == {"w0"}
+
+
+def test_directions_of_unequal_shape_are_guessed() -> None:
+    text = "w = concat w0 w1\nr = concat r0 r1\nh = lstm x w r {hidden_size=6}"
+    shapes = {"w0": w(1, 24, 8), "w1": w(1, 6, 16), "r0": w(1, 24, 6), "r1": w(1, 24, 8)}
+    found = layers(model(text, "h", **shapes))
+    assert {one.weight.name: (one.fan_in, one.fan_out) for one in found.values() if one.kind == "lstm"} == {
+        "w0": (8, 6), "r0": (6, 6), "r1": (8, 6),
+    }  # fmt: skip
+    assert all(one.fan_evidence is Evidence.ASSUMED for one in found.values() if one.kind == "lstm")
+
+
+def test_first_states_and_filling_are_no_parameters() -> None:
+    state = constant("sub_3", np.full((1, 4), -1e38, np.float32))
+    text = "a = matmul x w0\nm = max state a\nd = sub state m\ne = exp d\ny = mul e a"
+    made = model(text, w0=w(4, 4), state=state)
+    assert set(layers(made)) == {"w0"}
+    assert "-1e+38 throughout" in skips(made)["sub_3"]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("factor", ["constant", "product"])
+def test_dynamically_quantised_convolution(bias: bool, factor: str) -> None:
+    raw = np.arange(-54, 54, dtype=np.int8).reshape(4, 3, 3, 3)
+    lines = ["q qs qz = dynamic_quantize_linear x", "c = conv_integer q w qz zero"]
+    at = "c"
+    if bias:
+        lines += ["s0 = mul qs scale", "d = div b s0", "f = floor d", "i = cast f {to=6}", "j = reshape i shape"]
+        lines += ["k = add c j"]
+        at = "k"
+    lines += [f"r = cast {at} {{to=1}}", "s = mul qs scale" if factor == "product" else "s = mul one scale"]
+    lines += ["o = mul r s", "y = relu o"]
+    scale, zero = np.asarray(0.5, np.float32), np.asarray(3, np.int8)
+    made = model("\n".join(lines), w=raw, scale=scale, zero=zero, b=w(4), shape=np.asarray([1, -1, 1, 1]), one=1.0)
+    found = layers(made)
+    assert list(found) == ["w"]
+    assert np.allclose(found["w"].weight.load(), (raw - 3.0) * 0.5)
+    assert set(found["w"].weight.parts) == {"w", "scale", "zero"}
+    assert found["w"].activation == "relu"
+    assert (found["w"].bias is not None) is bias
+
+
+def test_operators_on_integers_are_read_as_plain_ones() -> None:
+    text = """
+    q = quantize_linear x s z
+    a = qlinear_conv q s z w0 s0 z0 s z b0
+    b = qlinear_conv a s z w1 s1 z1 s zi
+    c = q_linear_add b s zi a s z s zi
+    f = q_linear_sigmoid c s zi s z
+    g = q_linear_mul c s zi f s z s zi
+    p = qlinear_global_average_pool g s zi s zi
+    h = reshape p shape
+    o = qgemm h s zi w2 s2 z2 b2 s zi {transB=1}
+    y = dequantize_linear o s zi
+    """
+    one = {"s": np.asarray(0.5, np.float32), "z": np.asarray(0, np.uint8), "zi": np.asarray(9, np.uint8)}
+    weights: dict[str, object] = {"s0": np.asarray([0.1, 0.2], np.float32), "z0": np.zeros(2, np.int8)}
+    weights |= {"w0": np.ones((2, 3, 3, 3), np.int8), "b0": np.asarray([10, 20], np.int32)}
+    weights |= {"w1": np.ones((2, 2, 1, 1), np.int8), "s1": np.asarray(0.5, np.float32), "z1": np.asarray(0, np.int8)}
+    weights |= {"w2": np.full((5, 2), 3, np.int8), "s2": np.full(5, 0.5, np.float32), "z2": np.zeros(5, np.int8)}
+    weights |= {"b2": np.arange(5, dtype=np.int32), "shape": np.asarray([0, -1])}
+    made = model(text, **one, **weights)
+    found = layers(made)
+    assert {name: (row.activation, row.role) for name, row in found.items()} == {
+        "w0": ("relu", Role.OTHER), "w1": ("silu", Role.BRANCH_END), "w2": (None, Role.HEAD),
+    }  # fmt: skip
+    assert np.allclose(found["w0"].weight.load()[:, 0, 0, 0], [0.1, 0.2])
+    assert found["w0"].bias is not None
+    assert np.allclose(found["w0"].bias.load(), [10 * 0.5 * 0.1, 20 * 0.5 * 0.2])
+    assert (found["w2"].fan_in, found["w2"].fan_out) == (2, 5)
+    assert skips(made) == {}
+
+
+def test_an_adapter_does_not_change_the_role_of_its_base() -> None:
+    text = """
+    h = gemm x w0
+    r = relu h
+    base = gemm r w1
+    a = gemm r wa
+    b = gemm a wb
+    s = mul b two
+    t = add {order}
+    u = relu t
+    y = gemm u w2
+    """
+    shapes = {"w0": w(6, 8), "w1": w(8, 8), "wa": w(8, 2), "wb": w(2, 8), "w2": w(8, 3), "two": 2.0}
+    for order in ("base s", "s base"):
+        found = layers(model(text.replace("{order}", order), **shapes))
+        roles = [found[name].role for name in ("w1", "wa", "wb", "w2")]
+        assert roles == [Role.TRUNK, Role.ADAPTER, Role.ADAPTER, Role.HEAD]
+        assert found["w1"].activation == "relu"
+
+
+def test_an_embedding_added_to_another_signal_has_the_activation_after_the_sum() -> None:
+    found = layers(model("e = gather wte ids\nt = gemm x w0\ns = add e t\na = silu s\ny = gemm a w1", inputs="x ids",
+                         wte=w(10, 4), w0=w(4, 4), w1=w(4, 2)))  # fmt: skip
+    assert found["wte"].activation == found["w0"].activation == "silu"
