@@ -95,7 +95,7 @@ def audit_model(
             raise UsageError(f"no layer is called {only!r}; the first is {measured[0].layer.name!r}")
         names = {m.layer.name for m in shown}
         findings = [f for f in findings if f.layer is None or f.layer in names]
-    parameters, judged = _coverage(model, measured)
+    parameters, judged = _coverage(model, measured, skipped)
     return Report(
         model=model,
         measured=shown,
@@ -168,13 +168,19 @@ def _run(chosen: Iterable[Rule], whole: Audit) -> tuple[list[Finding], bool]:
     return findings, crashed
 
 
-def _coverage(model: Model, measured: Sequence[Measured]) -> tuple[int, int]:
-    """Return parameter elements in the model, and those in tensors that were measured; ties count once."""
+def _coverage(model: Model, measured: Sequence[Measured], skipped: Sequence[Skip]) -> tuple[int, int]:
+    """Return parameter elements in the model, and those in tensors that were measured; ties count once.
+
+    Quantised weights count by their integers; what is known to be no parameter does not count.
+    """
     seen = {name for m in measured for tensor, _ in m.tensors for name in (tensor.name, *tensor.parts)}
+    none = {skip.name for skip in skipped if not skip.parameter}
     sizes: dict[object, int] = {}
     judged: dict[object, int] = {}
     for tensor in model.tensors:
-        if tensor.buffer or not tensor.is_float:
+        if tensor.name not in seen and (tensor.buffer or not tensor.is_float or tensor.name in none):
+            continue
+        if tensor.buffer and tensor.is_float:
             continue
         sizes[tensor.identity] = tensor.size
         if tensor.name in seen:

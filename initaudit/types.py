@@ -161,6 +161,7 @@ class Skip:
 
     name: str
     why: str
+    parameter: bool = True  # False: known to be none, so that leaving it out costs no coverage
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from initaudit.layers.from_graph_names import anonymous
 from initaudit.ops import family
 from initaudit.types import Node, Role, Skip, Tensor
 
-_ARGUMENT = "an argument of the op, no weight"
+_ARGUMENT = Skip("", "an argument of the op, no weight", parameter=False)
 _FOLDED = re.compile(r"(.*[./])?embedding(_\d+)?$")  # what torch's exporter calls the rows it looked up in advance
 _MOST_READ = 1 << 22
 _HUGE = 99  # beyond it, a constant is a mask or the logarithm of nothing
@@ -34,18 +35,28 @@ def parameters(view: View, flow: Flow, claimed: set[str]) -> Iterator[Found | Sk
         scalar = tensor.size == 1
         if scalar and anonymous(name):
             continue
-        verdict: Found | str = "is read by nothing"
+        verdict: Found | Skip = _unsure("is read by nothing")
         for value in values:
             verdict = _read(view, flow, view.graph.constants[value], value)
             if isinstance(verdict, Found):
                 break
         if isinstance(verdict, Found):
             yield verdict
-        elif not scalar and verdict != _ARGUMENT:
-            yield Skip(name, verdict)
+        elif not scalar and verdict is not _ARGUMENT:
+            yield replace(verdict, name=name)
 
 
-def _read(view: View, flow: Flow, tensor: Tensor, value: str) -> Found | str:
+def _none(why: str) -> Skip:
+    """Return the reason why a constant is certainly no parameter."""
+    return Skip("", why, parameter=False)
+
+
+def _unsure(why: str) -> Skip:
+    """Return the reason why a constant that may be a parameter is not judged."""
+    return Skip("", why)
+
+
+def _read(view: View, flow: Flow, tensor: Tensor, value: str) -> Found | Skip:
     for use, through in _meetings(view, flow, value):
         node = view.nodes[use.node]
         verdict = _meets(view, flow, tensor, use, node, through)
@@ -54,7 +65,7 @@ def _read(view: View, flow: Flow, tensor: Tensor, value: str) -> Found | str:
     first = view.nodes[view.readers(value)[0].node]
     if first.op in ("resize", "upsample", "pad", "clip", "one_hot", "range", "scatter_nd"):
         return _ARGUMENT
-    return f"a constant that {first.op} reads; not known to be a parameter"
+    return _unsure(f"a constant that {first.op} reads; not known to be a parameter")
 
 
 def _meetings(view: View, flow: Flow, value: str) -> Iterator[tuple[Use, tuple[str, ...]]]:
@@ -78,57 +89,53 @@ def _meetings(view: View, flow: Flow, value: str) -> Iterator[tuple[Use, tuple[s
 
 def _meets(
     view: View, flow: Flow, tensor: Tensor, use: Use, node: Node, through: tuple[str, ...]
-) -> Found | str | None:
+) -> Found | Skip | None:
     out = node.outputs[0] if node.outputs else ""
     long = [n for n in tensor.shape if n > 1]
     own = not anonymous(tensor.name)
     kind = family(node.op)
     if tensor.buffer:
-        return "a buffer, no parameter"
+        return _none("a buffer, no parameter")
     only = None if own or tensor.size == 1 else _filling(tensor)
     affine = len(long) == 1 and node.op in ("mul", "add") and not through  # what is left of a norm that was folded
     if only is not None and not (affine and (only or node.op == "add") and abs(only) < _HUGE):
-        return f"{only:g} throughout, under a name that an exporter made up: a first state, a mask or filling"
+        return _none(f"{only:g} throughout, under a name that an exporter made up: a first state, a mask or filling")
     if out not in flow.live and kind == "elementwise" and not _signal(view, node):
-        return f"a table that {node.op} reads with positions or masks"
+        return _none(f"a table that {node.op} reads with positions or masks")
     if node.op in ("where", "greater", "less", "equal", "greater_or_equal", "less_or_equal"):
-        return "a mask or its fill value" if not own else None
+        return _none("a mask or its fill value") if not own else None
     if through and not set(through) <= _UNARY | {"add", "sub", "mul", "div", "pow", "reduce_sum", "sqrt", "clip"}:
-        return f"a table computed by {', '.join(dict.fromkeys(through))}"
+        return _unsure(f"a table computed by {', '.join(dict.fromkeys(through))}")
     if node.op in ("add", "sub", "sum"):
         if len(long) > 1 and _is_mask(tensor):
-            return "a mask"
+            return _none("a mask")
         if _feeds_softmax(view, out):
-            return (
-                _parameter(view, tensor, use, Role.OTHER, "added to attention logits: a relative position bias")
-                if own
-                else ("a table added to attention logits")
-            )
+            return _parameter(view, tensor, use, Role.OTHER, "added to attention logits: a relative position bias")
         if _from_input(view, node, use):
-            return "shifts an input of the graph: preprocessing" if not own else _shift(view, tensor, use)
+            return _none("shifts an input of the graph: preprocessing") if not own else _shift(view, tensor, use)
         if len(long) > 1:
             if not own and tensor.size > 1 and _periodic(tensor):
-                return "a table of sines"
+                return _none("a table of sines")
             return _parameter(view, tensor, use, Role.EMBEDDING, "added to the signal as a position or class embedding")
         return _shift(view, tensor, use)
     if node.op in ("mul", "div"):
         if _from_input(view, node, use) and not own:
-            return "scales an input of the graph: preprocessing"
+            return _none("scales an input of the graph: preprocessing")
         if len(long) > 1 and not own:
-            return f"a table that {node.op} applies elementwise"
+            return _unsure(f"a table that {node.op} applies elementwise")
         why = "multiplies the signal: a learned scale" if len(long) <= 1 else "multiplies the signal elementwise"
         return _parameter(view, tensor, use, Role.GATE, why)
     if node.op == "concat":
         return _parameter(view, tensor, use, Role.EMBEDDING, "joined to the signal as a token")
     if node.op in ("lstm", "gru", "rnn") and not own:
-        return f"the first state of {node.op}"
+        return _none(f"the first state of {node.op}")
     if kind == "norm" and not own:
         return _ARGUMENT
     if kind in ("weighted", "norm", "attention") or node.op in ("scatter_elements", "scatter_nd"):
         table = len(long) > 1 and use.node in flow.layers and set(through) <= {"add"} and not _periodic(tensor)
         if (own or table) and len(long) >= 1:
             return _parameter(view, tensor, use, Role.EMBEDDING, f"a learned input of {node.op}")
-        return f"an input of {node.op} that is no weight of it"
+        return _none(f"an input of {node.op} that is no weight of it")
     if kind == "move" and use.position == 0 and own:
         return _parameter(view, tensor, use, Role.EMBEDDING, f"chosen from by {node.op}")
     if own and any(out in view.outputs for out in node.outputs):

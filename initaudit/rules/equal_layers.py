@@ -63,15 +63,21 @@ def equal_layers(audit: Audit, *, least: int = 64) -> Iterator[Finding]:
 def _distinct(group: list[Measured]) -> list[Measured]:
     """Leave out ties: one storage, an embedding and its head, and what an exporter stored once per call of a module.
 
-    Such a second copy is named after the first: query and query_1.
+    Such a copy is named after the first (query, query_1); an unrolled loop has one per step, under anonymous names.
     """
     seen: dict[object, Measured] = {}
     for m in group:
         seen.setdefault(m.layer.weight.identity, m)
     names = {m.layer.name for m in seen.values()}
-    apart = [m for m in seen.values() if re.sub(r"_\d+$", "", m.layer.name) not in names - {m.layer.name}]
+    apart = [m for m in seen.values() if _stem(m) not in names - {m.layer.name}]
+    if len({_stem(m) for m in apart}) == 1 and not any(m.layer.weight.name.startswith(_stem(m)) for m in apart):
+        return []
     roles = {m.layer.role for m in apart}
     return [] if len({pattern(m.layer.name) for m in apart}) > 1 and Role.HEAD in roles and len(apart) == 2 else apart
+
+
+def _stem(m: Measured) -> str:
+    return re.sub(r"_\d+$", "", m.layer.name)
 
 
 def _stems(names: list[str]) -> tuple[str, ...]:

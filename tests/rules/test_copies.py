@@ -106,3 +106,9 @@ def test_a_second_copy_that_an_exporter_named_after_the_first_is_a_tie():
     w = he(16, 16)
     assert not list(equal_layers(audit(layer("layer.query", w), layer("layer.query_1", w))))
     assert list(equal_layers(audit(layer("fc_1", w), layer("fc_2", w))))
+
+
+def test_an_unrolled_loop_is_one_layer():
+    w = he(16, 16)
+    steps = [layer(f"rnn_{k}", w, weight=tensor(f"val_{60 + k}", w)) for k in range(4)]
+    assert not list(equal_layers(audit(*steps)))
