@@ -8,6 +8,7 @@ for finding in report.findings:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +22,12 @@ __all__ = ["__version__", "check"]
 
 
 def check(
-    path: str | Path,
+    path: str | os.PathLike[str],
     *,
     activation: str | None = None,
-    select: Sequence[str] = (),
-    ignore: Sequence[str] = (),
-    layers: str | None = None,
+    select: str | Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
+    layers: str | Sequence[str] = (),
     jobs: int | None = None,
 ) -> Report:
     """Return the report on a model file or folder.
@@ -36,13 +37,28 @@ def check(
         activation: what follows the weights where the file does not say, in torch.nn.functional's spelling.
         select: codes, prefixes or names of the rules to run; all where empty.
         ignore: rules to leave out.
-        layers: shell pattern on layer names; the others are neither listed nor judged.
-        jobs: threads that measure; all cores where None.
+        layers: shell patterns on layer names; the other layers are neither listed nor judged.
+        jobs: threads that measure, at least 1; all cores where None.
 
     Raises:
         InitauditError: the model could not be read, or an argument names nothing (see initaudit.errors).
     """
-    from initaudit import audit  # noqa: PLC0415  importing the package stays free of everything else
+    # Importing the package stays free of everything else.
+    from initaudit import activations, audit  # noqa: PLC0415
+    from initaudit.errors import UsageError  # noqa: PLC0415
 
-    chosen = audit.select(select, ignore)
-    return audit.audit_path(path, activation=activation, chosen=chosen, only=layers, jobs=jobs)
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"check takes the path of a file or folder, not a {type(path).__name__}: save the model first")
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"jobs is at least 1, not {jobs}")
+    return audit.audit_path(
+        Path(path),
+        activation=activations.named(activation) if activation is not None else None,
+        chosen=audit.select(_words(select), _words(ignore)),
+        only=_words(layers),
+        jobs=jobs,
+    )
+
+
+def _words(given: str | Sequence[str]) -> list[str]:
+    return [given] if isinstance(given, str) else list(given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from initaudit import formats, laws, layers, rules, schemes, state, stats
 from initaudit.errors import InitauditError, UsageError
+from initaudit.grounds import pattern
 from initaudit.registry import Rule
 from initaudit.types import Audit, Finding, Layer, Measured, Model, Report, Skip, Stats, Tensor
 
@@ -41,7 +43,7 @@ def audit_path(
     *,
     activation: str | None = None,
     chosen: Sequence[Rule] | None = None,
-    only: str | None = None,
+    only: Sequence[str] = (),
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -59,11 +61,9 @@ def audit_path(
 
 
 def _shown(path: str | Path) -> str:
-    """Return the path as reports give it: never absolute, so that the same file says the same everywhere."""
+    """Return the path as reports give it: relative to the working folder, so that it says the same on every machine."""
     given = Path(path)
-    if not given.is_absolute():
-        return given.as_posix()
-    return given.relative_to(Path.cwd()).as_posix() if given.is_relative_to(Path.cwd()) else given.name
+    return Path(os.path.relpath(given)).as_posix() if given.is_absolute() else given.as_posix()
 
 
 def audit_model(
@@ -71,28 +71,29 @@ def audit_model(
     *,
     activation: str | None = None,
     chosen: Sequence[Rule] | None = None,
-    only: str | None = None,
+    only: Sequence[str] = (),
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Return what there is to say about a model that has been read.
 
-    `only` is a shell pattern on layer names: the other layers are measured, since equal layers and the model's state
+    `only` holds shell patterns on layer names: the other layers are measured, since equal layers and the model's state
     show only in the whole, but neither listed nor judged.
     """
     found, unread = layers.infer(model, activation)
     measured, failed = _measure(found, jobs or os.cpu_count() or 1, progress)
-    if not measured:
-        raise InitauditError(f"nothing to audit: no weight among {len(model.tensors)} tensors")
+    if not any(m.stats.count for m in measured):
+        raise InitauditError(f"nothing to audit: no weight with values among {len(model.tensors)} tensors")
     standing, reasons = state.judge(measured)
     skipped = (*model.skipped, *unread, *failed)
     whole = Audit(model, measured, standing, reasons, skipped)
     findings, crashed = _run(rules.catalogue() if chosen is None else chosen, whole)
     shown = measured
-    if only is not None:
-        shown = tuple(m for m in measured if fnmatchcase(m.layer.name, only))
-        if not shown:
-            raise UsageError(f"no layer is called {only!r}; the first is {measured[0].layer.name!r}")
+    if only:
+        for glob in only:
+            if not any(fnmatchcase(m.layer.name, glob) for m in measured):
+                raise UsageError(f"no layer is called {glob!r}; the first is {measured[0].layer.name!r}")
+        shown = tuple(m for m in measured if any(fnmatchcase(m.layer.name, glob) for glob in only))
         names = {m.layer.name for m in shown}
         findings = [f for f in findings if f.layer is None or f.layer in names]
     parameters, judged = _coverage(model, measured, skipped)
@@ -126,6 +127,7 @@ def _measure(
         if progress is not None:
             progress(done, total)
 
+    blocks = Counter(pattern(layer.name) for layer in found)
     results = iter(stats.measure_many(jobs, workers, step))
     measured: list[Measured] = []
     failed: list[Skip] = []
@@ -138,7 +140,7 @@ def _measure(
             failed.append(Skip(layer.weight.name, own.reason))
             continue
         m = Measured(layer, own, others, schemes.expect(layer))
-        measured.append(replace(m, identified=laws.identify(layer, own)))
+        measured.append(replace(m, identified=laws.identify(layer, own, blocks[pattern(layer.name)])))
     return tuple(measured), tuple(failed)
 
 

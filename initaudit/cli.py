@@ -6,6 +6,7 @@ stderr that says what and where.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -60,7 +61,7 @@ SelectOption = Annotated[
     list[str] | None, typer.Option(metavar="RULE,...", help="Run only these rules: codes, prefixes (INI1) or names.")
 ]
 IgnoreOption = Annotated[list[str] | None, typer.Option(metavar="RULE,...", help="Leave these rules out.")]
-LayersOption = Annotated[str | None, typer.Option(metavar="GLOB", help="Judge only layers with such a name.")]
+LayersOption = Annotated[list[str] | None, typer.Option(metavar="GLOB,...", help="Judge only layers with such a name.")]
 ActivationOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="What follows the weights, where the file does not say.")
 ]
@@ -103,9 +104,9 @@ def check(
         raise UsageError("--quiet and --verbose contradict each other")
     from initaudit import activations, audit  # noqa: PLC0415  numpy is not needed for --help
 
+    _refuse_model(output, paths)
     chosen = audit.select(_split(select), _split(ignore))
-    if activation is not None:
-        activation = activations.named(activation)
+    activation = activations.named(activation) if activation is not None else None
     reports: list[Report] = []
     failed = False
     for path in paths:
@@ -113,7 +114,7 @@ def check(
             with _progress(path, quiet) as progress:
                 reports.append(
                     audit.audit_path(
-                        path, activation=activation, chosen=chosen, only=layers, jobs=jobs, progress=progress
+                        path, activation=activation, chosen=chosen, only=_split(layers), jobs=jobs, progress=progress
                     )
                 )
         except InitauditError as error:
@@ -139,7 +140,9 @@ def show(
     if activation is not None:
         activation = activations.named(activation)
     with _progress(path, quiet=False) as progress:
-        report = audit.audit_path(path, activation=activation, chosen=(), only=layers, jobs=jobs, progress=progress)
+        report = audit.audit_path(
+            path, activation=activation, chosen=(), only=_split(layers), jobs=jobs, progress=progress
+        )
     _emit("\n".join(distributions(report, _width())) + "\n")
 
 
@@ -207,17 +210,35 @@ _ClickError: Any = typer.BadParameter.__mro__[2]  # typer carries click inside s
 
 
 def _emit(text: str) -> None:
-    """Write to stdout; a reader that has gone (`| head`) changes nothing about what was found."""
+    """Write to stdout; a reader that has gone (`| head`, `>&-`) changes nothing about what was found.
+
+    Raises:
+        WriteError: what is behind stdout cannot take it, as a full disk.
+    """
+    if sys.stdout is None:
+        return
     try:
+        _tolerate(sys.stdout)
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise WriteError(f"the report was not written: {error.strerror}", "stdout") from None
+
+
+def _tolerate(stream: TextIO) -> None:
+    """Spell out what the stream's encoding lacks: names in a file may be in any script."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _complain(message: str) -> None:
-    with suppress(OSError):
-        sys.stderr.write(f"initaudit: {' '.join(message.split())}\n")
+    if sys.stderr is not None:
+        with suppress(OSError):
+            _tolerate(sys.stderr)
+            sys.stderr.write(f"initaudit: {' '.join(message.split())}\n")
 
 
 def _split(words: list[str] | None) -> list[str]:
@@ -238,8 +259,29 @@ def _width() -> int:
 
 
 def _style(output: str, *, verbosity: int, many: bool) -> Style:
-    terminal = output == "-" and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    terminal = output == "-" and sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     return Style(_width(), terminal and not os.environ.get("NO_COLOR"), verbosity, many)
+
+
+def _refuse_model(output: str, paths: list[str]) -> None:
+    """Keep a slip of the keyboard from replacing a model by its report.
+
+    Raises:
+        UsageError: the output is one of the models, or looks like one.
+    """
+    target = Path(output)
+    if output == "-" or not target.is_file():
+        return
+    from initaudit import formats  # noqa: PLC0415
+
+    inside = any(Path(path).is_dir() and target.resolve().is_relative_to(Path(path).resolve()) for path in paths)
+    same = any(Path(path).exists() and target.samefile(path) for path in paths)
+    if not same and not inside:
+        try:
+            formats.identify(target)
+        except InitauditError:
+            return
+    raise UsageError("a report does not replace a model or a file beside it; choose another --output", output)
 
 
 def _write(text: str, output: str) -> None:
@@ -273,7 +315,7 @@ def _write(text: str, output: str) -> None:
 @contextmanager
 def _progress(path: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     """Yield a callback that draws a bar on a terminal once the work has taken two seconds."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console  # noqa: PLC0415

@@ -20,6 +20,7 @@ HARMLESS = {
     Role.HEAD: "an output layer gets its gradient from the loss and moves first",
     Role.EMBEDDING: "an additive table moves at the first step",
     Role.CLOSED_FORM: "it is a fixed form, not drawn at random",
+    Role.NORM: "the branch that the norm ends starts closed, or the scale is applied as 1 + w",
 }
 
 
@@ -34,8 +35,26 @@ def plain(m: Measured) -> bool:
 
 
 def certainty(m: Measured) -> Evidence:
-    """How sure we are that this is a plain trunk weight."""
-    return m.layer.role_evidence if m.layer.role is Role.TRUNK else Evidence.ASSUMED
+    """How sure we are that this is a plain trunk weight.
+
+    Where the role is open, an activation that follows speaks for it: what is zeroed on purpose ends a branch, a path or
+    an adapter, and no activation follows there.
+    """
+    layer = m.layer
+    if layer.role is Role.TRUNK:
+        return layer.role_evidence
+    followed = layer.role is Role.OTHER and layer.activation is not None
+    return min(Evidence.NAMED, layer.activation_evidence) if followed else Evidence.ASSUMED
+
+
+def uniformity(m: Measured) -> Evidence:
+    """How sure we are that units which are copies or multiples of each other are a fault here.
+
+    No role that `plain` leaves open excuses them, whereas zeros may be deliberate; so shapes that are known suffice for
+    a warning.
+    """
+    wide = m.layer.units // m.layer.groups >= 8
+    return max(certainty(m), min(Evidence.NAMED, m.layer.fan_evidence)) if wide else certainty(m)
 
 
 def born(audit: Audit) -> bool:
@@ -55,6 +74,11 @@ def varied(m: Measured) -> bool:
     return m.stats.nonfinite == 0 and m.stats.variance > 0
 
 
+def drawn(m: Measured) -> bool:
+    """Whether a draw at random may have given these values: what else is wrong with them explains their spread."""
+    return varied(m) and not m.stats.rank_one and m.stats.exponent_span < 40 and max(-m.stats.min, m.stats.max) < 1e4
+
+
 def describe(m: Measured) -> str:
     """Name the tensor in a sentence: kind, sides."""
     layer = m.layer
@@ -70,12 +94,16 @@ def pattern(name: str) -> str:
 
 def redraw(m: Measured) -> str:
     """Say how to draw the weight again, as a call of torch.nn.init."""
-    name, expected = m.layer.weight.name, m.expected
+    layer, expected = m.layer, m.expected
+    # An exporter may have renamed the weight; the layer's name then comes from the module it belongs to.
+    name = layer.weight.name if layer.weight.name.startswith(layer.name) else f"{layer.name}.weight"
     if expected is None:
         return f"draw {name} again before training"
-    plain_layout = m.layer.axes.startswith("oi") and not m.layer.parts and m.layer.groups == 1
-    if plain_layout and expected.scheme == "he":
-        return f'torch.nn.init.kaiming_normal_({name}, nonlinearity="relu")'
-    if plain_layout and expected.scheme == "xavier":
-        return f"torch.nn.init.xavier_normal_({name})"
-    return f"torch.nn.init.normal_({name}, std={expected.std:.3g})"
+    weight = f'model.get_parameter("{name}")'
+    torch_fans = layer.axes.startswith("oi") and not layer.parts and layer.groups == 1
+    if torch_fans and expected.scheme == "he":
+        guess = " (if a ReLU follows)" if layer.activation is None else ""
+        return f'torch.nn.init.kaiming_normal_({weight}, nonlinearity="relu"){guess}'
+    if torch_fans and expected.scheme == "xavier":
+        return f"torch.nn.init.xavier_normal_({weight})"
+    return f"torch.nn.init.normal_({weight}, std={expected.std:.3g})"

@@ -189,10 +189,11 @@ def unevenness(square: Array, count: int, kurtosis: float) -> float:
     return (math.pow(ratio, 1 / 3) - (1 - v)) / math.sqrt(v)
 
 
-def identify(layer: Layer, stats: Stats) -> Law | None:
+def identify(layer: Layer, stats: Stats, blocks: int = 0) -> Law | None:
     """Return which initializer drew a tensor, or None where not even the family of its law is clear.
 
-    A scheme is named as `schemes.parse` reads it. An empty scheme means a clean law whose std no known scheme gives.
+    `blocks` is how often the layer's block repeats in the model: some schemes divide by the root of the depth. A scheme
+    is named as `schemes.parse` reads it. An empty scheme means a clean law whose std no known scheme gives.
     """
     if stats.count == 0 or stats.nonfinite:
         return None
@@ -203,7 +204,7 @@ def identify(layer: Layer, stats: Stats) -> Law | None:
     s = sample(stats, layer.weight.dtype, without_zeros=apart or layer.padding is not None)
     if s is None or s.n < FEW:
         return None
-    found = _random(layer, _unmixed(s, stats))
+    found = _random(layer, _unmixed(s, stats), blocks)
     if found is not None and not found.scheme and len(stats.part_variance) > 1:
         return found
     if found is None or not apart or _zero_units(stats):
@@ -213,7 +214,7 @@ def identify(layer: Layer, stats: Stats) -> Law | None:
     return Law("", "sparse")
 
 
-def _random(layer: Layer, s: Sample) -> Law | None:
+def _random(layer: Layer, s: Sample, blocks: int) -> Law | None:
     """Return the family and scheme that together explain a sample best."""
     families = [(f, p) for f in FAMILIES if (p := fits(s, f)) is not None]
     if not families and (inner := without_atoms(s)) is not None:
@@ -221,7 +222,7 @@ def _random(layer: Layer, s: Sample) -> Law | None:
     best: tuple[float, Law] | None = None
     for family, penalty in families:
         spacing = max(3 * s.std_error(family), 0.002)
-        for c in candidates(layer, spacing):
+        for c in candidates(layer, spacing, blocks):
             if c.law != family.law or (family.cut and family.cut != c.cut) or not c.std > 0:
                 continue
             misfit = _misfit(s, family, c)

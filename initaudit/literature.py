@@ -63,8 +63,11 @@ class Candidate(NamedTuple):
         return self.row.render(**self.params)
 
 
-def candidates(layer: Layer, spacing: float) -> Iterator[Candidate]:
-    """Yield every known scheme for a layer; stds closer than `spacing` (relative) cannot be told apart."""
+def candidates(layer: Layer, spacing: float, blocks: int = 0) -> Iterator[Candidate]:
+    """Yield every known scheme for a layer; stds closer than `spacing` (relative) cannot be told apart.
+
+    `blocks` is how often the layer's block repeats in the model, where that is known.
+    """
     fans = schemes.fans_of(layer)
     if layer.kind == "norm" or layer.role is Role.NORM:
         yield _named("normal", 0.0, Fans(1, 1), mean=1.0, std=0.02)  # DCGAN, pix2pix
@@ -78,7 +81,7 @@ def candidates(layer: Layer, spacing: float) -> Iterator[Candidate]:
     if layer.kind == "embedding" or layer.role is Role.EMBEDDING:
         yield from _embeddings(layer, fans)
     elif layer.role is Role.BRANCH_END or (layer.role is Role.OTHER and _IN_BLOCK.search(layer.name)):
-        yield from _residual(layer, fans, spacing)
+        yield from _residual(layer, fans, spacing, blocks)
     if layer.role is Role.ADAPTER:
         yield _named("normal", 0.5, fans, std=1 / fans.fan_out)  # peft: init_lora_weights="gaussian"
     if layer.activation is not None and layer.activation.startswith("sin"):
@@ -178,12 +181,14 @@ def _by_place(layer: Layer) -> Iterator[tuple[float, float]]:
         yield 2.0, 2.5  # wav2vec 2.0, positional convolution
 
 
-def _residual(layer: Layer, fans: Fans, spacing: float) -> Iterator[Candidate]:
+def _residual(layer: Layer, fans: Fans, spacing: float, blocks: int) -> Iterator[Candidate]:
     """Yield the stds divided by the root of the number of residual branches, as far as they can be told apart.
 
     BEiT and its kin divide by the branches up to the layer, so the numbers in its name are hints.
     """
     hints = {2 * (int(digits) + 1) for digits in re.findall(r"\d+", layer.name) if len(digits) < 4}
+    if blocks > 1:
+        hints |= {blocks, 2 * blocks}
     near = {n for n in range(2, 201) if 1 / (2 * n) >= 4 * spacing}
     for branches in sorted(hints | near):
         cost = 2.0 if branches in hints else 2.5 if branches % 2 == 0 else 3.2

@@ -346,7 +346,7 @@ class Finding:
     capped: Severity | None = None  # what it would have been, had the evidence been better
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """Everything there is to say about one path; reporters see nothing else."""
 
@@ -360,3 +360,13 @@ class Report:
     coverage: float
     crashed: bool = False  # a rule failed; exit 2 whatever was found
     given: str = ""  # the path as it was typed; model.path is never absolute
+
+    @property
+    def verdict(self) -> str:
+        """healthy, suspect or unhealthy: an error makes unhealthy, a warning suspect."""
+        worst = max((f.severity for f in self.findings), default=Severity.INFO)
+        return {Severity.ERROR: "unhealthy", Severity.WARNING: "suspect", Severity.INFO: "healthy"}[worst]
+
+    def __repr__(self) -> str:
+        found = f"{len(self.findings)} findings on {len(self.measured)} weights"
+        return f"<Report on {self.model.path}: {self.verdict}, {found}>"

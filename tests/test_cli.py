@@ -97,6 +97,11 @@ def test_no_arguments_is_help_but_no_clean_pass(cli):
     assert "check" in out
 
 
+def test_layers_takes_several_globs(cli):
+    out = cli("check", HEALTHY, "--layers", "conv1,fc*", "--layers", "head", "--format", "json")[1]
+    assert [row["name"] for row in json.loads(out)["layers"]] == ["conv1", "fc1", "fc2", "head"]
+
+
 def test_layers_restricts_rows_and_findings(cli):
     code, out, _ = cli("check", BROKEN, "--layers", "conv*", "--format", "json")
     report = json.loads(out)
@@ -111,6 +116,23 @@ def test_output_goes_to_a_file_whole_or_not_at_all(cli, tmp_path):
     assert json.loads(target.read_text())["summary"]["errors"] == 0
     assert "not written" in refused(cli("check", HEALTHY, "--output", tmp_path / "no" / "where.txt"))
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_a_report_never_replaces_a_model(cli, tmp_path):
+    model = tmp_path / "model.pt"
+    model.write_bytes((FIXTURES / "faults.pt").read_bytes())
+    (tmp_path / "link").symlink_to(model)
+    before = model.read_bytes()
+    for target in (model, tmp_path / "link"):
+        assert "does not replace a model" in refused(cli("check", HEALTHY, "--output", target))
+    assert "does not replace a model" in refused(cli("check", model, "--output", model))
+    assert model.read_bytes() == before
+
+
+def test_a_bare_checkpoint_says_what_would_settle_its_capped_findings(cli):
+    out = " ".join(cli("check", FIXTURES / "faults.pt")[1].split())
+    assert "audit an ONNX export" in out
+    assert "--activation NAME" in out
 
 
 @pytest.mark.parametrize("width", [80, 160])
@@ -145,6 +167,14 @@ def test_a_reader_that_leaves_early_changes_nothing():
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[1:] == ["1"]
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("shell", ["{} > /dev/full", "{} >&-", "{} 2>&-", "PYTHONIOENCODING=ascii {}"])
+def test_streams_that_fail_leave_no_traceback(shell, tmp_path):
+    command = shell.format(f"{sys.executable} -m initaudit check {BROKEN}")
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
 
 
 def test_check_imports_neither_torch_nor_onnxruntime():

@@ -1,4 +1,8 @@
-"""Layers of a bare checkpoint: from the names and shapes of its tensors and the configuration beside it."""
+"""Layers of a bare checkpoint: from the names and shapes of its tensors and the configuration beside it.
+
+Some writers keep the order of registration, others sort by name. The readings must not depend on that, so the tensors
+are read in one order whatever the file's, and nothing is concluded from it; the rows stand in the file's order.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,15 @@ def infer(model: Model, tensors: tuple[Tensor, ...] | None = None) -> tuple[tupl
         tensors: the tensors to read, all by default.
     """
     stored = model.tensors if tensors is None else tensors
-    ordered = places.in_order(stored)
-    if not ordered:
-        stored = tuple(sorted(stored, key=lambda t: places.natural(t.name)))
     layers: list[Layer] = []
     skipped: list[Skip] = []
-    for group in by_name(stored):
+    for group in by_name(sorted(stored, key=lambda t: (places.natural(t.name), t.name))):
         found, unread = read(group)
         layers += found
         skipped += unread
-    settled = neighbours.settle(layers, model.config, ordered)
-    return tuple(roles.assign(settled, model.config, ordered)), tuple(skipped)
+    settled = neighbours.settle(layers, model.config, ordered=False)
+    made = roles.assign(settled, model.config, ordered=False)
+    position = {t.name: n for n, t in enumerate(stored)}
+    made.sort(key=lambda a: position[a.weight.name])
+    skipped.sort(key=lambda s: position[s.name])
+    return tuple(made), tuple(skipped)

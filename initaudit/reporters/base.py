@@ -36,16 +36,10 @@ def counts(report: Report) -> dict[Severity, int]:
     return {s: sum(f.severity is s for f in report.findings) for s in Severity}
 
 
-def verdict(report: Report) -> str:
-    """Return healthy, suspect or unhealthy: an error makes unhealthy, a warning suspect."""
-    n = counts(report)
-    return "unhealthy" if n[Severity.ERROR] else "suspect" if n[Severity.WARNING] else "healthy"
-
-
 def by_layer(report: Report) -> dict[str, str]:
     """Return the contract's verdict for each layer name: ok, info, warning or error."""
     worst: dict[str, Severity] = {}
     for f in report.findings:
-        if f.layer is not None:
-            worst[f.layer] = max(f.severity, worst.get(f.layer, f.severity))
+        for name in f.evidence.get("layers", () if f.layer is None else (f.layer,)):
+            worst[name] = max(f.severity, worst.get(name, f.severity))
     return {m.layer.name: worst[m.layer.name].label if m.layer.name in worst else "ok" for m in report.measured}

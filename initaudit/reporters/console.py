@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-from initaudit.reporters.base import Reporter, Style, by_layer, counts, printable, verdict
+from initaudit.reporters.base import Reporter, Style, by_layer, counts, printable
 from initaudit.reporters.table import folded, layout
 from initaudit.types import Finding, Report, Severity
 
@@ -66,7 +66,7 @@ def _render(reports: Sequence[Report], style: Style) -> str:
             page.gap()
         _report(page, report, style)
     if len(reports) > 1:
-        words = [verdict(r) for r in reports]
+        words = [r.verdict for r in reports]
         page.gap()
         page.line(
             f"{len(reports)} models: " + ", ".join(f"{words.count(w)} {w}" for w in VERDICT_COLOURS if w in words)
@@ -78,6 +78,8 @@ def _report(page: _Page, report: Report, style: Style) -> None:
     if style.verbosity >= 0:
         _heading(page, report, style)
         _table(page, report, style)
+    elif any(f.severity > Severity.INFO for f in report.findings):
+        page.line((report.given or report.model.path, "bold"))
     _findings(page, report, style)
     if style.verbosity > 0 and report.skipped:
         for skip in report.skipped:
@@ -91,7 +93,7 @@ def _heading(page: _Page, report: Report, style: Style) -> None:
     page.line(
         (report.given or model.path, "bold"),
         f"   {model.format}, {model.detail}" if model.detail else f"   {model.format}",
-        f"   {len(report.measured)} weights, {report.parameters:,} parameters",
+        f"   {len(report.measured)} weight{'s' * (len(report.measured) != 1)}, {report.parameters:,} parameters",
         f"   {report.state}",
     )
     if style.verbosity > 0:
@@ -115,7 +117,7 @@ def _table(page: _Page, report: Report, style: Style) -> None:
         kept = [g for k, g in enumerate(groups) if k < 36 or verdicts[g[0].layer.name] in ("warning", "error")]
         left_out = len(groups) - len(kept)
         groups = kept
-    for k, line in enumerate(layout(groups, page.width - 4)):
+    for k, line in enumerate(layout(groups, page.width - 4) if groups else ()):
         mark = ""
         colour = "dim" if k == 0 else ""
         if k:
@@ -126,6 +128,8 @@ def _table(page: _Page, report: Report, style: Style) -> None:
     notes = []
     if left_out:
         notes.append(f"{left_out} more rows without warnings")
+    if report.skipped:
+        notes.append(f"{len(report.skipped)} tensors not judged")
     if hidden:
         kinds = sorted(set(hidden))
         notes.append(
@@ -162,9 +166,11 @@ def _findings(page: _Page, report: Report, style: Style) -> None:
 def _messages(group: Sequence[Finding]) -> Iterator[str]:
     """Yield what to print of findings told together: the first's message, and how many say the like."""
     first = group[0]
-    note = f" [{first.severity.label}, not {first.capped.label}: the evidence is too thin]" if first.capped else ""
-    more = f" (and {len(group) - 1} more like it)" if len(group) > 1 else ""
-    yield first.message + more + note
+    note = f" [{first.severity.label}, not {first.capped.label}: its role is not certain]" if first.capped else ""
+    same = all(f.message == first.message for f in group)
+    which = "" if same or first.layer is None else f"{first.layer}: "
+    more = f" ({'' if same else 'for example; '}{len(group)} layers)" if len(group) > 1 else ""
+    yield which + first.message + more + note
 
 
 def _grouped(findings: Sequence[Finding], *, fold: bool) -> list[list[Finding]]:
@@ -184,7 +190,7 @@ def _where(names: Sequence[str], style: Style) -> str:
 
 def _closing(page: _Page, report: Report, style: Style) -> None:
     n = counts(report)
-    word = verdict(report)
+    word = report.verdict
     parts = ", ".join(f"{n[s]} {s.label}{'' if n[s] == 1 else 's'}" for s in sorted(Severity, reverse=True))
     capped = [f for f in report.findings if f.capped is not None]
     prefix = f"{report.given or report.model.path}: " if style.verbosity < 0 else ""
@@ -192,9 +198,18 @@ def _closing(page: _Page, report: Report, style: Style) -> None:
     if capped:
         worst = max(f.capped for f in capped if f.capped is not None)
         page.line(
-            f"{len(capped)} of these would weigh more (up to {worst.label}) if it were certain what each layer is for: "
-            f"audit an ONNX export or the pickled module, or say which activation follows with --activation NAME"
+            f"{len(capped)} of these would weigh more (up to {worst.label}) if it were certain what each layer is for"
+            + _settled(report)
         )
+
+
+def _settled(report: Report) -> str:
+    """Name the options that would raise the evidence, if there are any."""
+    options = {
+        "none": ": audit an ONNX export or the pickled module, or say which activation follows with --activation NAME",
+        "module": ": audit an ONNX export (torch.onnx.export)",
+    }
+    return options.get(report.model.graph_source, "; the graph itself leaves that open")
 
 
 def _percent(share: float) -> str:

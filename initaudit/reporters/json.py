@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from initaudit.reporters.base import Reporter, Style, by_layer, counts, verdict
+from initaudit.reporters.base import Reporter, Style, by_layer, counts
 from initaudit.types import Finding, Measured, Report, Severity
 from initaudit.version import __version__
 
@@ -45,7 +45,7 @@ def document(report: Report) -> dict[str, Any]:
                 "errors": n[Severity.ERROR],
                 "warnings": n[Severity.WARNING],
                 "infos": n[Severity.INFO],
-                "verdict": verdict(report),
+                "verdict": report.verdict,
                 "coverage": report.coverage,
                 "capped": sum(f.capped is not None for f in report.findings),
             },

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import isnan
 
 from initaudit.reporters.base import printable
-from initaudit.types import Measured, Report
+from initaudit.types import Evidence, Measured, Report
 
 Group = tuple[Measured, ...]  # rows told as one
 
@@ -48,7 +48,7 @@ def layout(groups: Sequence[Group], width: int) -> list[str]:
             Column("layer", tuple(_name(g) for g in groups)),
             Column("kind", tuple(m.layer.kind for m in firsts), gives_way=2),
             Column("fan in > out", tuple(_fans(m) for m in firsts), right=True),
-            Column("then", tuple(m.layer.activation or "-" for m in firsts)),
+            Column("then", tuple(_then(m) for m in firsts)),
             Column("drawn from", tuple(_law(m) for m in firsts), gives_way=1),
             Column("std", tuple(_number(m.stats.std) for m in firsts), right=True),
             Column("expected", tuple(_expected(m) for m in firsts), right=True),
@@ -61,7 +61,6 @@ def layout(groups: Sequence[Group], width: int) -> list[str]:
 def distributions(report: Report, width: int) -> list[str]:
     """Return one line per weight with the measures of its distribution, headed by the model."""
     rows = report.measured
-    share = [m.stats.zeros / m.stats.count if m.stats.count else 0.0 for m in rows]
     path = report.given or report.model.path
     return [
         f"{path}   {report.model.format}   {report.parameters:,} parameters   {report.state}",
@@ -77,7 +76,12 @@ def distributions(report: Report, width: int) -> list[str]:
                 Column("min", tuple(_number(m.stats.min) for m in rows), right=True),
                 Column("max", tuple(_number(m.stats.max) for m in rows), right=True),
                 Column("kurtosis", tuple(_number(m.stats.kurtosis) for m in rows), right=True),
-                Column("zeros", tuple(f"{z:.1%}" if z else "-" for z in share), right=True, gives_way=5),
+                Column(
+                    "zeros",
+                    tuple(_zeros(m) for m in rows),
+                    right=True,
+                    gives_way=5,
+                ),
                 Column("drawn from", tuple(_law(m) for m in rows), gives_way=3),
             ],
             width,
@@ -88,7 +92,7 @@ def distributions(report: Report, width: int) -> list[str]:
 def lines(columns: Sequence[Column], width: int) -> list[str]:
     """Return heading and rows; columns give way, then the first is cut, until a line fits."""
     kept = list(columns)
-    first = min(kept[0].width, max(24, width * 2 // 5))  # long names are cut before a column gives way
+    first = min(kept[0].width, max(20, width * 3 // 10))  # long names are cut before a column gives way
 
     def rest() -> int:
         return sum(c.width + 2 for c in kept[1:])
@@ -125,7 +129,18 @@ def _name(group: Group) -> str:
         pieces = re.split(r"(\d+)", first)
         pieces[2 * differing[0] + 1] += f"-{b[differing[0]]}"
         return "".join(pieces)
-    return f"{first} (x{len(group)})"
+    return f"{first}, {last}" if len(group) == 2 and len(first) < 12 else f"{first} (x{len(group)})"
+
+
+def _zeros(m: Measured) -> str:
+    share = m.stats.zeros / max(1, m.stats.count)
+    return "-" if not share else "<0.1%" if share < 1e-3 else f"{share:.1%}"
+
+
+def _then(m: Measured) -> str:
+    """Name what follows: - for nothing or something linear, ? where it is not known."""
+    unknown = m.layer.activation_evidence is Evidence.ASSUMED and m.layer.fan_in is not None
+    return m.layer.activation or ("?" if unknown else "-")
 
 
 def _fans(m: Measured) -> str:
@@ -141,11 +156,11 @@ def _law(m: Measured) -> str:
 
 
 def _number(value: float) -> str:
-    return "nan" if isnan(value) else f"{value:.3g}"
+    return "-" if isnan(value) else f"{value:.3g}"
 
 
 def _expected(m: Measured) -> str:
-    return f"{m.expected.scheme} {_number(m.expected.std)}" if m.expected else "-"
+    return f"{m.expected.scheme.partition(':')[0]} {_number(m.expected.std)}" if m.expected else "-"
 
 
 def _ratio(m: Measured) -> str:

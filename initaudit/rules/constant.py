@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from initaudit.grounds import certainty, describe, excuse, operator, redraw
+from initaudit.grounds import describe, excuse, operator, redraw, uniformity
 from initaudit.registry import rule
 from initaudit.types import Audit, Finding, Severity
 
@@ -37,7 +37,7 @@ def constant(audit: Audit) -> Iterator[Finding]:
             yield constant.at(
                 m,
                 f"all {m.stats.count:,} values of {describe(m)} are {m.stats.min:.4g}: {m.layer.units} units are one",
-                needs=certainty(m),
+                needs=uniformity(m),
                 value=m.stats.min,
                 count=m.stats.count,
                 role=str(m.layer.role),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from initaudit.grounds import born, certainty, excuse, operator, redraw, varied
+from initaudit.grounds import born, excuse, operator, redraw, uniformity, varied
 from initaudit.registry import rule
 from initaudit.types import Array, Audit, Evidence, Finding, Measured, Role, Severity
 
@@ -62,7 +62,7 @@ def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
                 remedy="none, if a PixelShuffle follows",
             )
         elif not (why := excuse(m, audit)):
-            yield copied_units.at(m, message, needs=certainty(m), **facts, remedy=redraw(m))
+            yield copied_units.at(m, message, needs=uniformity(m), **facts, remedy=redraw(m))
         else:
             held = Evidence.NAMED if m.layer.role in (Role.HEAD, Role.BRANCH_END, Role.ROUTER) else Evidence.ASSUMED
             yield copied_units.at(

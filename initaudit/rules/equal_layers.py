@@ -56,6 +56,7 @@ def equal_layers(audit: Audit, *, least: int = 64) -> Iterator[Finding]:
             severity=Severity.WARNING if born(audit) else Severity.INFO,
             members=list(stems),
             weights=[m.layer.weight.name for m in first],
+            layers=[m.layer.name for group in groups for m in group],
             remedy="initialise each after copying it (call reset_parameters on every clone)",
         )
 

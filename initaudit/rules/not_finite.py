@@ -16,7 +16,8 @@ def not_finite(audit: Audit, *, most: int = 0) -> Iterator[Finding]:
     One such value reaches every output that depends on it, and the first backward pass spreads it to every weight.
 
     ## How it is measured
-    Every value of every floating-point parameter is looked at; more than `most` of them must be NaN or infinite.
+    Every value of every floating-point parameter and running statistic is looked at; more than `most` of them must be
+    NaN or infinite.
 
     ## When to ignore it
     Never in a parameter. Masks that hold minus infinity on purpose are buffers and are not reported.
@@ -30,11 +31,12 @@ def not_finite(audit: Audit, *, most: int = 0) -> Iterator[Finding]:
     """
     for m in audit.measured:
         for tensor, stats in m.tensors:
-            if stats.nonfinite > most and not tensor.buffer:
+            statistics = tensor.name.endswith(("running_mean", "running_var"))
+            if stats.nonfinite > most and (statistics or not tensor.buffer):
                 what = " and ".join(f"{n:,} {word}" for n, word in ((stats.nans, "NaN"), (stats.infs, "infinite")) if n)
                 yield not_finite.at(
                     m,
-                    f"{what} among {stats.count:,} values",
+                    f"{what} among the {stats.count:,} values of {tensor.name}",
                     tensor=tensor.name,
                     nans=stats.nans,
                     infs=stats.infs,

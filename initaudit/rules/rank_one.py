@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from initaudit.grounds import born, certainty, operator, plain, redraw, varied
+from initaudit.grounds import born, operator, plain, redraw, uniformity, varied
 from initaudit.registry import rule
 from initaudit.types import Audit, Finding, Severity
 
@@ -33,7 +33,7 @@ def rank_one(audit: Audit) -> Iterator[Finding]:
             yield rank_one.at(
                 m,
                 f"all {m.layer.units} units are multiples of one: the matrix has rank 1",
-                needs=certainty(m),
+                needs=uniformity(m),
                 units=m.layer.units,
                 remedy=redraw(m),
             )

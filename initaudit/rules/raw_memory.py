@@ -26,7 +26,7 @@ def raw_memory(
     In a parameter of an untrained model any of: a value beyond `huge`; more than `subnormal_share` of the values
     subnormal in a type with at least eight exponent bits; the central 98 % of the non-zero magnitudes spread over more
     than `span` binades (a normal or uniform law spreads over 6 to 9, raw memory over 40 to 250), and beyond 1 unless
-    the model is known to be fresh.
+    the model is known to be fresh. A negative running variance counts too.
 
     ## When to ignore it
     Masks, tables and quantisation scales may hold extreme values; they are buffers, closed forms or one value
@@ -44,6 +44,14 @@ def raw_memory(
         if m.layer.role is Role.CLOSED_FORM:
             continue
         for tensor, stats in m.tensors:
+            if tensor.name.endswith("running_var") and stats.min < 0:
+                yield raw_memory.at(
+                    m,
+                    f"{tensor.name} holds a negative variance, {stats.min:.3g}",
+                    tensor=tensor.name,
+                    min=stats.min,
+                    remedy="call reset_running_stats(), or load the right checkpoint",
+                )
             if tensor.buffer or stats.constant or stats.count == 0 or not tensor.is_float:
                 continue
             signs = list(_signs(stats, tensor.dtype, huge, subnormal_share, span, audit.state is State.FRESH))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import log2, sqrt
 
-from initaudit.grounds import born, certainty, operator, plain, redraw, varied
+from initaudit.grounds import born, certainty, drawn, operator, plain, redraw
 from initaudit.registry import rule
 from initaudit.types import Audit, Evidence, Finding, Measured, Severity
 
@@ -41,7 +41,7 @@ def unexpected_variance(
         return
     for m in audit.measured:
         layer, stats, expected = m.layer, m.stats, m.expected
-        if not operator(m) or not varied(m) or expected is None or layer.fan_in is None or layer.fan_out is None:
+        if not operator(m) or not drawn(m) or expected is None or layer.fan_in is None or layer.fan_out is None:
             continue
         if stats.count < least or (m.identified is not None and m.identified.scheme):
             continue

@@ -35,7 +35,7 @@ def test_a_slip_is_named_by_its_number():
         {"normed": True},
         {"role": Role.GATE},
         {"role": Role.BRANCH_END},
-        {"role": Role.OTHER, "role_evidence": Evidence.ASSUMED, "fan_evidence": Evidence.ASSUMED},
+        {"role": Role.OTHER, "activation": None, "role_evidence": Evidence.ASSUMED, "fan_evidence": Evidence.ASSUMED},
     ],
 )
 def test_what_the_graph_may_cancel_is_only_told(fields):

@@ -96,3 +96,47 @@ def test_constant_fires_once_and_not_on_zero_or_one_unit():
 def test_an_averaging_depthwise_kernel_is_no_constant_layer():
     blur = np.full((8, 1, 3, 3), 1 / 9, np.float32)
     assert not list(constant(audit(layer("blur", blur, "conv", "oikk", groups=8))))
+
+
+def test_both_factors_of_an_adapter_zero_is_a_fault_and_one_is_not():
+    def factor(name, zero):
+        w = np.zeros((16, 16), np.float32) if zero else he(16, 16)
+        return layer(f"q.lora_{name}.default", w, role=Role.ADAPTER, role_evidence=Evidence.NAMED)
+
+    dead = list(all_zero(audit(factor("A", True), factor("B", True))))
+    assert [f.severity for f in dead] == [Severity.WARNING] * 2
+    assert "both factors" in dead[0].message
+    (fine,) = all_zero(audit(factor("A", False), factor("B", True)))
+    assert fine.severity is Severity.INFO
+
+
+def test_a_zero_norm_scale_is_told():
+    gamma = layer("bn", np.zeros(8, np.float32), "norm", "o", role=Role.NORM)
+    (finding,) = all_zero(audit(gamma))
+    assert finding.severity is Severity.INFO
+
+
+def test_running_statistics_are_judged():
+    mean = tensor("bn.running_mean", np.array([0.0, np.nan], np.float32), buffer=True)
+    variance = tensor("bn.running_var", np.array([1.0, -1.0], np.float32), buffer=True)
+    bn = layer("bn", np.ones(2, np.float32), "norm", "o", role=Role.NORM, extra=(mean, variance))
+    (nan,) = not_finite(audit(bn))
+    assert nan.tensor == "bn.running_mean"
+    (negative,) = raw_memory(audit(bn))
+    assert "negative variance" in negative.message
+
+
+def test_a_constant_layer_of_unknown_role_is_a_warning_where_its_shape_is_known():
+    w = np.full((16, 16), 0.3, np.float32)
+    (finding,) = constant(audit(layer("fc", w, role=Role.OTHER, activation=None, fan_evidence=Evidence.NAMED)))
+    assert finding.severity is Severity.WARNING
+    (finding,) = constant(audit(layer("fc", w, role=Role.OTHER, activation=None, fan_evidence=Evidence.ASSUMED)))
+    assert finding.severity is Severity.INFO
+
+
+def test_an_activation_that_follows_makes_an_open_role_count_as_named():
+    zero = np.zeros((16, 16), np.float32)
+    (finding,) = all_zero(audit(layer("fc", zero, role=Role.OTHER)))
+    assert finding.severity is Severity.WARNING
+    (finding,) = all_zero(audit(layer("fc", zero, role=Role.OTHER, activation=None)))
+    assert finding.severity is Severity.INFO
