@@ -42,12 +42,15 @@ def equal_layers(audit: Audit, *, least: int = 64) -> Iterator[Finding]:
     for m in audit.measured:
         if operator(m) and varied(m) and m.stats.count >= least and m.layer.role is not Role.CLOSED_FORM:
             clones[m.stats.digest, m.stats.count].append(m)
+    for group in clones.values():  # the same order whatever the order of the file
+        group.sort(key=lambda m: _natural(m.layer.name))
     blocks: dict[tuple[str, ...], list[tuple[Measured, ...]]] = defaultdict(list)
     for group in clones.values():
         apart = _distinct(group)
         if len(apart) > 1 and not any(_COPY.search(m.layer.name) for m in apart):
             blocks[_stems([m.layer.name for m in apart])].append(tuple(apart))
     for stems, groups in blocks.items():
+        groups.sort(key=lambda group: _natural(group[0].layer.name))
         first = groups[0]
         weights = f"{len(groups)} weights each" if len(groups) > 1 else f"{first[0].layer.weight.name}"
         yield equal_layers.at(
@@ -75,6 +78,11 @@ def _distinct(group: list[Measured]) -> list[Measured]:
         return []
     roles = {m.layer.role for m in apart}
     return [] if len({pattern(m.layer.name) for m in apart}) > 1 and Role.HEAD in roles and len(apart) == 2 else apart
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return a sorting key by which block 10 comes after block 2."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _stem(m: Measured) -> str:
