@@ -151,7 +151,7 @@ def _fans(m: Measured) -> str:
 
 def _law(m: Measured) -> str:
     if m.identified is None:
-        return "?"
+        return "-" if m.stats.nonfinite else "?"
     return m.identified.scheme or f"unknown {m.identified.law}"
 
 

@@ -85,7 +85,7 @@ def test_equal_layers_tells_a_repeated_block_once():
 
 def test_equal_layers_sees_one_draw_used_for_two_roles():
     (finding,) = equal_layers(audit(layer("attn.q", he(16, 16)), layer("attn.k", he(16, 16))))
-    assert finding.evidence["members"] == ["attn.q", "attn.k"]
+    assert finding.evidence["members"] == ["attn.k", "attn.q"]
 
 
 def test_ties_copies_by_name_and_different_draws_are_silent():
