@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from initaudit.layers import words
 from initaudit.layers.drafts import again, sides
@@ -24,6 +24,7 @@ class Around:
     after: Sequence[Layer]
     outs: set[int]  # channels that earlier layers give; all others, where the order is not known
     ordered: bool
+    takers: Counter[int] = field(default_factory=Counter)  # how many convolutions store each number of input channels
 
     @property
     def near(self) -> Layer | None:
@@ -43,6 +44,26 @@ class Around:
                 close = siblings(there, self.here) or cousins(there, self.here)
                 return b if close and not _BRANCH.search(self.here.path) else None
         return None
+
+    @property
+    def close(self) -> bool:
+        """Whether that layer stands near enough to tell what this one does not take as it is stored."""
+        previous = self.previous
+        if previous is None or self.ordered:
+            return previous is not None
+        return siblings(place(previous), self.here) or cousins(place(previous), self.here)
+
+    def alone(self, a: Layer) -> bool:
+        """Whether no layer gives a number of channels that more than one group of this one would take."""
+        first, second = a.weight.shape[:2]
+        return not any(n > second and n % second == 0 and first % (n // second) == 0 for n in self.outs)
+
+    def entry(self, a: Layer) -> bool:
+        """Whether it is the one convolution on a picture or sound: told by its channels and its name, in any order."""
+        second = a.weight.shape[1]
+        if second not in words.PICTURE or self.takers[second] != 1 or words.NOT_TRUNK.search(self.here.path):
+            return False
+        return bool(words.STEM.search(self.here.path))
 
     @property
     def norm(self) -> int | None:
@@ -85,12 +106,13 @@ def settle(layers: list[Layer], ordered: bool, known: frozenset[str]) -> list[La
     """Return the layers with the convolutions among them settled, but for those whose weights are `known`."""
     settled: list[Layer] = []
     outs: set[int] = set()
+    takers = Counter(b.weight.shape[1] for b in layers if b.kind == "conv" and b.axes.startswith("oi"))
     everywhere = Counter(sides(b)[1] for b in layers if _operator(b) and "o" in b.axes)
     for i, a in enumerate(layers):
         if a.kind == "conv" and a.weight.name not in known:
             own = sides(a)[1]
             channels = outs if ordered else {n for n, count in everywhere.items() if n != own or count > 1}
-            a = _convolution(a, Around(place(a), settled, layers[i + 1 : i + _WINDOW], channels, ordered))  # noqa: PLW2901
+            a = _convolution(a, Around(place(a), settled, layers[i + 1 : i + _WINDOW], channels, ordered, takers))  # noqa: PLW2901
         if (_operator(a) or a.kind == "embedding") and "o" in a.axes:
             outs.add(sides(a)[1])
         settled.append(a)
@@ -119,7 +141,8 @@ def _convolution(a: Layer, near: Around) -> Layer:
         return _transposed(a, 1, "by its name")
     if hint and gives == first and first % second == 0:
         return _transposed(a, first // second, "by its name")
-    turned = gives == first and gives != second and size is None and second > 1
+    turned = gives == first and gives != second and size is None and second > 1 and near.close
+    turned = turned and (near.ordered or any(k > 1 for k in a.weight.shape[2:]))
     if turned and (_next(a, near) or (previous is not None and previous.kind == "conv_transpose")):
         return _transposed(a, 1, "the layers around it have its channels the other way round")
     made = _one_channel(a, near, gives) if second == 1 and first > 1 else _grouped(a, near, gives, even)
@@ -159,7 +182,9 @@ def _grouped(a: Layer, near: Around, gives: int | None, even: bool) -> Layer:
     if source is not None and sides(source)[0] == second:
         beside.append(source)  # it takes the same: the two may stand beside one another
     count = sides(source)[1] if source is not None else 0
-    groups = count // second if count % second == 0 else 1
+    groups = count // second if count % second == 0 and (near.ordered or near.close) else 1
+    # Pointwise convolutions and such as give no more than they take are next to never grouped.
+    lone = near.ordered or near.alone(a) or first <= second or all(k == 1 for k in a.weight.shape[2:])
     if _BRANCH.search(near.here.path) and any(sides(b)[0] == second for b in near.start()):
         return again(a, f"takes the {second} channels that its block takes", fan_evidence=Evidence.NAMED)
     if groups > 1 and first % groups == 0:
@@ -172,12 +197,15 @@ def _grouped(a: Layer, near: Around, gives: int | None, even: bool) -> Layer:
         return again(a, f"{groups} groups: the layer before gives {count} channels", groups=groups, fan_evidence=sure)
     if beside:
         why = f"takes the {second} channels that {beside[0].name} gives or takes"
-        return again(a, why, fan_evidence=Evidence.NAMED if near.ordered else Evidence.ASSUMED)
+        return again(a, why, fan_evidence=Evidence.NAMED if lone else Evidence.ASSUMED)
     if second in near.outs:
         why = f"takes the {second} channels that another layer gives"
-        return again(a, why, fan_evidence=Evidence.NAMED if near.ordered else Evidence.ASSUMED)
-    if near.first:
+        return again(a, why, fan_evidence=Evidence.NAMED if lone else Evidence.ASSUMED)
+    if near.first or near.entry(a):
         return again(a, f"the first layer, on {second} channels", fan_evidence=Evidence.NAMED)
+    if lone and not near.ordered:
+        why = f"takes {second} channels: no layer gives what more groups would take"
+        return again(a, why, fan_evidence=Evidence.NAMED)
     return again(a, f"takes {second} channels per group; groups are not in the file, taken is 1")
 
 
@@ -191,7 +219,7 @@ def _one_channel(a: Layer, near: Around, gives: int | None) -> Layer:
         )
     if said:
         return again(a, f"depthwise by name; groups taken are its {first} units", groups=first)
-    if near.first:
+    if near.first or (near.entry(a) and not near.ordered):
         return again(a, "takes one channel: nothing comes before it", fan_evidence=Evidence.NAMED)
     if all(k == 1 for k in a.weight.shape[2:]):
         return again(a, "takes one channel by its kernel of 1")
@@ -200,6 +228,9 @@ def _one_channel(a: Layer, near: Around, gives: int | None) -> Layer:
         return again(a, f"depthwise: the layer before gives {gives} channels", groups=gives)
     if not near.ordered and first not in near.outs:
         return again(a, f"takes one channel: no other layer gives {first}")
+    repeated = not near.ordered and near.takers[1] > 1 and not words.STEM.search(near.here.path)
+    if repeated and any(first in sides(b) for b in near.block() if not words.GATE_PATH.search(place(b).path)):
+        return again(a, f"depthwise: layers beside it have {first} channels", groups=first, fan_evidence=Evidence.NAMED)
     return again(a, "depthwise, as one channel usually means; groups are not in the file", groups=first)
 
 

@@ -12,10 +12,12 @@ from initaudit.graph.integers import plain
 from initaudit.graph.view import FAR, View, sound
 from initaudit.layers.fans import fans
 from initaudit.layers.from_graph_adapters import adapters, extent
-from initaudit.layers.from_graph_flow import Ends, Fate, Flow
+from initaudit.layers.from_graph_fate import Fate
+from initaudit.layers.from_graph_flow import Flow
 from initaudit.layers.from_graph_found import Found, text
 from initaudit.layers.from_graph_names import named
 from initaudit.layers.from_graph_parameters import parameters
+from initaudit.layers.from_graph_roles import role_of
 from initaudit.layers.from_graph_weights import weights
 from initaudit.types import Evidence, Layer, Model, Node, Role, Skip, Tensor
 
@@ -101,7 +103,7 @@ def _rows(view: View, flow: Flow, founds: list[Found], low_rank: frozenset[int])
         if place is not None:
             uses[place] = uses.get(place, 1) + 1
             if found.kind == layers[place].kind and found.role is None:
-                layers[place] = _plainer(layers[place], *_role(found, flow.fate(found.out), id(found) in low_rank))
+                layers[place] = _plainer(layers[place], *role_of(flow, found, id(found) in low_rank))
             continue
         layer = _layer(view, flow, found, taken, id(found) in low_rank)
         for other in twins.get(found.weight.storage or found.weight.name, ()):
@@ -151,7 +153,7 @@ def _layer(view: View, flow: Flow, found: Found, taken: dict[str, int], adapter:
     )  # fmt: skip
     fate = flow.fate(found.out)
     activation, sure, why = _activation(view, found, fate)
-    role, role_sure, because = _role(found, fate, adapter)
+    role, role_sure, because = role_of(flow, found, adapter)
     if found.kind in ("parameter", "prelu"):
         activation, sure, why = None, Evidence.TRACED, "no operator, so no activation of its own"
     return replace(
@@ -179,37 +181,6 @@ def _activation(view: View, found: Found, fate: Fate) -> tuple[str | None, Evide
     if not decision.known:
         return None, Evidence.ASSUMED, decision.why
     return decision.name, Evidence.TRACED if decision.agreed else Evidence.NAMED, decision.why
-
-
-def _role(found: Found, fate: Fate, adapter: bool) -> tuple[Role, Evidence, str]:
-    if found.role is not None:
-        sure = Evidence.TRACED if found.kind != "parameter" or found.sure else Evidence.NAMED
-        return found.role, sure, f"role: {found.role}"
-    ends = fate.ends
-    if adapter:
-        return Role.ADAPTER, Evidence.TRACED, "a low-rank product added to what a larger weight makes of the same input"
-    if ends & Ends.CHOICE and fate.weighted:
-        return Role.ROUTER, Evidence.TRACED, "its output chooses among what comes after"
-    if ends & Ends.GATES:
-        return Role.GATE, Evidence.TRACED, "its output multiplies another signal"
-    if ends & Ends.JOIN:
-        return Role.BRANCH_END, Evidence.TRACED, "its output is added to another signal"
-    if not fate.weighted:
-        return Role.HEAD, Evidence.TRACED, "nothing weighted comes after it"
-    if ends == Ends.WEIGHT:
-        return Role.TRUNK, Evidence.TRACED, "its output goes on to the next weight and nowhere else"
-    told: dict[Ends, str] = {
-        Ends.SKIP: "its output also skips ahead",
-        Ends.MERGE: "its output is joined with another signal",
-        Ends.GATED: "its output is multiplied by a gate",
-        Ends.PRODUCT: "its output is multiplied with another signal",
-        Ends.MIX: "its output goes into attention or a product of signals",
-        Ends.SOFTMAX: "its output goes into a softmax",
-        Ends.OUTPUT: "its output is also an output of the graph",
-        Ends.UNKNOWN: "its output goes into an op that is not understood",
-    }
-    why = [text for end, text in told.items() if ends & end]
-    return Role.OTHER, Evidence.TRACED, "; ".join(why) or "no role is proven"
 
 
 def _projections(view: View, found: Found) -> tuple[str, ...]:

@@ -6,64 +6,19 @@ One pass over the nodes from last to first; what is known of a value follows fro
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import Flag, auto
 
 from initaudit.graph.view import FAR, Use, View
-from initaudit.layers.from_graph_found import Found
+from initaudit.layers.from_graph_fate import END, UNUSED, Decision, Ends, Fate, inner, nearest, stream
+from initaudit.layers.from_graph_found import Found, signal
 from initaudit.types import Node
 
-_LATE = 1 << 60
 _BOUNDED = frozenset({"sigmoid", "hardsigmoid", "softmax", "log_sigmoid"})
 _SUMS = frozenset({"add", "sub", "sum", "mean"})
+_SKIP_NORMS = frozenset({"skip_layer_norm", "skip_rms_norm"})  # a sum and the norm after it
 _PRODUCTS = frozenset({"mul", "div"})
 _SAME = frozenset({"reshape", "flatten", "transpose", "squeeze", "unsqueeze", "cast", "identity", "dropout", "view"})
 _PIECES = frozenset({"split", "slice", "chunk", "gather"})
 _ALONG = frozenset({"neg", "sqrt", "min", "max", "where", "reciprocal"})  # elementwise ops left over by fusing
-
-
-class Ends(Flag):
-    """How a signal ends up, over all of its readers."""
-
-    NOTHING = 0
-    WEIGHT = auto()  # goes into a weighted op
-    JOIN = auto()  # is added to another signal
-    SKIP = auto()  # is added to something made from itself
-    MERGE = auto()  # is concatenated with another signal
-    GATES = auto()  # multiplies another signal, as the gate
-    GATED = auto()  # is multiplied by another signal
-    PRODUCT = auto()  # is multiplied by another signal, neither of them clearly the gate
-    MIX = auto()  # goes into attention or a product of two matrices
-    SOFTMAX = auto()
-    CHOICE = auto()  # goes into top-k or arg-max
-    OUTPUT = auto()
-    UNKNOWN = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What decides the activation after a value."""
-
-    at: int  # index of the deciding node
-    name: str | None
-    why: str
-    firm: bool  # an activation or a weight, as against the end of the graph
-    known: bool = True
-    agreed: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Fate:
-    """What becomes of a value."""
-
-    decision: Decision
-    ends: Ends
-    weighted: bool  # a weighted op comes later on some path
-    normed: bool
-
-
-_END = Fate(Decision(_LATE, None, "nothing follows but the output", False), Ends.OUTPUT, False, False)
-_UNUSED = Fate(Decision(_LATE, None, "nothing reads it", False), Ends.NOTHING, False, False)
 
 
 class Flow:
@@ -109,8 +64,11 @@ class Flow:
             carries = carries or node.op in _SUMS or node.op in _PRODUCTS
             if carries and any(name in self.raw for name in node.inputs[: None if node.op == "concat" else 2]):
                 self.raw.update(node.outputs)
-            for position in view.moving(node) if node.op in _SUMS or node.op in _PRODUCTS else ():
-                part = node.inputs[position]
+            meets = node.op in _SUMS or node.op in _PRODUCTS or node.op in _SKIP_NORMS
+            for part in node.inputs if meets else ():
+                if part in view.fixed:
+                    self._learned_stream(part)
+                    continue
                 whole = self._whole(part)
                 for name in (part, whole):
                     if (len(view.readers(name)) > 1 or name != part) and name not in self.bit:
@@ -132,6 +90,27 @@ class Flow:
             if bits:
                 for name in node.outputs:
                     self.above[name] = bits
+
+    def _learned_stream(self, name: str) -> None:
+        """Mark a value that does not move with the data but is read as a signal: a class token, learned queries."""
+        base = self.view.origin.get(name, name)
+        if not base or base in self.bit:
+            return
+        if base not in self.view.graph.constants:
+            if signal(self.view, base):
+                self.bit[base] = 1 << len(self.bit)
+            return
+        todo, seen = [base], {base}
+        while todo and len(seen) < FAR:
+            for use in self.view.readers(todo.pop()):
+                node = self.view.nodes[use.node]
+                kind = self.view.family(node)
+                if node.op == "concat" or (use.position == 0 and kind in ("norm", "weighted")):
+                    self.bit[base] = 1 << len(self.bit)
+                    return
+                if kind == "move" and use.position == 0:
+                    todo += [out for out in node.outputs if out not in seen]
+                    seen.update(node.outputs)
 
     def _made_from(self, name: str, fork: str) -> bool:
         return bool(self.above.get(name, 0) & self.bit.get(fork, 0))
@@ -171,20 +150,37 @@ class Flow:
                 fates.append((fate, how))
             modulated = modulated or how == "self product"
         if name in view.outputs:
-            fates.append((_END, "output"))
+            fates.append((END, "output"))
         if not fates:
-            return _UNUSED
+            return UNUSED
         ends = Ends.NOTHING
         for fate, _ in fates:
             ends |= fate.ends
         deciding = [fate for fate, how in fates if how != "skip" and (not modulated or how in ("self product", "act"))]
-        decision = _nearest([fate.decision for fate in deciding] or [fate.decision for fate, _ in fates])
+        decision = nearest([fate.decision for fate in deciding] or [fate.decision for fate, _ in fates])
         return Fate(
             decision,
             ends,
             any(fate.weighted for fate, _ in fates),
             all(fate.normed for fate, _ in fates),
+            inner(fate for fate, _ in fates),
         )
+
+    def gate_chain(self, found: Found, most: int) -> int:
+        """Return how many weights in a row make the gate that this one lies in; 0 in none, `most` where more do."""
+        after = self.fate(found.out).inside + 1
+        return min(most, after + self._gate_before(found, most)) if after else 0
+
+    def _gate_before(self, found: Found, most: int) -> int:
+        bits = self.sources.get(found.source, 0)
+        longest = 0
+        while bits and longest < most:
+            node = bits.bit_length() - 1
+            bits ^= 1 << node
+            for one in self.layers.get(node, ()):
+                if self.fate(one.out).inside >= 0 and most > 1:
+                    longest = max(longest, 1 + self._gate_before(one, most - 1))
+        return longest
 
     def _through(self, name: str, use: Use) -> tuple[Fate, str]:
         """Return what becomes of a value through one reader, and how it passes; "" where the values do not pass."""
@@ -196,33 +192,43 @@ class Flow:
             return self._weighted(name, use, node, label), "weight"
         if kind == "activation":
             if use.position > 0 and node.op not in ("bias_gelu", "fast_gelu"):
-                return _UNUSED, ""
+                return UNUSED, ""
             after = self.fate(out)
             known = node.op != "composite"
             why = f"followed by {label}" if known else "followed by an elementwise function without a name"
             decision = Decision(use.node, _torch_name(node) if known else None, why, True, known)
-            return Fate(decision, after.ends, after.weighted, False), "act"
+            return Fate(decision, after.ends, after.weighted, False, after.inside), "act"
         if kind == "norm":
             if use.position > (1 if node.op.startswith("skip") else 0):
-                return _UNUSED, ""
+                return UNUSED, ""
             fates = [self.fate(o) for o in node.outputs if o]
-            joined = Ends.JOIN if node.op.startswith("skip") else Ends.NOTHING
             after = self.fate(out)
-            ends = joined or after.ends
-            return Fate(after.decision, ends, any(f.weighted for f in fates), True), "pass"
+            ends, how = after.ends, "pass"
+            if node.op in _SKIP_NORMS:
+                for fate in fates:
+                    ends |= fate.ends
+                end, how = self._meets(name, use, node)
+                ends = stream(ends) if end is Ends.SKIP else end or ends
+            elif node.op.startswith("skip"):
+                ends = Ends.JOIN
+            return Fate(after.decision, ends, any(f.weighted for f in fates), True, inner(fates)), how
         if kind == "softmax":
             after = self.fate(out)
             decision = Decision(use.node, None, f"followed by {label}", True)
             chosen = after.ends & (Ends.CHOICE | Ends.MIX)
-            return Fate(decision, Ends.SOFTMAX | chosen | (after.ends & Ends.OUTPUT), after.weighted, False), "softmax"
+            return Fate(
+                decision, Ends.SOFTMAX | chosen | (after.ends & Ends.OUTPUT), after.weighted, False, after.inside
+            ), "softmax"
         if kind == "index":
             if node.op in ("shape", "size"):
-                return _UNUSED, ""
+                return UNUSED, ""
             later = any(self.fate(o).weighted for o in node.outputs if o)
             return Fate(Decision(use.node, None, f"followed by {label}", True), Ends.CHOICE, later, False), "choice"
         if kind == "attention":
             later = any(self.fate(o).weighted for o in node.outputs if o)
-            return Fate(Decision(use.node, None, f"goes into {label}", True), Ends.MIX, later, False), "mix"
+            ends = Ends.MIX | (Ends.LOGITS if use.position < 2 else Ends.NOTHING)
+            inside = self.fate(out).inside
+            return Fate(Decision(use.node, None, f"goes into {label}", True), ends, later, False, inside), "mix"
         if node.op in _SUMS:
             return self._sum(name, use, node, out)
         if node.op in _PRODUCTS:
@@ -231,9 +237,9 @@ class Flow:
             return self._move(use, node)
         if kind in ("pool", "reduce", "quant") or node.op in _ALONG or (node.op == "pow" and use.position == 0):
             after = self.fate(out)
-            return Fate(after.decision, after.ends, after.weighted, False), "pass"
+            return Fate(after.decision, after.ends, after.weighted, False, after.inside), "pass"
         if kind == "elementwise" and out not in self.live:
-            return _UNUSED, ""
+            return UNUSED, ""
         if kind == "elementwise" and node.op in (
             "greater",
             "less",
@@ -242,7 +248,7 @@ class Flow:
             "less_or_equal",
             "not",
         ):
-            return _UNUSED, ""
+            return UNUSED, ""
         later = any(self.fate(o).weighted for o in node.outputs if o)
         decision = Decision(use.node, None, f"followed by {label}, which is not understood", True, known=False)
         return Fate(decision, Ends.UNKNOWN, later, False), "unknown"
@@ -250,33 +256,34 @@ class Flow:
     def _weighted(self, name: str, use: Use, node: Node, label: str) -> Fate:
         founds = self.layers.get(use.node)
         if founds is None and node.op in ("matmul", "einsum", "gemm", "conv", "conv_transpose", "linear"):
-            later = self.fate(node.outputs[0]).weighted
-            return Fate(
-                Decision(use.node, None, f"multiplied with another signal in {label}", True), Ends.MIX, later, False
-            )
+            after = self.fate(node.outputs[0])
+            decision = Decision(use.node, None, f"multiplied with another signal in {label}", True)
+            ends = Ends.MIX | (Ends.LOGITS if after.ends & Ends.SOFTMAX else Ends.NOTHING)
+            return Fate(decision, ends, after.weighted, False, after.inside)
         if founds is None and node.op == "gather":
             return self._move(use, node)[0]
         into = founds is None or any(found.source == name for found in founds)
-        return Fate(
-            Decision(use.node, None, f"goes into {label}", True), Ends.WEIGHT if into else Ends.MIX, True, False
-        )
+        decision = Decision(use.node, None, f"goes into {label}", True)
+        inside = inner(self.fate(found.out) for found in founds or ())
+        return Fate(decision, Ends.WEIGHT if into else Ends.MIX, True, False, inside + 1 if inside >= 0 else inside)
 
     def _move(self, use: Use, node: Node) -> tuple[Fate, str]:
         values = {"concat", "where", "sequence_construct", "concat_from_sequence", "phi"}
         first = 2 if node.op in ("scatter_elements", "scatter_nd", "scatter") and use.position == 2 else 0
         if use.position != first and node.op not in values:
-            return _UNUSED, ""
+            return UNUSED, ""
         fates = [self.fate(o) for o in node.outputs if o and (o in self.view.uses or o in self.view.outputs)]
         if not fates:
-            return _UNUSED, ""
+            return UNUSED, ""
         ends = Ends.NOTHING
         for fate in fates:
             ends |= fate.ends
-        if node.op in values and len({node.inputs[k] for k in self.view.moving(node)}) > 1:
-            ends |= Ends.MERGE
+        joined = {node.inputs[k] for k in self.view.moving(node) if node.op != "where" or k > 0}
+        if node.op in values and len(joined) > 1:
+            ends |= Ends.MERGE if node.op in ("where", "phi") else Ends.CONCAT
         normed = node.op in _SAME and all(fate.normed for fate in fates)
-        decision = _nearest([fate.decision for fate in fates])
-        return Fate(decision, ends, any(fate.weighted for fate in fates), normed), "pass"
+        decision = nearest([fate.decision for fate in fates])
+        return Fate(decision, ends, any(fate.weighted for fate in fates), normed, inner(fates)), "pass"
 
     def _others(self, use: Use, node: Node) -> list[str]:
         """Return the other inputs that are signals themselves: made by a weight, or an input of the graph."""
@@ -288,36 +295,62 @@ class Flow:
 
     def _sum(self, name: str, use: Use, node: Node, out: str) -> tuple[Fate, str]:
         after = self.fate(out)
+        end, how = self._meets(name, use, node)
+        if not end:
+            return after, how
+        ends = stream(after.ends) if end is Ends.SKIP else end
+        return Fate(after.decision, ends, after.weighted, False, after.inside), how
+
+    def _meets(self, name: str, use: Use, node: Node) -> tuple[Ends, str]:
+        """Return what a sum is to one of its operands, and how that passes."""
         mine = self._sources(name)
         others = [other for other in self._others(use, node) if not mine or not self._low_rank(other)]
+        fixed = [self.view.origin.get(one, one) for one in node.inputs if one in self.view.fixed]
         if not others:
-            return after, "pass"
+            onto = any(self._made_from(name, one) for one in fixed)  # as a class token after it attended
+            return (Ends.JOIN, "join") if onto else (Ends.NOTHING, "pass")
         own = [other for other in others if other == name or self._made_from(other, name)]
+        if name in self.view.fixed:
+            own = []  # made of learned queries alone: the data comes in by the other operand
         if mine and not own and all(self._sources(other) == mine for other in others):
-            return after, "pass"  # two versions of one signal, as in a rotary embedding
-        end = Ends.SKIP if len(own) == len(others) else Ends.JOIN
-        return Fate(after.decision, end, after.weighted, False), "skip" if end is Ends.SKIP else "join"
+            return Ends.NOTHING, "pass"  # two versions of one signal, as in a rotary embedding
+        return (Ends.SKIP, "skip") if len(own) == len(others) else (Ends.JOIN, "join")
 
     def _product(self, name: str, use: Use, node: Node, out: str, label: str) -> tuple[Fate, str]:
         after = self.fate(out)
         others = self._others(use, node)
         if not others:
-            return Fate(after.decision, after.ends, after.weighted, False), "pass"
+            return Fate(after.decision, after.ends, after.weighted, False, after.inside), "pass"
         other = others[0]
         if other == name:
             decision = Decision(use.node, None, f"squared by {label}", True, known=False)
-            return Fate(decision, Ends.UNKNOWN, after.weighted, False), "unknown"
+            return Fate(decision, Ends.UNKNOWN, after.weighted, False, after.inside), "unknown"
         if self._made_from(other, name):
-            return Fate(after.decision, after.ends | Ends.GATED, after.weighted, False), "self product"
+            return Fate(after.decision, after.ends | Ends.SELF, after.weighted, False, after.inside), "self product"
         mine, theirs = self._gateness(name), self._gateness(other)
         end = Ends.GATES if mine > theirs else Ends.GATED if theirs > mine else Ends.PRODUCT
-        if self._made_from(name, other) or (max(mine, theirs) < 3 and self._one_weight_later(name, other)):
+        inside = after.inside
+        if self._made_from(name, other):
+            end, inside = Ends.GATES, 0 if mine else inside  # a bare product closes with what makes it: no side path
+        elif max(mine, theirs) < 3 and self._one_weight_later(name, other):
             end = Ends.GATES
         elif max(mine, theirs) < 3 and self._one_weight_later(other, name):
             end = Ends.GATED
-        ends = end | (after.ends if end is Ends.GATED else Ends.NOTHING)
+        ends = end
+        if end is Ends.GATED:
+            ends |= (self._modulated(out, other) or after).ends & ~Ends.SKIP  # gated first, no skip of its own
         decision = Decision(use.node, None, f"multiplied with another signal by {label}", end is not Ends.GATED)
-        return Fate(decision, ends, after.weighted, False), "product"
+        return Fate(decision, ends, after.weighted, False, inside), "product"
+
+    def _modulated(self, out: str, scale: str) -> Fate | None:
+        """Return what becomes of a scaled signal after a shift that the same weight makes as the scale."""
+        readers = self.view.readers(out)
+        node = self.view.nodes[readers[0].node] if len(readers) == 1 else None
+        if node is None or node.op != "add" or out in self.view.outputs:
+            return None
+        others = self._others(readers[0], node)
+        same = [other for other in others if self._sources(scale) and self._sources(other) == self._sources(scale)]
+        return self.fate(node.outputs[0]) if others and len(same) == len(others) else None
 
     def _one_weight_later(self, name: str, other: str) -> bool:
         """Whether one weight makes `name` out of the signal that `other` is a piece of, and so is a gate on it."""
@@ -357,14 +390,3 @@ class Flow:
 
 def _torch_name(node: Node) -> str:
     return {"fast_gelu": "gelu", "bias_gelu": "gelu", "bias_split_gelu": "gelu", "swish": "silu"}.get(node.op, node.op)
-
-
-def _nearest(decisions: list[Decision]) -> Decision:
-    """Return the first firm decision in execution order, and whether the others say the same."""
-    order = sorted(decisions, key=lambda d: (not d.firm, d.at))
-    first = order[0]
-    others = {d.name for d in order[1:] if d.firm} - {first.name}
-    if others and all(d.agreed for d in order):
-        named = ", ".join(sorted(str(other or "none") for other in others))
-        return Decision(first.at, first.name, f"{first.why}; another reader: {named}", True, first.known, False)
-    return first

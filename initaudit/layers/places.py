@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from initaudit.layers.groups import split
-from initaudit.types import Layer, Tensor
+from initaudit.types import Layer
 
 _NUMBER = re.compile(r"(\d+)")
 
@@ -37,15 +36,6 @@ def _place(name: str) -> Place:
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     """Return a sorting key by which block 10 comes after block 2."""
     return tuple((0, int(t), "") if t.isdigit() else (1, 0, t) for t in _NUMBER.split(name) if t)
-
-
-def in_order(tensors: Sequence[Tensor]) -> bool:
-    """Whether a file keeps the order of registration; one sorted by name (and type) tells nothing about it."""
-    kinds: dict[str, list[str]] = {}
-    for t in tensors:
-        kinds.setdefault(t.dtype, []).append(t.name)
-    names = max(kinds.values(), key=len, default=[])
-    return len(names) < 3 or names != sorted(names)
 
 
 def succeeds(before: Place, after: Place) -> bool:

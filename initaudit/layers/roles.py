@@ -8,7 +8,7 @@ prove a chain.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,6 +42,8 @@ class File:
     chains: Mapping[str, chains.Link]  # by name of the weight
     config: Mapping[str, Any]
     last: str  # name of the last operator's weight, "" if the order is not known
+    pictures: Counter[int]  # how many convolutions store each number of input channels
+    mates: Mapping[str, Layer]  # path of a module -> its weight of two axes or more
     beside: Mapping[str, frozenset[str]]  # path of a module -> first steps below it that have weights
 
 
@@ -67,6 +69,8 @@ def assign(layers: Sequence[Layer], config: Mapping[str, Any], ordered: bool) ->
         chains=chains.links(layers, ordered),
         config=config,
         last=operators[-1].weight.name if operators and ordered else "",
+        pictures=Counter(a.weight.shape[1] for a in operators if a.kind == "conv" and a.axes.startswith("oi")),
+        mates={place(a).path: a for a in operators},
         beside={path: frozenset(steps) for path, steps in beside.items()},
     )
     norms: dict[str, list[tuple[int, Layer]]] = defaultdict(list)
@@ -75,7 +79,8 @@ def assign(layers: Sequence[Layer], config: Mapping[str, Any], ordered: bool) ->
             norms[place(a).path.rpartition(".")[0]].append((n, a))
     blocks = _block_ends(layers, file)
     made = (_activated(_assigned(a, file, blocks), file) for a in layers)
-    return [_normed(a, norms, n if ordered else -1) for n, a in enumerate(made)]
+    before = frozenset() if ordered else _normed_before(layers, norms)
+    return [_normed(a, norms, n if ordered else -1, before) for n, a in enumerate(made)]
 
 
 def pattern(name: str) -> str:
@@ -134,14 +139,37 @@ def _role(a: Layer, file: File, blocks: Mapping[str, Evidence]) -> tuple[Role, E
         return Role.BRANCH_END, blocks[name], "the last weight of a residual block"
     if words.BRANCH_END.search(path) or (local in ("down_proj", "w2", "output_proj") and "s" in a.axes):
         return Role.BRANCH_END, named, "by name"
-    if link is not None and not link.last:
-        return Role.TRUNK, named, f"its {sides(a)[1]} units go on to {link.after}"
-    if link is not None and link.returns and re.search(r"\.\d+\.", f".{path}."):
+    if why := _trunk(a, file, link):
+        return Role.TRUNK, named, why
+    if link is not None and link.last and link.returns and re.search(r"\.\d+\.", f".{path}."):
         feed = bool(_FEED_FORWARD.search(path))
-        return Role.BRANCH_END, named if feed else Evidence.ASSUMED, "the last of a block that returns to its own width"
+        sure = named if feed or a.kind == "conv" else Evidence.ASSUMED
+        return Role.BRANCH_END, sure, "the last of a block that returns to its own width"
     if name == file.last and a.kind == "linear":
         return Role.HEAD, Evidence.ASSUMED, "the last matrix of the file"
     return a.role, a.role_evidence, ""
+
+
+def _trunk(a: Layer, file: File, link: chains.Link | None) -> str:
+    """Why a weight is plain trunk, though the file is no plain chain; "" if nothing says so."""
+    path = place(a).path
+    if a.kind in ("lstm", "gru", "rnn"):
+        return "what enters the cell" if "weight_ih" in a.weight.name else ""
+    if words.NOT_TRUNK.search(path):
+        return ""
+    if link is not None and not link.last and not link.squeezes:
+        return f"its {sides(a)[1]} units go on to {link.after}"
+    if a.kind == "conv" and a.groups == 1 and a.axes.startswith("oi") and words.STEM.search(path):
+        channels = a.weight.shape[1]
+        if channels in words.PICTURE and file.pictures[channels] == 1 and a.fan_evidence > Evidence.ASSUMED:
+            return f"the only convolution on {channels} channels, by name the first"
+    for first, second in words.FFN_PAIRS:
+        if path != first and not path.endswith(("." + first, "_" + first)):
+            continue
+        mate = file.mates.get(path.removesuffix(first) + second)
+        if mate is not None and sides(mate) == sides(a)[::-1] and sides(a)[1] > sides(a)[0]:
+            return f"first matrix of a feed-forward block, by name; {mate.name} leads back"
+    return ""
 
 
 def _experts(layers: Sequence[Layer], config: Mapping[str, Any]) -> frozenset[int]:
@@ -172,12 +200,19 @@ def _block_ends(layers: Sequence[Layer], file: File) -> dict[str, Evidence]:
         convs = [a for a in members if a.kind == "conv"]
         if len(convs) < 2:
             continue
-        last = max(convs, key=lambda a: [int(n) for n in re.findall(r"\d+", place(a).path)])
-        found[last.weight.name] = Evidence.NAMED
-        for norm in members:
-            if norm.kind == "norm" and paired(place(last), place(norm)) and norm.weight.shape == last.weight.shape[:1]:
-                found[norm.weight.name] = Evidence.NAMED
+        greatest = max(_numbers(a) for a in convs)
+        for last in (a for a in convs if _numbers(a) == greatest):  # the order of several is not known
+            found[last.weight.name] = Evidence.NAMED
+            for norm in members:
+                fits = norm.weight.shape == last.weight.shape[:1]
+                if norm.kind == "norm" and fits and paired(place(last), place(norm)):
+                    found[norm.weight.name] = Evidence.NAMED
     return found
+
+
+def _numbers(a: Layer) -> list[int]:
+    """What counts in a path, letters included: layer1.0.conv2 (1, 0, 2), stage1.0.conv_b (1, 0, 1)."""
+    return [int(n) if n else ord(x) - ord("a") for n, x in re.findall(r"(\d+)|_([a-h])(?=\.|$)", place(a).path)]
 
 
 def _block(name: str, residual: frozenset[str]) -> str | None:
@@ -219,18 +254,45 @@ def _activated(a: Layer, file: File) -> Layer:
     return a
 
 
-def _normed(a: Layer, norms: Mapping[str, Sequence[tuple[int, Layer]]], position: int) -> Layer:
+def _normed(a: Layer, norms: Mapping[str, Sequence[tuple[int, Layer]]], position: int, before: frozenset[str]) -> Layer:
     """Say that a norm takes the output, where numbering or naming pairs the two and their sizes agree."""
     if a.kind not in ("linear", "conv", "conv_transpose") or a.normed is not None or not a.weight.shape:
         return a
     here = place(a)
     units = sides(a)[1]
+    if position < 0 and pattern(here.path) in before:
+        return a
     for n, norm in norms.get(here.path.rpartition(".")[0], ()):
-        if n < position:
+        if n < position or norm.weight.shape != (units,) or not paired(here, place(norm)):
             continue  # it takes what this layer takes, not what it gives
-        if norm.weight.shape == (units,) and paired(here, place(norm)) and a.role is not Role.BRANCH_END:
-            return replace(a, normed=True)
+        # A batch norm stands before the addition, a layer norm may stand after it.
         statistics = any(t.name.endswith("running_var") for t in norm.extra)
-        if norm.weight.shape == (units,) and paired(here, place(norm)) and statistics:
-            return replace(a, normed=True)  # a batch norm stands before the addition, a layer norm may stand after it
+        if a.role is not Role.BRANCH_END or statistics:
+            return replace(a, normed=True)
     return a
+
+
+def _normed_before(layers: Sequence[Layer], norms: Mapping[str, Sequence[tuple[int, Layer]]]) -> frozenset[str]:
+    """Patterns of the paths of layers whose norm takes what they take: its size says so in one of them at least.
+
+    Where all are square, a norm with running statistics is taken to follow, as in most networks, and any other not.
+    """
+    before: set[str] = set()
+    open_: dict[str, bool] = {}
+    for a in layers:
+        if a.kind not in ("linear", "conv", "conv_transpose"):
+            continue
+        here = place(a)
+        takes, gives = sides(a)
+        for _, norm in norms.get(here.path.rpartition(".")[0], ()):
+            if not paired(here, place(norm)) or len(norm.weight.shape) != 1:
+                continue
+            (size,) = norm.weight.shape
+            key = pattern(here.path)
+            if size == takes != gives:
+                before.add(key)
+            elif size == gives != takes:
+                open_[key] = False
+            elif size == gives and not any(t.name.endswith("running_var") for t in norm.extra):
+                open_.setdefault(key, True)
+    return frozenset(before | {key for key, is_open in open_.items() if is_open})

@@ -54,6 +54,24 @@ LINEAR_LEAF = frozenset(
     }
 )  # fmt: skip
 
+# The convolution that a picture (grey, colour, with alpha or as latents) or a sound enters by.
+PICTURE = frozenset({1, 3, 4})
+STEM = re.compile(
+    r"(?:^|[._])(?:conv_?[01]|stem|entry|patch\w*|conv_in|in_conv|inc|conv_input|input_conv|conv_first|first_conv|conv_proj"
+    r"|to_patch_embedding|features?\.(?:conv)?0|init_conv|conv_init|conv_stem|input\w*|inp)(?:[._]|$)"
+    r"|^(?:\w+\.)?0$",
+    re.IGNORECASE,
+)
+# Weights that are zeroed on purpose, or that only a graph can prove to be trunk.
+NOT_TRUNK = re.compile(
+    r"(?:^|[._])(?:\w*gates?|gating|zero\w*|adaln\w*|modulation|modulate|lora\w*|ls\d?|gamma\d?|layer_?scale\w*|se"
+    r"|squeeze\w*|excit\w*|cbam|ca|channel_att\w*|query|key|value|offset\w*|\w*offset|adapters?|hyper\w*|film\w*)"
+    r"(?:[._]|$)"
+    r"|(?:^|[._])(?:q|k|v|o|[qkvo]_proj|qkv|kv|c_attn|out|c_proj|o_proj|out_proj|proj_out|to_out|out_conv|conv_out|outc|down"
+    r"|down_proj|w2|wo|wo_\d|heads?|classifier|logits|score|final\w*|last\w*)$",
+    re.IGNORECASE,
+)
+
 DEPTHWISE = frozenset({"dw", "dwconv", "depthwise", "convdw", "dwc", "lepe"})
 TRANSPOSED = re.compile(r"(?:de_?conv|conv_?t(?:rans|r)?(?:pose)?[d\d_]*$|conv_?trans|transpose|tconv|upconv)", re.I)
 UPSAMPLING = re.compile(r"(?:^|[._])(?:ups?|upsample\w*|upscal\w*|upsampl\w*|fpn\d)(?:[._\d]|$)", re.I)
@@ -71,6 +89,27 @@ FFN_FIRST = re.compile(
     r"(?:^|[._])(?:fc1|c_fc|fc_in|wi|wi_0|gate_proj|gate_up_proj|w1|lin1|linear1|dense_h_to_4h|ffn_1"
     r"|intermediate(?:\.dense)?"
     r"|intermediate_dense|up_proj|net\.0\.proj|ff\.0|linear_1)$"
+)
+# First and second matrix of a feed-forward block; the first is never zeroed on purpose.
+FFN_PAIRS = (
+    ("intermediate.dense", "output.dense"),
+    ("intermediate", "output"),
+    ("intermediate_dense", "output_dense"),
+    ("c_fc", "c_proj"),
+    ("fc_in", "fc_out"),
+    ("fc1", "fc2"),
+    ("linear1", "linear2"),
+    ("linear_1", "linear_2"),
+    ("lin1", "lin2"),
+    ("dense1", "dense2"),
+    ("dense_1", "dense_2"),
+    ("dense_h_to_4h", "dense_4h_to_h"),
+    ("wi", "wo"),
+    ("wi_0", "wo"),
+    ("w1", "w2"),
+    ("w_1", "w_2"),
+    ("ffn_1", "ffn_2"),
+    ("net.0.proj", "net.2"),
 )
 CONFIG_ACTIVATION = (
     "hidden_act",

@@ -86,7 +86,7 @@ y = conv q w3
 def test_residual_add_ends_a_branch_and_the_skip_decides_nothing() -> None:
     found = layers(model(RESIDUAL, w0=w(4, 3, 1, 1), w1=w(4, 4, 1, 1), w2=w(4, 4, 1, 1), w3=w(2, 4, 1, 1)))
     assert [one.activation for one in found.values()] == [None, "relu", "relu", None]
-    assert [one.role for one in found.values()] == [Role.OTHER, Role.TRUNK, Role.BRANCH_END, Role.HEAD]
+    assert [one.role for one in found.values()] == [Role.TRUNK, Role.TRUNK, Role.BRANCH_END, Role.HEAD]
 
 
 def test_disagreeing_readers_lower_the_evidence() -> None:
@@ -111,8 +111,8 @@ def test_squeeze_excitation_gates_and_does_not_decide() -> None:
     """
     found = layers(model(text, w0=w(8, 3, 1, 1), w1=w(2, 8, 1, 1), w2=w(8, 2, 1, 1), w3=w(2, 8, 1, 1)))
     assert [one.activation for one in found.values()] == ["hardswish", "relu", "sigmoid", None]
-    assert found["w2"].role is Role.GATE
-    assert found["w0"].role is Role.OTHER
+    assert found["w1"].role is found["w2"].role is Role.GATE
+    assert found["w0"].role is Role.TRUNK
 
 
 def test_gated_unit_of_two_projections() -> None:
@@ -419,7 +419,7 @@ def test_operators_on_integers_are_read_as_plain_ones() -> None:
     made = model(text, **one, **weights)
     found = layers(made)
     assert {name: (row.activation, row.role) for name, row in found.items()} == {
-        "w0": ("relu", Role.OTHER), "w1": ("silu", Role.BRANCH_END), "w2": (None, Role.HEAD),
+        "w0": ("relu", Role.TRUNK), "w1": ("silu", Role.BRANCH_END), "w2": (None, Role.HEAD),
     }  # fmt: skip
     assert np.allclose(found["w0"].weight.load()[:, 0, 0, 0], [0.1, 0.2])
     assert found["w0"].bias is not None

@@ -187,6 +187,126 @@ class Zero(nn.Module):
         return self.last(F.silu(self.block(x)) + self.zero(F.silu(self.copy(x))))
 
 
+class Dense(nn.Module):
+    """DenseNet: what each layer makes is concatenated to what came in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.grow1, self.grow2 = (
+            nn.Conv2d(3, 8, 3, 1, 1),
+            nn.Conv2d(8, 4, 3, 1, 1),
+            nn.Conv2d(12, 4, 3, 1, 1),
+        )
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Any) -> Any:
+        x = self.first(x)
+        x = torch.cat([x, self.grow1(F.relu(x))], 1)
+        x = torch.cat([x, self.grow2(F.relu(x))], 1)
+        return self.head(F.relu(x).mean((2, 3)))
+
+
+class Glu(nn.Module):
+    """Gated linear units, of two projections and of one cut in halves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.up, self.gate, self.down1 = nn.Linear(8, 16), *(nn.Linear(16, 16) for _ in range(3))
+        self.both, self.down2, self.head = nn.Linear(16, 48), nn.Linear(24, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Any) -> Any:
+        x = self.embed(x)
+        x = x + self.down1(self.up(x) * F.silu(self.gate(x)))
+        a, b = self.both(x).chunk(2, -1)
+        return self.head(x + self.down2(a * F.gelu(b)))
+
+
+class Cbam(nn.Module):
+    """Attention to channels, of two poolings through the same weights, then to places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.reduce, self.expand = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+        self.place, self.next, self.head = nn.Conv2d(2, 1, 3, 1, 1), nn.Conv2d(8, 8, 1), nn.Linear(8, 3)
+
+    def forward(self, x: Any) -> Any:
+        x = F.relu(self.stem(x))
+        pooled = (x.mean((2, 3), True), x.amax((2, 3), True))
+        x = x * torch.sigmoid(sum(self.expand(F.relu(self.reduce(p))) for p in pooled))
+        x = x * torch.sigmoid(self.place(torch.cat([x.mean(1, True), x.amax(1, True)], 1)))
+        return self.head(F.relu(self.next(x)).mean((2, 3)))
+
+
+class Mask(nn.Module):
+    """A separator: a long gate that does the work is no side path."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.mask, self.decode = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 8)
+        self.deep = nn.Sequential(*[m for _ in range(6) for m in (nn.Linear(16, 16), nn.ReLU())])
+
+    def forward(self, x: Any) -> Any:
+        x = F.relu(self.encode(x))
+        return self.decode(x * torch.sigmoid(self.mask(self.deep(x))))
+
+
+class Kernel(nn.Module):
+    """Large-kernel attention: a bare product, which is zero where what makes its factor is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.depth = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, 1, 1, 1, 8)
+        self.wide, self.last, self.head = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1), nn.Linear(8, 3)
+
+    def forward(self, x: Any) -> Any:
+        x = F.gelu(self.first(x))
+        return self.head(F.relu(self.last(x * self.wide(self.depth(x)))).mean((2, 3)))
+
+
+class Film(nn.Module):
+    """A condition scales and shifts a layer's output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.next, self.head = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.time1, self.time2 = nn.Linear(4, 8), nn.Linear(8, 32)
+
+    def forward(self, x: Any, t: Any) -> Any:
+        scale, shift = self.time2(F.silu(self.time1(t))).chunk(2, -1)
+        return self.head(F.relu(self.next(F.relu(self.first(x) * (1 + scale) + shift))))
+
+
+class Queries(nn.Module):
+    """Learned queries look at the input: the first branch is added to a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.norm = nn.Parameter(torch.randn(1, 3, 16)), nn.LayerNorm(16)
+        self.embed, self.up, self.down, self.head = (nn.Linear(a, b) for a, b in ((8, 16), (16, 24), (24, 16), (16, 3)))
+        self.query, self.key, self.value, self.out = (nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x: Any) -> Any:
+        x, q = self.embed(x), self.queries.expand(x.shape[0], -1, -1)
+        weights = torch.softmax(self.query(self.norm(q)) @ self.key(x).transpose(1, 2), -1)
+        q = q + self.out(weights @ self.value(x))
+        q = q + self.down(F.gelu(self.up(q)))
+        return self.head(q.mean(1))
+
+
+class Refined(nn.Module):
+    """A coarse output that a branch corrects: its layer is a head all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.coarse, self.fine1, self.fine2 = (
+            nn.Linear(a, b) for a, b in ((8, 16), (16, 6), (6, 16), (16, 6))
+        )
+
+    def forward(self, x: Any) -> Any:
+        x = self.coarse(F.relu(self.first(x)))
+        return x + self.fine2(torch.tanh(self.fine1(x)))
+
+
 def mlp() -> Any:
     widths = (8, 16, 12, 10, 3)
     steps = [(nn.Linear(a, b), nn.ReLU()) for a, b in itertools.pairwise(widths)]
@@ -203,16 +323,36 @@ def tokens() -> tuple[Any, ...]:
 
 _NETS: dict[str, tuple[Callable[[], Any], tuple[Any, ...], dict[str, Role]]] = {
     "mlp": (mlp, (torch.randn(2, 8),), {"0": T, "2": T, "4": T, "6": H}),
-    "resnet": (Residual, image(), {"stem": O, "conv1": T, "conv2": B, "conv3": T, "conv4": B, "short": B, "fc": H}),
+    "resnet": (Residual, image(), {"stem": T, "conv1": T, "conv2": B, "conv3": T, "conv4": B, "short": B, "fc": H}),
     "gpt": (Gpt, tokens(), {"wte": E, "wpe": E, "attn.c_proj": B, "c_fc": T, "c_out": B, "lm_head": H}),
-    "vit": (Vit, image(), {"cls": E, "pos": E, "attn.c_proj": B, "gamma": G, "up": T, "down": B, "head": H}),
-    "squeeze": (Squeeze, image(), {"expand": T, "fc1": T, "fc2": G, "project": B, "last": T, "head": H}),
-    "unet": (Unet, image(), {"down1": T, "deep": T, "deep2": T, "join1": T, "join2": T, "out": H}),
+    "vit": (
+        Vit,
+        image(),
+        {"patch": T, "cls": E, "pos": E, "attn.c_attn": O, "attn.c_proj": B, "gamma": G, "up": T, "down": B, "head": H},
+    ),
+    "squeeze": (
+        Squeeze,
+        image(),
+        {"stem": T, "expand": T, "depth": T, "fc1": G, "fc2": G, "project": B, "last": T, "head": H},
+    ),
+    "unet": (Unet, image(), {"down1": T, "down2": T, "up": T, "deep": T, "deep2": T, "join1": T, "join2": T, "out": H}),
     "lstm": (Recurrent, tokens(), {"embed": E, "rnn.weight_ih": T, "rnn.weight_hh": O, "head": H}),
-    "dit": (Dit, (torch.randn(2, 6, 4), torch.randn(2, 8)), {"time1": T, "time2": T, "modulate": G, "out": H}),
+    "dit": (
+        Dit,
+        (torch.randn(2, 6, 4), torch.randn(2, 8)),
+        {"patch": T, "time1": T, "time2": T, "modulate": G, "out": H},
+    ),
     "lora": (Lora, (torch.randn(2, 5, 8),), {"base": T, "a": A, "b": A, "head": H}),
-    "gmlp": (SpatialGate, (torch.randn(2, 6, 4),), {"mix": G, "down": B, "head": H}),
-    "controlnet": (Zero, image(), {"copy": T, "zero": B, "last": H}),
+    "gmlp": (SpatialGate, (torch.randn(2, 6, 4),), {"embed": T, "up": O, "mix": G, "down": B, "head": H}),
+    "dense": (Dense, image(), {"first": T, "grow1": T, "grow2": T, "head": H}),
+    "glu": (Glu, (torch.randn(2, 6, 8),), {"embed": T, "up": O, "gate": G, "both": G, "down1": B, "down2": B}),
+    "cbam": (Cbam, image(), {"stem": T, "reduce": G, "expand": G, "place": G, "next": T, "head": H}),
+    "mask": (Mask, (torch.randn(2, 8),), {"encode": T, "deep.0": T, "deep.6": T, "mask": G, "decode": H}),
+    "kernel": (Kernel, image(), {"first": T, "depth": T, "wide": G, "last": T, "head": H}),
+    "film": (Film, (torch.randn(2, 8), torch.randn(2, 4)), {"first": O, "time1": T, "time2": G, "next": T, "head": H}),
+    "queries": (Queries, (torch.randn(2, 6, 8),), {"embed": T, "value": O, "out": B, "up": T, "down": B, "head": H}),
+    "refined": (Refined, (torch.randn(2, 8),), {"first": T, "coarse": O, "fine1": T, "fine2": B}),
+    "controlnet": (Zero, image(), {"stem": T, "copy": T, "zero": B, "last": H}),
 }
 
 
@@ -254,6 +394,8 @@ def test_roles(name: str, tmp_path: Path) -> None:
         ("mlp", "2.weight"), ("resnet", "conv1.weight"), ("resnet", "conv3.weight"), ("gpt", "c_fc.weight"),
         ("vit", "up.weight"), ("squeeze", "expand.weight"), ("unet", "deep.weight"), ("unet", "join1.weight"),
         ("lstm", "rnn.weight_ih_l0"), ("dit", "time1.weight"), ("lora", "base.weight"), ("controlnet", "copy.weight"),
+        ("resnet", "stem.weight"), ("vit", "patch.weight"), ("unet", "down2.weight"), ("unet", "up.weight"),
+        ("squeeze", "depth.weight"), ("dense", "grow1.weight"), ("dit", "patch.weight"), ("mask", "deep.2.weight"),
     ],
 )  # fmt: skip
 def test_a_fault_in_the_trunk_stays_in_the_trunk(name: str, weight: str, value: float, tmp_path: Path) -> None:
@@ -267,7 +409,9 @@ def test_a_fault_in_the_trunk_stays_in_the_trunk(name: str, weight: str, value: 
     [
         ("resnet", "conv2.weight"), ("gpt", "attn.c_proj.weight"), ("gpt", "c_out.weight"), ("gpt", "lm_head.weight"),
         ("vit", "down.weight"), ("dit", "modulate.weight"), ("dit", "out.weight"), ("lora", "b.weight"),
-        ("gmlp", "mix.weight"), ("controlnet", "zero.weight"),
+        ("gmlp", "mix.weight"), ("controlnet", "zero.weight"), ("squeeze", "fc1.weight"), ("squeeze", "fc2.weight"),
+        ("vit", "attn.c_attn.weight"), ("glu", "up.weight"), ("glu", "gate.weight"), ("glu", "both.weight"),
+        ("cbam", "reduce.weight"), ("film", "time2.weight"), ("queries", "out.weight"), ("refined", "coarse.weight"),
     ],
 )  # fmt: skip
 def test_what_is_born_zero_is_not_in_the_trunk(name: str, weight: str, tmp_path: Path) -> None:
@@ -287,3 +431,17 @@ def test_a_tensor_that_the_exporter_merged_is_judged_where_it_matters_most(tmp_p
     found, _ = infer(onnx_format.FORMAT.read(tmp_path / "net.onnx"))
     zero = [one for one in found if one.kind == "conv" and not one.weight.load().any()]
     assert Role.TRUNK in {one.role for one in zero}
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "words"),
+    [
+        ("vit", "attn.c_attn", "attention logits"), ("queries", "value", "product of signals"),
+        ("glu", "up", "multiplied by a gate"), ("refined", "coarse", "an output of the graph"),
+        ("squeeze", "fc1", "inside a gate"), ("lstm", "rnn.weight_hh", "round from step to step"),
+        ("resnet", "stem", "starts the stream"), ("dense", "grow1", "concatenated"),
+        ("squeeze", "depth", "made from itself"),
+    ],
+)  # fmt: skip
+def test_the_reason_for_a_role_is_told(name: str, weight: str, words: str, tmp_path: Path) -> None:
+    assert words in _row(rows(tmp_path, name), weight).reasons[-1]
