@@ -56,7 +56,7 @@ class State(StrEnum):
 class Role(StrEnum):
     """What a weight is for, as far as the verdict on it depends on that."""
 
-    TRUNK = "trunk"  # its output is the signal itself on its way to the next weight: added to, gated, joined, not adding
+    TRUNK = "trunk"  # its output is the signal itself on its way to the next weight: added to, gated or joined
     BRANCH_END = "branch end"  # its output is added to a residual stream
     GATE = "gate"  # LayerScale, ReZero, adaLN modulation, zero conv, squeeze-excite: multiplies a signal
     ADAPTER = "adapter"  # LoRA and other low-rank additions to a base weight
