@@ -4,7 +4,7 @@
 python3 dev.py run check fixtures/broken.onnx    any initaudit command, in the repository's own environment
 python3 dev.py test [pytest arguments]           lint, types and tests: what CI runs
 python3 dev.py lint | type | docs                one part of it; `docs` writes the generated pages again
-python3 dev.py bench coverage|speed|hostile      a long benchmark (python -m benchmarks.NAME)
+python3 dev.py bench coverage|speed              a long benchmark (python -m benchmarks.NAME)
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def main() -> int:
     if word == "docs":
         return call(str(PYTHON), "-m", "docs.generate")
     if word == "bench":
-        return call(str(PYTHON), "-m", f"benchmarks.{rest[0]}", *rest[1:]) if rest else 2
+        if not rest or rest[0] not in ("coverage", "speed"):
+            fail("bench takes coverage or speed")
+        return call(str(PYTHON), "-m", f"benchmarks.{rest[0]}", *rest[1:])
     return lint() or types() or call(str(PYTHON), "-m", "pytest", *rest)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from initaudit import formats, laws, layers, rules, schemes, state, stats
 from initaudit.errors import InitauditError, UsageError
-from initaudit.grounds import pattern
+from initaudit.naming import pattern
 from initaudit.registry import Rule
 from initaudit.types import Audit, Finding, Layer, Measured, Model, Report, Skip, Stats, Tensor
 
@@ -24,7 +24,7 @@ def select(codes: Sequence[str] = (), ignore: Sequence[str] = ()) -> tuple[Rule,
     A code may be a prefix (INI1) or a rule's name (not-finite).
 
     Raises:
-        UsageError: nothing is called so.
+        UsageError: nothing is called so, or no rule is left.
     """
     every = rules.catalogue()
 
@@ -35,7 +35,10 @@ def select(codes: Sequence[str] = (), ignore: Sequence[str] = ()) -> tuple[Rule,
         if not word or not any(matches(rule, word) for rule in every):
             raise UsageError(f"no rule is called {word!r}; there are {', '.join(rule.code for rule in every)}")
     chosen = [rule for rule in every if not codes or any(matches(rule, word) for word in codes)]
-    return tuple(rule for rule in chosen if not any(matches(rule, word) for word in ignore))
+    left = tuple(rule for rule in chosen if not any(matches(rule, word) for word in ignore))
+    if not left:
+        raise UsageError("no rule is left: everything that is selected is ignored")
+    return left
 
 
 def audit_path(
@@ -63,7 +66,10 @@ def audit_path(
 def _shown(path: str | Path) -> str:
     """Return the path as reports give it: relative to the working folder, so that it says the same on every machine."""
     given = Path(path)
-    return Path(os.path.relpath(given)).as_posix() if given.is_absolute() else given.as_posix()
+    try:
+        return Path(os.path.relpath(given)).as_posix() if given.is_absolute() else given.as_posix()
+    except ValueError:  # on another drive
+        return given.name
 
 
 def audit_model(
@@ -95,8 +101,8 @@ def audit_model(
                 raise UsageError(f"no layer is called {glob!r}; the first is {measured[0].layer.name!r}")
         shown = tuple(m for m in measured if any(fnmatchcase(m.layer.name, glob) for glob in only))
         names = {m.layer.name for m in shown}
-        findings = [f for f in findings if f.layer is None or f.layer in names]
-    parameters, judged = _coverage(model, measured, skipped)
+        findings = [f for f in findings if f.layer is None or names & {f.layer, *f.also}]
+    parameters, judged = _coverage(model, shown, skipped)
     return Report(
         model=model,
         measured=shown,

@@ -120,6 +120,10 @@ def check(
         except InitauditError as error:
             failed = True
             _complain(str(error.at(path)))
+        except Exception:  # a bug of ours on one file does not take the others' reports with it
+            failed = True
+            traceback.print_exc()
+            _complain(f"{path}: internal error, please report it")
     if reports or len(paths) > 1:
         style = _style(output, verbosity=verbose - quiet, many=len(paths) > 1)
         _write(reporters.reporters()[format.value].render(reports, style), output)
@@ -198,7 +202,7 @@ def main() -> NoReturn:
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted")
-        code = 130
+        code = 2
     except Exception:
         # A bug of ours: the traceback stays visible, and the exit code still says that the work was not done.
         traceback.print_exc()
@@ -295,10 +299,10 @@ def _write(text: str, output: str) -> None:
     temporary = ""
     try:
         if target.exists() and not target.is_file():  # /dev/stderr, a named pipe: nothing to rename onto
-            target.write_text(text, encoding="utf-8")
+            target.write_text(text, encoding="utf-8", errors="backslashreplace")
             return
         with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
+            "w", encoding="utf-8", errors="backslashreplace", dir=target.parent, prefix=f".{target.name}.", delete=False
         ) as file:
             temporary = file.name
             file.write(text)

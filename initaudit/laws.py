@@ -18,7 +18,6 @@ import numpy as np
 from initaudit import schemes
 from initaudit.closed_forms import EPS, TABLES, closed_form
 from initaudit.draws import truncation
-from initaudit.errors import UsageError
 from initaudit.literature import Candidate, candidates
 from initaudit.types import Array, Law, Layer, Stats
 
@@ -298,16 +297,6 @@ def known(law: Law | None) -> bool:
     if law is None:
         return False
     return law.law in TABLES or (bool(law.scheme) and not law.scheme.startswith("constant"))
-
-
-def principled(law: Law | None) -> bool:
-    """Whether a law's variance follows from the layer's fans, rather than being a fixed number."""
-    if law is None or not law.scheme:
-        return False
-    try:
-        return schemes.parse(law.scheme)[0].fans
-    except UsageError:
-        return False
 
 
 def bias(layer: Layer, stats: Stats) -> Law | None:

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -66,6 +66,7 @@ class Rule:
         needs: Evidence | None = None,
         tensor: str = "",
         remedy: str = "",
+        also: tuple[str, ...] = (),
         **evidence: Any,
     ) -> Finding:
         """Return a finding on a layer.
@@ -85,6 +86,7 @@ class Rule:
             evidence=evidence,
             remedy=remedy,
             capped=wanted if capped < wanted else None,
+            also=also,
         )
 
 
@@ -97,8 +99,3 @@ def rule(code: str, severity: Severity) -> Callable[[Callable[..., Iterator[Find
         return Rule(code, severity, check, settings)
 
     return wrap
-
-
-def configured(rules: tuple[Rule, ...], settings: Mapping[str, Mapping[str, Any]]) -> tuple[Rule, ...]:
-    """Return the rules with the given settings (by code) in place of their defaults."""
-    return tuple(replace(r, settings={**r.settings, **settings.get(r.code, {})}) for r in rules)

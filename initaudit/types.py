@@ -344,6 +344,7 @@ class Finding:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     remedy: str = ""
     capped: Severity | None = None  # what it would have been, had the evidence been better
+    also: tuple[str, ...] = ()  # further layers that it is about
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -64,3 +64,28 @@ def test_paths_in_reports_are_never_absolute(tmp_path, monkeypatch):
     assert flow._shown(tmp_path / "a" / "b.pt") == "a/b.pt"
     assert flow._shown(tmp_path.parent / "b.pt") == "../b.pt"
     assert flow._shown("../b.pt") == "../b.pt"
+
+
+def test_values_of_any_finite_size_are_measured():
+    huge = tensor("fc1.weight", np.random.default_rng(0).random((64, 64)) * 1e160)
+    report = flow.audit_model(bare(huge, tensor("fc2.weight", he(64, 64))))
+    assert "INI102" in {f.rule for f in report.findings}
+
+
+def test_names_may_hold_any_digits():
+    names = ("²a.weight", "³a.weight", f"{'9' * 3000}.weight")
+    assert flow.audit_model(bare(*(tensor(n, he(8, 8, k)) for k, n in enumerate(names)))).coverage == 1.0
+
+
+def test_a_selection_that_leaves_no_rule_is_refused():
+    with pytest.raises(UsageError, match="no rule is left"):
+        flow.select(["INI101"], ["INI1"])
+
+
+def test_clones_are_told_whichever_of_them_is_asked_for():
+    w = he(16, 16)
+    both = bare(tensor("a.0.weight", w), tensor("a.1.weight", w.copy()))
+    for name in ("a.0", "a.1"):
+        report = flow.audit_model(both, only=[name])
+        assert [f.rule for f in report.findings] == ["INI204"]
+        assert report.coverage == 0.5

@@ -192,16 +192,13 @@ def test_false_alarms_are_rare():
     assert missed <= 4
 
 
-def test_known_and_principled():
+def test_known():
     w, _ = draw("he", (64, 64), "oi")
     assert laws.known(identify(w))
-    assert laws.principled(identify(w))
     fixed, _ = draw("normal:std=0.02", (300, 300), "oi")
     assert laws.known(identify(fixed))
-    assert not laws.principled(identify(fixed))
     assert not laws.known(identify(np.full((4, 4), 0.3, np.float32)))
     assert not laws.known(None)
-    assert not laws.principled(None)
 
 
 def test_biases_are_read_with_their_layers_fan():

@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 HEAD = 4096  # bytes of a file that every sniff sees
 _LONGEST = 500  # characters of a reason; names in a file can be megabytes long
+_LONGEST_NAME = 4000  # characters
 
 _SPECIAL = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -57,7 +58,15 @@ def read(path: str | Path) -> Model:
 
 def read_part(path: str | Path) -> Model:
     """Return what one file or folder holds by itself; as `read`, but looking at nothing beside it."""
-    return _guarded(path, lambda where: replace(_identify(where).read(where), path=str(path)))
+    return _guarded(path, lambda where: _sane(replace(_identify(where).read(where), path=str(path))))
+
+
+def _sane(model: Model) -> Model:
+    """Refuse names that no program writes: whatever reads numbers out of a name may count on their having an end."""
+    longest = max((len(tensor.name) for tensor in model.tensors), default=0)
+    if longest > _LONGEST_NAME:
+        raise CorruptFileError(f"a tensor's name has {longest} characters")
+    return model
 
 
 def identify(path: str | Path) -> Format:

@@ -16,6 +16,7 @@ from initaudit.errors import CorruptFileError, ReadError, UnsupportedError
 from initaudit.formats.base import Format
 from initaudit.formats.json_text import json_object
 from initaudit.formats.mapped import MappedFile
+from initaudit.naming import STATISTICS
 from initaudit.types import Model, Skip, Tensor
 
 _LENGTH = 8  # bytes of the length in front of the header
@@ -23,7 +24,6 @@ _LIMIT = 100_000_000  # bytes of header; the official library's limit
 _MOST_AXES = 32  # what every supported numpy can hold
 _MOST_EXTENT = 1 << 31  # numpy multiplies the extents of empty arrays too
 _MOST_BITS = 1 << 66  # above the address space; multiplying on would only cost time
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -205,6 +205,6 @@ def _tensor(file: MappedFile, start: int, entry: _Entry) -> Tensor:
         dtype,
         partial(file.array, first, dtype, shape, name),
         storage=f"@{first}" if length else "",  # two empty tensors in one place are not tied
-        buffer=name.endswith(_BUFFERS),
+        buffer=name.endswith(STATISTICS),
         release=partial(file.release, first, length),
     )

@@ -10,7 +10,6 @@ from initaudit.layers.fans import fans
 from initaudit.types import Evidence, Layer, Role, Tensor
 
 OPERATORS = frozenset({"linear", "conv", "conv_transpose", "rnn", "lstm", "gru", "attention", "bilinear"})
-CONVOLUTIONS = frozenset({"conv", "conv_transpose"})
 
 
 def layer(

@@ -6,9 +6,10 @@ are read in one order whatever the file's, and nothing is concluded from it; the
 
 from __future__ import annotations
 
-from initaudit.layers import neighbours, places, roles
+from initaudit.layers import neighbours, roles
 from initaudit.layers.groups import by_name
 from initaudit.layers.shapes import read
+from initaudit.naming import natural
 from initaudit.types import Layer, Model, Skip, Tensor
 
 
@@ -22,7 +23,7 @@ def infer(model: Model, tensors: tuple[Tensor, ...] | None = None) -> tuple[tupl
     stored = model.tensors if tensors is None else tensors
     layers: list[Layer] = []
     skipped: list[Skip] = []
-    for group in by_name(sorted(stored, key=lambda t: (places.natural(t.name), t.name))):
+    for group in by_name(sorted(stored, key=lambda t: (natural(t.name), t.name))):
         found, unread = read(group)
         layers += found
         skipped += unread

@@ -9,8 +9,6 @@ from functools import lru_cache
 from initaudit.layers.groups import split
 from initaudit.types import Layer
 
-_NUMBER = re.compile(r"(\d+)")
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -31,11 +29,6 @@ def _place(name: str) -> Place:
     if local.partition("@")[0] not in ("weight", "weight_v", "weight_orig", "kernel"):
         path = f"{path}.{local}" if path else local
     return Place(path, tuple(re.split(r"[./]", path)) if path else ())
-
-
-def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Return a sorting key by which block 10 comes after block 2."""
-    return tuple((0, int(t), "") if t.isdigit() else (1, 0, t) for t in _NUMBER.split(name) if t)
 
 
 def succeeds(before: Place, after: Place) -> bool:

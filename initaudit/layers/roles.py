@@ -17,6 +17,7 @@ from initaudit.layers import chains, words
 from initaudit.layers.drafts import OPERATORS, sides
 from initaudit.layers.groups import split
 from initaudit.layers.places import paired, place
+from initaudit.naming import pattern
 from initaudit.types import Evidence, Layer, Role
 
 _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
@@ -81,11 +82,6 @@ def assign(layers: Sequence[Layer], config: Mapping[str, Any], ordered: bool) ->
     made = (_activated(_assigned(a, file, blocks), file) for a in layers)
     before = frozenset() if ordered else _normed_before(layers, norms)
     return [_normed(a, norms, n if ordered else -1, before) for n, a in enumerate(made)]
-
-
-def pattern(name: str) -> str:
-    """Return a name with every number replaced, so that repeated blocks look alike."""
-    return re.sub(r"\d+", "N", name)
 
 
 def _assigned(a: Layer, file: File, blocks: Mapping[str, Evidence]) -> Layer:

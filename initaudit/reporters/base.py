@@ -38,8 +38,8 @@ def counts(report: Report) -> dict[Severity, int]:
 
 def by_layer(report: Report) -> dict[str, str]:
     """Return the contract's verdict for each layer name: ok, info, warning or error."""
-    worst: dict[str, Severity] = {}
+    worst: dict[str | None, Severity] = {}
     for f in report.findings:
-        for name in f.evidence.get("layers", () if f.layer is None else (f.layer,)):
+        for name in (f.layer, *f.also):
             worst[name] = max(f.severity, worst.get(name, f.severity))
     return {m.layer.name: worst[m.layer.name].label if m.layer.name in worst else "ok" for m in report.measured}

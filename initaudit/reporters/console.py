@@ -2,13 +2,14 @@
 
     bad.onnx   ONNX, opset 17   11 layers, 658,176 parameters   fresh
 
-        layer   kind     fan in > out   then   std     expected      ratio
-        fc0     linear      256 > 256   relu   0.0884  he    0.0884   1.00
-      x fc2     linear      256 > 256   relu   0       he    0.0884   0.00
+        layer  kind    fan in > out  then     std   expected  ratio
+        fc0    linear     256 > 256  relu  0.0884  he 0.0884   1.00
+      x fc2    linear     256 > 256  relu       0  he 0.0884   0.00
 
     x INI103 all-zero   fc2
       all 65,536 values of linear 256 > 256 are zero: no signal goes up and no gradient goes down
-      cure: draw fc2.weight again: torch.nn.init.kaiming_normal_, std 0.0884     why: initaudit explain INI103
+      cure: torch.nn.init.kaiming_normal_(model.get_parameter("fc2.weight"), nonlinearity="relu")
+      why: initaudit explain INI103
 
     unhealthy: 1 error, 0 warnings, 0 infos; 100 % of parameters judged
 

@@ -127,7 +127,7 @@ def _plain(value: Any) -> Any:
 def _render(reports: Sequence[Report], style: Style) -> str:
     documents = [document(r) for r in reports]
     return (
-        json.dumps(documents if style.many else documents[0] if documents else [], indent=2, ensure_ascii=False) + "\n"
+        json.dumps(documents if style.many else documents[0] if documents else [], indent=2, ensure_ascii=True) + "\n"
     )
 
 

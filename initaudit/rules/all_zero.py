@@ -34,7 +34,7 @@ def all_zero(audit: Audit) -> Iterator[Finding]:
     pytorch/vision#5804, microsoft/LoRA#42.
 
     ## Source
-    Certain from the values; the role from the graph, the module tree or the names. FAULTS F08.
+    Certain from the values; the role from the graph, the module tree or the names.
     """
     zero = [m for m in audit.measured if m.stats.count and m.stats.zeros == m.stats.count and not m.layer.tied]
     pairs = Counter(_pair(m) for m in zero if m.layer.role is Role.ADAPTER)

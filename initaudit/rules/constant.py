@@ -27,7 +27,7 @@ def constant(audit: Audit) -> Iterator[Finding]:
     HomericIntelligence/Mnemosyne#1987.
 
     ## Source
-    Certain from the values; the role from the graph, the module tree or the names. FAULTS F09.
+    Certain from the values; the role from the graph, the module tree or the names.
     """
     for m in audit.measured:
         if not operator(m) or not m.stats.constant or m.stats.min == 0 or m.layer.units // m.layer.groups < 2:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
     InternLM/InternLM#405, modelscope/ms-swift#7944, NVIDIA-NeMo/Megatron-Bridge#4485, srenevey/neuro#4.
 
     ## Source
-    Certain from the values up to 64-bit hash collisions. FAULTS F03, F09.
+    Certain from the values up to 64-bit hash collisions.
     """
     for m in audit.measured:
         if not operator(m) or not varied(m):
@@ -53,7 +52,7 @@ def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
         message = f"{copies} of {m.layer.units} units are exact copies of another (unit {second} equals unit {first})"
         run = _run(hashes)
         facts: dict[str, Any] = {"copies": copies, "units": m.layer.units, "first": first, "second": second}
-        if run and isqrt(run) ** 2 == run and m.layer.kind.startswith("conv"):
+        if run in (4, 9, 16) and run < m.layer.units and m.layer.kind.startswith("conv"):  # upscaling by 2, 3, 4
             yield copied_units.at(
                 m,
                 f"{message}, in runs of {run}: a sub-pixel (ICNR) initialization",

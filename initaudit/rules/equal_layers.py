@@ -6,7 +6,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-from initaudit.grounds import born, operator, pattern, varied
+from initaudit.grounds import born, operator, varied
+from initaudit.naming import natural, pattern
 from initaudit.registry import rule
 from initaudit.types import Audit, Finding, Measured, Role, Severity
 
@@ -26,7 +27,7 @@ def equal_layers(audit: Audit, *, least: int = 64) -> Iterator[Finding]:
 
     ## How it is measured
     The values of all weights with at least `least` of them are hashed; equal hashes in different places of the file are
-    clones. Whole blocks that repeat are told once. Transposed copies count as ties stored twice and are silent.
+    clones. Whole blocks that repeat are told once.
 
     ## When to ignore it
     Target, teacher and averaged networks start as copies; a table shared by an embedding and an output layer; identical
@@ -36,21 +37,21 @@ def equal_layers(audit: Audit, *, least: int = 64) -> Iterator[Finding]:
     pytorch/pytorch#86274 (nn.TransformerEncoder copies one layer), EdanToledo/Stoix#72, keras-team/keras-hub#352.
 
     ## Source
-    Certain from the values. FAULTS F01, F02.
+    Certain from the values.
     """
     clones: dict[tuple[int, int], list[Measured]] = defaultdict(list)
     for m in audit.measured:
-        if operator(m) and varied(m) and m.stats.count >= least and m.layer.role is not Role.CLOSED_FORM:
+        if operator(m) and varied(m) and m.stats.count >= least and not _fixed(m):
             clones[m.stats.digest, m.stats.count].append(m)
     for group in clones.values():  # the same order whatever the order of the file
-        group.sort(key=lambda m: _natural(m.layer.name))
+        group.sort(key=lambda m: natural(m.layer.name))
     blocks: dict[tuple[str, ...], list[tuple[Measured, ...]]] = defaultdict(list)
     for group in clones.values():
         apart = _distinct(group)
         if len(apart) > 1 and not any(_COPY.search(m.layer.name) for m in apart):
             blocks[_stems([m.layer.name for m in apart])].append(tuple(apart))
     for stems, groups in blocks.items():
-        groups.sort(key=lambda group: _natural(group[0].layer.name))
+        groups.sort(key=lambda group: natural(group[0].layer.name))
         first = groups[0]
         weights = f"{len(groups)} weights each" if len(groups) > 1 else f"{first[0].layer.weight.name}"
         yield equal_layers.at(
@@ -59,7 +60,7 @@ def equal_layers(audit: Audit, *, least: int = 64) -> Iterator[Finding]:
             severity=Severity.WARNING if born(audit) else Severity.INFO,
             members=list(stems),
             weights=[m.layer.weight.name for m in first],
-            layers=[m.layer.name for group in groups for m in group],
+            also=tuple(m.layer.name for group in groups for m in group),
             remedy="initialise each after copying it (call reset_parameters on every clone)",
         )
 
@@ -80,9 +81,9 @@ def _distinct(group: list[Measured]) -> list[Measured]:
     return [] if len({pattern(m.layer.name) for m in apart}) > 1 and Role.HEAD in roles and len(apart) == 2 else apart
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return a sorting key by which block 10 comes after block 2."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+def _fixed(m: Measured) -> bool:
+    """Whether the values are no draw, so that equal ones prove nothing: identity, Dirac, tables."""
+    return m.layer.role is Role.CLOSED_FORM or (m.identified is not None and m.identified.law in ("identity", "dirac"))
 
 
 def _stem(m: Measured) -> str:

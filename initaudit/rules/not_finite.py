@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from initaudit.grounds import mask
+from initaudit.naming import STATISTICS
 from initaudit.registry import rule
 from initaudit.types import Audit, Finding, Severity
 
@@ -20,7 +22,7 @@ def not_finite(audit: Audit, *, most: int = 0) -> Iterator[Finding]:
     NaN or infinite.
 
     ## When to ignore it
-    Never in a parameter. Masks that hold minus infinity on purpose are buffers and are not reported.
+    Never in a parameter. Masks of zeros and minus infinity are not reported, nor are other buffers.
 
     ## Seen in the wild
     pytorch/pytorch#112012, huggingface/transformers#30953, TransformerLensOrg/TransformerLens#902: memory that was
@@ -31,7 +33,9 @@ def not_finite(audit: Audit, *, most: int = 0) -> Iterator[Finding]:
     """
     for m in audit.measured:
         for tensor, stats in m.tensors:
-            statistics = tensor.name.endswith(("running_mean", "running_var"))
+            if m.layer.kind == "parameter" and mask(stats):
+                continue
+            statistics = tensor.name.endswith(STATISTICS)
             if stats.nonfinite > most and (statistics or not tensor.buffer):
                 what = " and ".join(f"{n:,} {word}" for n, word in ((stats.nans, "NaN"), (stats.infs, "infinite")) if n)
                 yield not_finite.at(

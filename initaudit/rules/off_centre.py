@@ -30,7 +30,7 @@ def off_centre(audit: Audit, *, most: float = 0.5, least: int = 200) -> Iterator
 
     ## Source
     The offset is a rank-one part with singular value |mean| sqrt(fan_in fan_out), against std (sqrt(fan_in) +
-    sqrt(fan_out)) for the rest (Bai and Yin 1993). FAULTS F09.
+    sqrt(fan_out)) for the rest (Bai and Yin 1993).
     """
     if not born(audit):
         return

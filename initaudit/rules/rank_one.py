@@ -17,7 +17,7 @@ def rank_one(audit: Audit) -> Iterator[Finding]:
     The layer passes on a single number per input, however many units it has.
 
     ## How it is measured
-    A random sketch of each operator with at least 8 units on either side has one singular value above rounding.
+    Of each operator with at least 8 units on either side, all rows are multiples of the longest one, up to rounding.
 
     ## When to ignore it
     Averaging kernels and closed forms (tables made of an outer product); they are not reported.
@@ -26,7 +26,7 @@ def rank_one(audit: Audit) -> Iterator[Finding]:
     tensorflow/tensorflow#10719 (orthogonal draw from uncentred values: one direction carries all).
 
     ## Source
-    Halko, Martinsson and Tropp 2011, section 4: W times a random test matrix has the rank of W, almost surely.
+    Certain from the values: what is left of a row beside the longest one bounds the second singular value.
     """
     for m in audit.measured:
         if operator(m) and varied(m) and m.stats.rank_one and plain(m) and born(audit):

@@ -22,7 +22,7 @@ def rule_crashed(audit: Audit) -> Iterator[Finding]:
     Never; please report it. `--ignore` with the failing rule's code leaves the rule out.
 
     ## Seen in the wild
-    MEASURED section 2: a peer that crashes on a NaN says nothing about the other layers.
+    Other tools that crash on a NaN in one layer say nothing about the others.
 
     ## Source
     Not a statement about the model.

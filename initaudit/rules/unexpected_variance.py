@@ -7,7 +7,7 @@ from math import log2, sqrt
 
 from initaudit.grounds import born, certainty, drawn, operator, plain, redraw
 from initaudit.registry import rule
-from initaudit.types import Audit, Evidence, Finding, Measured, Severity
+from initaudit.types import Audit, Finding, Measured, Severity
 
 
 @rule("INI301", Severity.WARNING)
@@ -35,7 +35,7 @@ def unexpected_variance(
     gapeng000/PyTorch-progressive_growing_of_gans#29 (gain passed as negative slope).
 
     ## Source
-    Glorot and Bengio 2010, eq. 12 and 16; He et al. 2015, eq. 10 and 14. FAULTS F11, F12.
+    Glorot and Bengio 2010, eq. 12 and 16; He et al. 2015, eq. 10 and 14.
     """
     if not born(audit):
         return
@@ -51,15 +51,13 @@ def unexpected_variance(
             continue
         times = stats.std / expected.std
         how = f"{times:.3g}x too large" if times > 1 else f"{1 / times:.3g}x too small"
-        grave = max(times, 1 / times) > warning_factor and plain(m) and not layer.normed
+        grave = off > warning_factor and plain(m) and not layer.normed
         yield unexpected_variance.at(
             m,
             f"std {stats.std:.3g} is {how} for {expected.scheme} ({expected.std:.3g}){_cause(m)}"
             + ("; a norm follows and cancels it" if layer.normed else ""),
             severity=Severity.WARNING if grave else Severity.INFO,
-            needs=max(certainty(m), Evidence.NAMED)
-            if grave and layer.fan_evidence > Evidence.ASSUMED
-            else certainty(m),
+            needs=certainty(m),
             std=stats.std,
             expected_std=expected.std,
             scheme=expected.scheme,

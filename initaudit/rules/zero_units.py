@@ -29,7 +29,7 @@ def zero_units(audit: Audit) -> Iterator[Finding]:
     hiyouga/LlamaFactory#10547, deepspeedai/DeepSpeed#6589.
 
     ## Source
-    Certain from the values. FAULTS F04, F14.
+    Certain from the values.
     """
     for m in audit.measured:
         if not operator(m) or m.stats.zeros == m.stats.count:

@@ -95,6 +95,6 @@ def moments(x: Array, low: float, high: float, square: Array | None = None, tota
     s3, s4 = _dot(square, x), _dot(square, square)
     m = s1 / n
     m2 = max(0.0, total - n * m * m)
-    m3 = s3 - 3 * m * total + 2 * n * m**3
-    m4 = max(0.0, s4 - 4 * m * s3 + 6 * m * m * total - 3 * n * m**4)
+    m3 = s3 - 3 * m * total + 2 * n * (m * m * m)
+    m4 = max(0.0, s4 - 4 * m * s3 + 6 * m * m * total - 3 * n * (m * m * m * m))
     return Moments(n, shift + m, m2, m3, m4)

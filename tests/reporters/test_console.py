@@ -52,3 +52,12 @@ def test_a_hostile_name_reaches_no_terminal():
     out = rendered(layer("fc\x1b[2J\nx", np.zeros((8, 8), np.float32)))
     assert "\x1b" not in out
     assert "\\x1b[2J" in out
+
+
+def test_a_long_table_is_cut_but_not_what_is_wrong_in_it():
+    letters = [a + b for a in "abcdefgh" for b in "abcdefgh"]
+    layers = [layer(name, he(64, 64, k)) for k, name in enumerate(letters)]
+    layers[-1] = layer("zz", np.zeros((64, 64), np.float32))
+    out = rendered(*layers)
+    assert "more rows" in out
+    assert any(line.startswith("  x zz") for line in out.splitlines())

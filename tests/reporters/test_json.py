@@ -58,3 +58,10 @@ def test_a_suspect_model_has_warnings_only():
     made = rendered(layer("fc", w))
     assert made["summary"]["verdict"] == "suspect"
     assert {f["severity"] for f in made["findings"]} == {Severity.WARNING.label}
+
+
+def test_fans_are_at_least_one_and_any_name_is_plain_ascii():
+    up = layer("up\u00e9\ud800", np.ones((1, 4, 4, 4), np.float32), "conv_transpose", "iokk", stride=(8, 8))
+    text = reporters()["json"].render([report(up)], Style())
+    assert text.isascii()
+    assert json.loads(text)["layers"][0]["fan_in"] == 1

@@ -112,3 +112,38 @@ def test_an_unrolled_loop_is_one_layer():
     w = he(16, 16)
     steps = [layer(f"rnn_{k}", w, weight=tensor(f"val_{60 + k}", w)) for k in range(4)]
     assert not list(equal_layers(audit(*steps)))
+
+
+def test_a_conv_that_is_one_filter_throughout_is_no_sub_pixel_kernel():
+    one = np.repeat(rng().standard_normal((1, 16, 3, 3)), 16, axis=0).astype(np.float32)
+    (finding,) = copied_units(audit(layer("conv", one, "conv", "oikk")))
+    assert finding.severity is Severity.ERROR
+
+
+def test_equal_layers_that_are_no_draws_prove_nothing():
+    eye = np.eye(16, dtype=np.float32)
+    assert not list(equal_layers(audit(layer("fc.0", eye), layer("fc.1", eye))))
+
+
+def test_every_clone_is_marked_in_the_table():
+    from initaudit.reporters.base import by_layer
+    from tests.build import report
+
+    w = he(16, 16)
+    assert by_layer(report(layer("fc.0", w), layer("fc.1", w))) == {"fc.0": "warning", "fc.1": "warning"}
+
+
+@pytest.mark.parametrize(("evidence", "severity"), [(Evidence.NAMED, "warning"), (Evidence.ASSUMED, "info")])
+def test_zero_units_are_as_grave_as_the_evidence_allows(evidence, severity):
+    w = he(64, 64)
+    w[5] = 0
+    (finding,) = zero_units(audit(layer("fc", w, role_evidence=evidence)))
+    assert finding.severity.label == severity
+
+
+def test_copies_in_a_narrow_layer_of_unknown_role_are_only_told():
+    w = he(4, 64)
+    w[1] = w[0]
+    narrow = layer("fc", w, role=Role.OTHER, activation=None, role_evidence=Evidence.ASSUMED)
+    (finding,) = copied_units(audit(narrow))
+    assert finding.severity is Severity.INFO

@@ -49,3 +49,14 @@ def test_trained_models_small_tensors_and_moderate_factors():
     assert not list(unexpected_variance(audit(layer("fc", normal(1e-4, n=8)))))
     (finding,) = unexpected_variance(audit(layer("fc", normal(0.0884 / 4.2))))
     assert finding.severity is Severity.INFO
+
+
+def test_a_cause_is_only_named_within_sampling_error():
+    (finding,) = unexpected_variance(audit(layer("fc", normal(2 / 256 * 1.15))))
+    assert "passed where" not in finding.message
+
+
+def test_far_from_he_but_near_xavier_is_no_warning():
+    wide = (rng(5).standard_normal((10000, 1)) * 0.033).astype(np.float32)
+    found = list(unexpected_variance(audit(layer("fc", wide))))
+    assert {f.severity for f in found} <= {Severity.INFO}

@@ -140,3 +140,31 @@ def test_an_activation_that_follows_makes_an_open_role_count_as_named():
     assert finding.severity is Severity.WARNING
     (finding,) = all_zero(audit(layer("fc", zero, role=Role.OTHER, activation=None)))
     assert finding.severity is Severity.INFO
+
+
+@pytest.mark.parametrize("state", [State.FRESH, State.TRAINED])
+def test_a_negative_running_variance_is_told_in_any_state_and_role(state):
+    variance = tensor("bn.running_var", np.array([1.0, -1.0], np.float32), buffer=True)
+    closed = layer("bn", np.zeros(2, np.float32), "norm", "o", role=Role.CLOSED_FORM, extra=(variance,))
+    assert len(list(raw_memory(audit(closed, state=state)))) == 1
+
+
+@pytest.mark.parametrize("low", [-np.inf, -1e9, np.finfo(np.float32).min])
+def test_a_mask_in_a_checkpoint_is_no_fault(low):
+    values = np.triu(np.full((8, 8), low, np.float32), 1)
+    held = layer("attn.mask", values, "parameter", "oo", role=Role.OTHER, role_evidence=Evidence.ASSUMED)
+    assert not list(not_finite(audit(held)))
+    assert not list(raw_memory(audit(held)))
+    values[0, 0] = np.nan
+    assert list(not_finite(audit(held)))
+
+
+def test_raw_memory_at_the_bounds_of_span_and_subnormals():
+    tiny = np.float32(1e-40)
+    w = he(32, 32)
+    w.flat[:1] = tiny
+    assert not list(raw_memory(audit(layer("fc", w))))
+    w.flat[:3] = tiny
+    assert list(raw_memory(audit(layer("fc", w))))
+    short = tensor("fc.bias", np.array([1e-30, 2.0], np.float32))
+    assert not list(raw_memory(audit(layer("fc", he(2, 32), bias=short))))

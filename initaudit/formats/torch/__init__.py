@@ -7,7 +7,7 @@ from pathlib import Path
 from initaudit.formats.base import Format
 from initaudit.types import Model
 
-_OLD_PICKLE = b"(}])c"  # first bytes of protocols 0 and 1; later ones begin with 0x80
+OLD_PICKLE = b"(}])c"  # first bytes of protocols 0 and 1; later ones begin with 0x80
 
 
 def _sniff_zip(path: Path, head: bytes) -> bool:
@@ -27,7 +27,7 @@ def _sniff_legacy(path: Path, head: bytes) -> bool:
 
 
 def _sniff_pickle(path: Path, head: bytes) -> bool:
-    if not head or head[0] not in (0x80, *_OLD_PICKLE):
+    if not head or head[0] not in (0x80, *OLD_PICKLE):
         return False
     from initaudit.formats.torch import files  # noqa: PLC0415
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from initaudit.errors import CorruptFileError, UnsafeFileError, UnsupportedError
 from initaudit.formats.mapped import MappedFile
-from initaudit.formats.torch import archive, legacy
+from initaudit.formats.torch import OLD_PICKLE, archive, legacy
 from initaudit.formats.torch.model import build
 from initaudit.formats.torch.pickle import CutShortError, Unpickler
 from initaudit.formats.torch.storage import Blob, Loaded
@@ -19,7 +19,6 @@ from initaudit.formats.torch.tensor import Rebuilder
 from initaudit.types import Model, Skip
 
 _ZIP = b"PK\x03\x04"
-_OLD_STARTS = b"(}])c"  # what a pickle of protocol 0 or 1 that holds a container or an object begins with
 _SURE = 4  # bytes of instructions behind which nothing but a pickle is left
 _JOBLIB = b"joblib.numpy_pickle"
 
@@ -58,7 +57,7 @@ def read_legacy(path: Path) -> Model:
 
 def sniff_pickle(path: Path, head: bytes) -> bool:
     """Whether the first bytes are instructions of a pickle, one after the other."""
-    if not head or (head[0] != 0x80 and head[0] not in _OLD_STARTS):
+    if not head or (head[0] != 0x80 and head[0] not in OLD_PICKLE):
         return False
     if head[0] == 0x80 and _JOBLIB in head:
         return True

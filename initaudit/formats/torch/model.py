@@ -11,11 +11,12 @@ from initaudit.formats.torch.module import ModuleWalk, class_name, module_state,
 from initaudit.formats.torch.pickle_values import Record
 from initaudit.formats.torch.tensor import Found, Lost, Rebuilder
 from initaudit.formats.torch.tree import Branch, Left, Node, Pruner, Whole, holds_tensors, locate
+from initaudit.naming import STATISTICS
 from initaudit.types import Model, Module, Skip, Tensor
 
 MAX_TENSORS = 200_000
 MAX_WRAPPERS = 4  # modules with one child that a configuration is looked for in
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "_extra_state")
+_BUFFERS = (*STATISTICS, "_extra_state")
 _CONFIGS = ("config", "model_config", "model_args", "hyper_parameters", "hparams", "args", "cfg", "opt")
 _MODULES = {  # what a file that asks for these wants done, no weight needs
     "os", "posix", "nt", "subprocess", "sys", "shutil", "socket", "runpy", "importlib", "imp", "pty", "ctypes",
