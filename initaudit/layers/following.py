@@ -58,9 +58,7 @@ def _followed(a: Layer, owner: Module | None, tree: Mapping[str, Module]) -> Lay
         name = words.activation(str(spelled)) if spelled else None
         return replace(a, activation=name, activation_evidence=Evidence.TRACED) if name else a
     if a.kind in ("lstm", "gru"):
-        return replace(
-            a, activation_evidence=Evidence.TRACED, reasons=(*a.reasons, "gates have activations of their own")
-        )
+        return replace(a, activation_evidence=Evidence.TRACED, reasons=(*a.reasons, words.OWN_GATES))
     if a.kind == "attention":
         return replace(a, activation_evidence=Evidence.NAMED, reasons=(*a.reasons, "a dot product follows"))
     found = _after(owner.path, tree, Evidence.TRACED, 0)

@@ -19,6 +19,7 @@ from initaudit.layers.from_graph_names import named
 from initaudit.layers.from_graph_parameters import parameters
 from initaudit.layers.from_graph_roles import role_of
 from initaudit.layers.from_graph_weights import weights
+from initaudit.layers.words import OWN_GATES, PARTS_QKV
 from initaudit.types import Evidence, Layer, Model, Node, Role, Skip, Tensor
 
 _PACKED = frozenset({"matmul_nbits", "matmul_bnb4", "moe", "qmoe", "dynamic_quantize_lstm"})
@@ -176,7 +177,7 @@ def _activation(view: View, found: Found, fate: Fate) -> tuple[str | None, Evide
         name = text(given[0]) if isinstance(given, (tuple, list)) and given else "tanh"
         return name.lower() or None, Evidence.TRACED, "the recurrent op applies it itself"
     if found.kind in ("lstm", "gru"):
-        return "tanh", Evidence.TRACED, "sigmoid gates around a tanh inside the recurrent op"
+        return None, Evidence.TRACED, OWN_GATES
     decision = fate.decision
     if not decision.known:
         return None, Evidence.ASSUMED, decision.why
@@ -199,7 +200,7 @@ def _projections(view: View, found: Found) -> tuple[str, ...]:
     if not readers or any(view.nodes[u.node].op not in _SPLITS for u in readers):
         return ()
     pieces = [o for u in readers for o in view.nodes[u.node].outputs if o and view.readers(o)]
-    names = {3: ("q", "k", "v"), 2: ("k", "v")}.get(len(pieces), ())
+    names = {3: PARTS_QKV, 2: PARTS_QKV[1:]}.get(len(pieces), ())
     if not names or extent(found, "o") % len(names) or not all(_equal(view, view.nodes[u.node]) for u in readers):
         return ()
     plain = len(pieces) == 2  # two halves may be those of a rotary embedding, which are joined again

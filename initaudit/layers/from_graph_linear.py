@@ -19,6 +19,7 @@ from initaudit.layers.from_graph_found import (
     text,
     with_bias,
 )
+from initaudit.layers.words import PARTS_QKV
 from initaudit.types import Node, Role, Tensor
 
 # ---- linear
@@ -202,7 +203,7 @@ def attention(view: View, index: int, node: Node) -> Iterator[Found]:
     weight = learned(view, node.inputs[1]) if len(node.inputs) > 1 else None
     if weight is None or len(weight.shape) != 2:
         return
-    found = Found(index, "linear", weight, "io", node.inputs[0], node.outputs[0], parts=("q", "k", "v"))
+    found = Found(index, "linear", weight, "io", node.inputs[0], node.outputs[0], parts=PARTS_QKV)
     found.reasons.append("query, key and value projections of a fused attention")
     found.bias = learned(view, node.inputs[2]) if len(node.inputs) > 2 else None
     found.role = Role.OTHER
@@ -218,7 +219,7 @@ def qattention(view: View, index: int, node: Node) -> Iterator[Found]:
         return
     zero = view.constant(node.inputs[7]) if len(node.inputs) > 7 else None
     found = Found(index, "linear", scaled(raw, scale, zero, -1), "io", node.inputs[0], node.outputs[0])
-    found.parts = ("q", "k", "v")
+    found.parts = PARTS_QKV
     found.bias = learned(view, node.inputs[2])
     found.role = Role.OTHER
     found.reasons.append("query, key and value projections of a fused attention, integers times their scale")

@@ -111,7 +111,11 @@ def embed_layer_norm(view: View, index: int, node: Node) -> Iterator[Found]:
 # ---- recurrent
 
 
-_GATES: Mapping[str, tuple[str, ...]] = {"lstm": ("i", "o", "f", "c"), "gru": ("z", "r", "h"), "rnn": ("h",)}
+_GATES: Mapping[str, tuple[str, ...]] = {  # in the order of ONNX
+    "lstm": ("input", "output", "forget", "cell"),
+    "gru": ("update", "reset", "new"),
+    "rnn": ("new",),
+}
 
 
 def _part(tensor: Tensor, where: tuple[int | slice, ...], shape: tuple[int, ...], offset: int) -> Tensor:

@@ -17,7 +17,6 @@ from initaudit.layers import convolutions, words
 from initaudit.layers.drafts import again, sides
 from initaudit.layers.groups import split
 from initaudit.layers.places import place, succeeds
-from initaudit.layers.shapes import QKV
 from initaudit.types import Evidence, Layer, Role
 
 
@@ -184,9 +183,9 @@ def _fused(a: Layer, beside: Sequence[Layer]) -> Layer:
     takes, gives = sides(a)
     parts: tuple[str, ...] = ()
     if words.QKV.search(path) and gives == 3 * takes and not _mixer(path, beside):
-        parts = QKV
+        parts = words.PARTS_QKV
     elif words.KV.search(path) and gives == 2 * takes:
-        parts = QKV[1:]
+        parts = words.PARTS_QKV[1:]
     elif re.search(r"(?:^|[._])gate_up_proj$", path) and gives % 2 == 0:
         parts = ("gate", "up")
     if not parts:

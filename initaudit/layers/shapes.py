@@ -6,13 +6,12 @@ import re
 from dataclasses import replace
 
 from initaudit.layers import words
-from initaudit.layers.drafts import layer, parameter_axes
+from initaudit.layers.drafts import again, layer, parameter_axes
 from initaudit.layers.groups import Effective, Group, effective
 from initaudit.types import Evidence, Layer, Skip, Tensor
 
 GATES = {"lstm": ("input", "forget", "cell", "output"), "gru": ("reset", "update", "new"), "rnn": ()}
 GATE_COUNT = {"lstm": 4, "gru": 3, "rnn": 1}
-QKV = ("query", "key", "value")
 _RECURRENT = re.compile(r"^weight_(ih|hh|hr)((?:_l\d+)?(?:_reverse)?)$")
 _ATTENTION = re.compile(r"^(in_proj|q_proj|k_proj|v_proj)_weight$")
 _MAIN = ("weight", "kernel", "scale", "gamma", "g", "W", "w")
@@ -90,19 +89,18 @@ def recurrent(reader: Reader, kind: str | None = None, sure: Evidence = Evidence
             if known is None or len(weight.shape) != 2:
                 reader.left[f"weight_{which}{suffix}"] = weight
                 break
-            reader.add(
-                layer(
-                    reader.name(f"weight_{which}{suffix}"),
-                    known,
-                    weight,
-                    "oi",
-                    sure=sure,
-                    reason=reason or f"{count or 1} gate matrices of {hidden} units by names and shapes",
-                    bias=reader.take(f"bias_{which}{suffix}"),
-                    extra=reader.extras(f"weight_{which}{suffix}"),
-                    parts=GATES[known] if which != "hr" and weight.shape[0] % GATE_COUNT[known] == 0 else (),
-                )
+            read = layer(
+                reader.name(f"weight_{which}{suffix}"),
+                known,
+                weight,
+                "oi",
+                sure=sure,
+                reason=reason or f"{count or 1} gate matrices of {hidden} units by names and shapes",
+                bias=reader.take(f"bias_{which}{suffix}"),
+                extra=reader.extras(f"weight_{which}{suffix}"),
+                parts=GATES[known] if which != "hr" and weight.shape[0] % GATE_COUNT[known] == 0 else (),
             )
+            reader.add(again(read, words.OWN_GATES, activation_evidence=Evidence.NAMED) if read.parts else read)
 
 
 def attention(reader: Reader, sure: Evidence = Evidence.NAMED) -> None:
@@ -128,7 +126,7 @@ def attention(reader: Reader, sure: Evidence = Evidence.NAMED) -> None:
                     *reader.extras(local),
                     *((reader.take("bias_k"), reader.take("bias_v")) if first else ()),
                 ),
-                parts=QKV if packed else (),
+                parts=words.PARTS_QKV if packed else (),
             )
         )
 

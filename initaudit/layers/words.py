@@ -9,6 +9,10 @@ import re
 
 from initaudit import activations
 
+# How the parts of a fused weight are called, and why a gated cell has no one activation, whatever the source.
+PARTS_QKV = ("query", "key", "value")
+OWN_GATES = "its gates have activations of their own"
+
 ADAPTER = re.compile(
     r"(?:^|[._])(?:lora|loha|lokr|hada|ia3|vera|oft|boft|adalora|lycoris|dora_scale|adapters?|prompt_encoder\.default"
     r"|lora_[a-z_]*|hada_w[12]|lokr_w[12])(?:[._]|$)",

@@ -144,7 +144,7 @@ y = matmul o w1
 
 def test_fused_query_key_value() -> None:
     found = layers(model(ATTENTION, w0=w(4, 12), w1=w(4, 4), scale=0.5))
-    assert found["w0"].parts == ("q", "k", "v")
+    assert found["w0"].parts == ("query", "key", "value")
     assert (found["w0"].fan_in, found["w0"].fan_out) == (4, 4)
     assert found["w0"].activation is None
     assert found["w0"].activation_evidence is Evidence.TRACED
@@ -254,13 +254,13 @@ def test_group_norm_written_as_instance_norm() -> None:
 def test_recurrent_directions_and_gates() -> None:
     made = model("h = lstm x W R B", "h", W=w(2, 24, 8), R=w(2, 24, 6), B=w(2, 48))
     found, _ = infer(made)
-    assert [one.parts for one in found] == [("i", "o", "f", "c")] * 4
+    assert [one.parts for one in found] == [("input", "output", "forget", "cell")] * 4
     assert [(one.fan_in, one.fan_out) for one in found] == [(8, 6), (8, 6), (6, 6), (6, 6)]
     assert np.array_equal(found[1].weight.load(), made.tensors[0].load()[1])
     assert found[3].bias is not None
     assert np.array_equal(found[3].bias.load(), made.tensors[2].load()[1, 24:])
     gru, _ = infer(model("h = gru x W R", "h", W=w(1, 18, 8), R=w(1, 18, 6)))
-    assert gru[0].parts == ("z", "r", "h")
+    assert gru[0].parts == ("update", "reset", "new")
 
 
 def test_integers_are_read_as_the_numbers_they_stand_for() -> None:
