@@ -12,6 +12,7 @@ from initaudit.layers.drafts import again, sides
 from initaudit.layers.places import Place, cousins, paired, place, siblings, succeeds
 from initaudit.types import Evidence, Layer
 
+_LARGE = 16  # few kernels are larger
 _WINDOW = 256  # how far to look for a neighbour: blocks are short, and files may hold tens of thousands of tensors
 
 
@@ -121,7 +122,11 @@ def settle(layers: list[Layer], ordered: bool, known: frozenset[str]) -> list[La
 
 def _convolution(a: Layer, near: Around) -> Layer:
     if a.axes.startswith("k"):  # (kernel, in, out): channels last, as JAX stores it
-        return replace(a, fan_evidence=Evidence.NAMED if a.bias is not None else Evidence.ASSUMED)
+        agrees = a.bias is not None and a.bias.shape == a.weight.shape[-1:]
+        return replace(a, fan_evidence=Evidence.NAMED if agrees else Evidence.ASSUMED)
+    if _channels_last(a):
+        why = "a square kernel before many channels: (out, kernel, in)"
+        return again(a, why, axes="o" + "k" * (len(a.axes) - 2) + "i", fan_evidence=Evidence.ASSUMED)
     first, second = a.weight.shape[:2]
     if not first or not second:
         return a
@@ -147,6 +152,12 @@ def _convolution(a: Layer, near: Around) -> Layer:
         return _transposed(a, 1, "the layers around it have its channels the other way round")
     made = _one_channel(a, near, gives) if second == 1 and first > 1 else _grouped(a, near, gives, even)
     return replace(made, fan_evidence=Evidence.ASSUMED) if hint else made
+
+
+def _channels_last(a: Layer) -> bool:
+    """Whether the inner axes are equal and the last one is far larger: no kernel is (3, 64), but (3, 3) of 64 is."""
+    _, *inner, last = a.weight.shape
+    return len(inner) >= 2 and len(set(inner)) == 1 and 1 < inner[0] <= _LARGE and last > _LARGE
 
 
 def _transposed(a: Layer, groups: int, why: str) -> Layer:

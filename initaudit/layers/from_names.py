@@ -6,7 +6,7 @@ are read in one order whatever the file's, and nothing is concluded from it; the
 
 from __future__ import annotations
 
-from initaudit.layers import neighbours, roles
+from initaudit.layers import neighbours, packed, roles
 from initaudit.layers.groups import by_name
 from initaudit.layers.shapes import read
 from initaudit.naming import natural
@@ -22,13 +22,14 @@ def infer(model: Model, tensors: tuple[Tensor, ...] | None = None) -> tuple[tupl
     """
     stored = model.tensors if tensors is None else tensors
     layers: list[Layer] = []
-    skipped: list[Skip] = []
-    for group in by_name(sorted(stored, key=lambda t: (natural(t.name), t.name))):
+    plain, skipped, rescaled = packed.set_apart(stored)
+    for group in by_name(sorted(plain, key=lambda t: (natural(t.name), t.name))):
         found, unread = read(group)
         layers += found
         skipped += unread
     settled = neighbours.settle(layers, model.config, ordered=False)
     made = roles.assign(settled, model.config, ordered=False)
+    made = [packed.unscaled(a) if a.weight.name in rescaled else a for a in made]
     position = {t.name: n for n, t in enumerate(stored)}
     made.sort(key=lambda a: position[a.weight.name])
     skipped.sort(key=lambda s: position[s.name])

@@ -14,6 +14,7 @@ GATES = {"lstm": ("input", "forget", "cell", "output"), "gru": ("reset", "update
 GATE_COUNT = {"lstm": 4, "gru": 3, "rnn": 1}
 _RECURRENT = re.compile(r"^weight_(ih|hh|hr)((?:_l\d+)?(?:_reverse)?)$")
 _ATTENTION = re.compile(r"^(in_proj|q_proj|k_proj|v_proj)_weight$")
+_HEADS = re.compile(r"(?:^|[./])(?:query|key|value|qkv|out|[qkvo]_proj|out_proj|to_[qkv]|to_out)$")
 _MAIN = ("weight", "kernel", "scale", "gamma", "g", "W", "w")
 _BIAS = {"weight": "bias", "kernel": "bias", "scale": "bias", "gamma": "beta", "g": "b", "W": "b", "w": "b"}
 
@@ -231,6 +232,9 @@ def matrix_layer(reader: Reader, local: str, weight: Tensor, bias: Tensor | None
         made = layer(
             name, "linear", weight, "soi", sure=Evidence.ASSUMED, reason="stacked experts", bias=bias, extra=extra
         )
+    elif flax and _HEADS.search(reader.path) and (heads := _headed(shape, bias)):
+        why = "heads and their width as axes of their own"
+        made = layer(name, "linear", weight, heads, sure=Evidence.ASSUMED, reason=why, bias=bias, extra=extra)
     elif len(shape) <= 5:
         axes = "k" * (len(shape) - 2) + "io" if flax else "oi" + "k" * (len(shape) - 2)
         made = layer(
@@ -242,6 +246,14 @@ def matrix_layer(reader: Reader, local: str, weight: Tensor, bias: Tensor | None
             name, "parameter", weight, axes, sure=Evidence.ASSUMED, reason=f"{len(shape)} axes", bias=bias, extra=extra
         )
     return replace(made, reasons=(*made.reasons, made_of.reason)) if made_of is not None else made
+
+
+def _headed(shape: tuple[int, ...], bias: Tensor | None) -> str:
+    """Label the axes of a projection into heads, (in, heads, width), or out of them, (heads, width, out)."""
+    if len(shape) != 3:
+        return ""
+    into = bias.shape == shape[1:] if bias is not None else shape[0] > shape[1]
+    return "ioo" if into else "iio"
 
 
 def _embedding(path: str, rows: int, columns: int) -> Evidence | None:

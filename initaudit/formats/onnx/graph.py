@@ -36,6 +36,7 @@ from initaudit.formats.onnx.records import (
 )
 from initaudit.formats.onnx.scope import Flat, Scope
 from initaudit.formats.onnx.tensors import Source, made
+from initaudit.formats.onnx.unfused import unfuse
 from initaudit.ops import from_onnx
 from initaudit.types import Graph, Skip, Tensor
 
@@ -163,6 +164,12 @@ def _plain(flat: Flat, node: NodeRecord, attributes: Sequence[AttributeRecord], 
     if not node.domain and _folded(flat, node, inputs, outputs, values):
         return
     if node.domain == _CONTRIB:
+
+        def emit(plain: str, given: tuple[str, ...], made: tuple[str, ...], attrs: Mapping[str, object]) -> None:
+            flat.emit(plain, given, made, attrs, scope.prefix + node.name)
+
+        if unfuse(node.op, inputs, outputs, values, flat.unique, emit):
+            return
         op, inputs = _unpacked(flat, node, inputs, values)
     flat.emit(op, inputs, outputs, values, scope.prefix + node.name)
 
