@@ -182,13 +182,14 @@ def _coverage(model: Model, measured: Sequence[Measured], skipped: Sequence[Skip
     Quantised weights count by their integers; what is known to be no parameter does not count.
     """
     seen = {name for m in measured for tensor, _ in m.tensors for name in (tensor.name, *tensor.parts)}
-    none = {skip.name for skip in skipped if not skip.parameter}
+    told = {skip.name: skip.parameter for skip in skipped}  # False: no parameter; True: one that is not judged
     sizes: dict[object, int] = {}
     judged: dict[object, int] = {}
     for tensor in model.tensors:
-        if tensor.name not in seen and (tensor.buffer or not tensor.is_float or tensor.name in none):
-            continue
         if tensor.buffer and tensor.is_float:
+            continue
+        unasked = tensor.is_float and not tensor.buffer
+        if tensor.name not in seen and not told.get(tensor.name, unasked):
             continue
         sizes[tensor.identity] = tensor.size
         if tensor.name in seen:

@@ -89,3 +89,12 @@ def test_clones_are_told_whichever_of_them_is_asked_for():
         report = flow.audit_model(both, only=[name])
         assert [f.rule for f in report.findings] == ["INI204"]
         assert report.coverage == 0.5
+
+
+def test_packed_weights_cost_coverage_and_counters_do_not():
+    packed = tensor("fc1.qweight", np.ones((16, 8), np.int32))
+    scales = tensor("fc1.scales", np.ones((1, 8), np.float16))
+    counter = tensor("bn.num_batches_tracked", np.array(3), buffer=True)
+    report = flow.audit_model(bare(packed, scales, counter, tensor("fc2.weight", he(16, 8))))
+    assert report.parameters == 16 * 8 * 2
+    assert report.coverage == 0.5

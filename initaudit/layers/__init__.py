@@ -91,9 +91,9 @@ def _missing(model: Model, found: Sequence[Layer], skipped: Sequence[Skip]) -> l
                 placed.add(t.name)
                 same.add(t.identity)
     return [
-        Skip(
-            t.name, "no layer was found that it belongs to" if t.is_float else f"{t.dtype} values: no weights to judge"
-        )
+        Skip(t.name, "no layer was found that it belongs to")
+        if t.is_float
+        else Skip(t.name, f"{t.dtype} values: no weights to judge", parameter=False)
         for t in model.tensors
         if t.name not in placed and t.identity not in same
     ]

@@ -361,7 +361,7 @@ def _whole_number(reader: Reader, tensor: Tensor) -> None:
     if reader.layers:
         _attach(reader, tensor)
     else:
-        reader.skipped.append(Skip(tensor.name, f"{tensor.dtype} values: an index, a counter or a packed format"))
+        reader.skipped.append(Skip(tensor.name, f"{tensor.dtype} values: an index or a counter", parameter=False))
 
 
 def _attach(reader: Reader, tensor: Tensor) -> None:
