@@ -129,8 +129,9 @@ def _table(page: _Page, report: Report, style: Style) -> None:
     notes = []
     if left_out:
         notes.append(f"{left_out} more rows without warnings")
-    if report.skipped:
-        notes.append(f"{len(report.skipped)} tensors not judged")
+    unjudged = sum(skip.parameter for skip in report.skipped)
+    if unjudged:
+        notes.append(f"{unjudged} not judged")
     if hidden:
         kinds = sorted(set(hidden))
         notes.append(

@@ -123,12 +123,14 @@ def _name(group: Group) -> str:
     first, last = group[0].layer.name, group[-1].layer.name
     if len(group) == 1:
         return first
-    a, b = re.findall(r"\d+", first), re.findall(r"\d+", last)
-    differing = [k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y]
-    if len(differing) == 1 and int(b[differing[0]]) - int(a[differing[0]]) == len(group) - 1:
-        pieces = re.split(r"(\d+)", first)
-        pieces[2 * differing[0] + 1] += f"-{b[differing[0]]}"
-        return "".join(pieces)
+    numbers = [re.findall(r"\d+", m.layer.name) for m in group]
+    differing = [k for k, column in enumerate(zip(*numbers, strict=False)) if len(set(column)) > 1]
+    if len(differing) == 1:
+        run = sorted(int(n[differing[0]]) for n in numbers)  # a file sorted by name has block 10 before block 2
+        if run == list(range(run[0], run[0] + len(group))):
+            pieces = re.split(r"(\d+)", first)
+            pieces[2 * differing[0] + 1] = f"{run[0]}-{run[-1]}"
+            return "".join(pieces)
     return f"{first}, {last}" if len(group) == 2 and len(first) < 12 else f"{first} (x{len(group)})"
 
 

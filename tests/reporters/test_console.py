@@ -61,3 +61,8 @@ def test_a_long_table_is_cut_but_not_what_is_wrong_in_it():
     out = rendered(*layers)
     assert "more rows" in out
     assert any(line.startswith("  x zz") for line in out.splitlines())
+
+
+def test_a_run_of_blocks_folds_whatever_the_order_of_the_file():
+    names = sorted(f"layer.{k}.fc" for k in range(12))
+    assert "layer.0-11.fc" in rendered(*(layer(n, he(64, 64, k)) for k, n in enumerate(names)))
