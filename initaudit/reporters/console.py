@@ -33,7 +33,7 @@ from initaudit.types import Finding, Report, Severity
 MARKS = {Severity.ERROR: "x", Severity.WARNING: "!", Severity.INFO: "i"}
 COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
 VERDICT_COLOURS = {"healthy": "bold green", "suspect": "bold yellow", "unhealthy": "bold red"}
-QUIET_KINDS = ("norm", "parameter")  # rows nobody looks for unless something is wrong with them
+QUIET_KINDS = ("norm", "parameter", "bias")  # rows nobody looks for unless something is wrong with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +143,8 @@ def _table(page: _Page, report: Report, style: Style) -> None:
 
 
 def _plural(kind: str, n: int) -> str:
-    word = {"norm": "norm", "parameter": "other parameter"}.get(kind, kind)
-    return word if n == 1 else word + "s"
+    word = {"parameter": "other parameter", "bias": "lone bias"}.get(kind, kind)
+    return word if n == 1 else word + ("es" if word.endswith("s") else "s")
 
 
 def _findings(page: _Page, report: Report, style: Style) -> None:

@@ -115,7 +115,7 @@ def _cut(text: str, limit: int) -> str:
     text = printable(text)
     if len(text) <= limit:
         return text
-    head = (limit - 2) // 3
+    head = (limit - 2) // 5
     return text[:head] + ".." + text[len(text) - (limit - 2 - head) :]
 
 
