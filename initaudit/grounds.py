@@ -6,7 +6,7 @@ weight is a fault, while gates, branch ends, adapters and heads are often zeroed
 
 from __future__ import annotations
 
-from initaudit.types import Audit, Evidence, Measured, Role, State, Stats
+from initaudit.types import Audit, Evidence, Measured, Role, State, Stats, Tensor
 
 # Kinds that map input units to output units; everything else is told by value only.
 OPERATORS = frozenset({"linear", "conv", "conv_transpose", "rnn", "lstm", "gru", "attention", "bilinear"})
@@ -82,14 +82,18 @@ def drawn(m: Measured) -> bool:
     return varied(m) and not m.stats.rank_one and m.stats.exponent_span < SPAN and max(-m.stats.min, m.stats.max) < HUGE
 
 
-def mask(stats: Stats) -> bool:
-    """Whether the values are zero and one hugely negative number, as in an attention mask that a checkpoint holds."""
-    if stats.nans or stats.positive or stats.max != 0:
+def mask(m: Measured, tensor: Tensor, stats: Stats) -> bool:
+    """Whether a table that is no weight holds zeros and one hugely negative number, as an attention mask does.
+
+    A mask has at least two axes, and a fair share of it is closed: one infinity among the zeros of a bias is a fault.
+    """
+    table = m.layer.kind in ("parameter", "bias") and sum(n > 1 for n in tensor.shape) >= 2
+    closed = stats.count - stats.zeros
+    if not table or stats.nans or stats.positive or stats.max != 0 or closed < stats.count / 10:
         return False
     if stats.infs:
         return stats.min == 0
-    low = stats.count - stats.zeros
-    return stats.min < -1e3 and abs(stats.mean * stats.count / (stats.min * max(low, 1)) - 1) < 1e-6
+    return stats.min < -1e3 and abs(stats.mean * stats.count / (stats.min * closed) - 1) < 1e-6
 
 
 def describe(m: Measured) -> str:

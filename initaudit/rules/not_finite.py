@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from initaudit.grounds import OPERATORS, mask
+from initaudit.grounds import mask
 from initaudit.naming import STATISTICS
 from initaudit.registry import rule
 from initaudit.types import Audit, Finding, Severity
@@ -33,7 +33,7 @@ def not_finite(audit: Audit, *, most: int = 0) -> Iterator[Finding]:
     """
     for m in audit.measured:
         for tensor, stats in m.tensors:
-            if m.layer.kind not in OPERATORS and mask(stats):
+            if mask(m, tensor, stats):
                 continue
             statistics = tensor.name.endswith(STATISTICS)
             if stats.nonfinite > most and (statistics or not tensor.buffer):

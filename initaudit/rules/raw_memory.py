@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from initaudit.grounds import HUGE, SPAN, born, mask, operator
+from initaudit.grounds import HUGE, SPAN, born, mask
 from initaudit.registry import rule
 from initaudit.types import Audit, Finding, Role, Severity, State, Stats
 
@@ -30,8 +30,8 @@ def raw_memory(
     any model.
 
     ## When to ignore it
-    Masks, tables and quantisation scales may hold extreme values; they are buffers, closed forms or one value
-    throughout, and not reported.
+    Masks, tables and quantisation scales may hold extreme values; as far as they are told from weights they are not
+    reported.
 
     ## Seen in the wild
     huggingface/torchMoji#11 (values up to 1e38), huggingface/transformers#28073, pytorch/pytorch#112012.
@@ -55,9 +55,9 @@ def raw_memory(
         if m.layer.role is Role.CLOSED_FORM:
             continue
         for tensor, stats in m.tensors:
-            if not operator(m) and mask(stats):
+            if mask(m, tensor, stats):
                 continue
-            if tensor.buffer or stats.constant or stats.count == 0 or not tensor.is_float:
+            if tensor.buffer or stats.count == 0 or not tensor.is_float:
                 continue
             signs = list(_signs(stats, tensor.dtype, huge, subnormal_share, span, audit.state is State.FRESH))
             if signs:

@@ -159,6 +159,22 @@ def test_a_mask_in_a_checkpoint_is_no_fault(low):
     assert list(not_finite(audit(held)))
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_one_infinity_in_a_zero_bias_is_no_mask(value):
+    bias = np.zeros(32, np.float32)
+    bias[3] = value
+    norm = layer("norm", np.ones(32, np.float32), "norm", "o", role=Role.NORM, bias=tensor("norm.bias", bias))
+    table = np.zeros((8, 8), np.float32)
+    table[2, 2] = value
+    for held in (norm, layer("table", table, "parameter", "oo", role=Role.OTHER)):
+        assert len(list(not_finite(audit(held)))) == 1
+
+
+def test_a_huge_constant_is_raw_memory_too():
+    held = layer("norm", np.full(32, 1e30, np.float32), "norm", "o", role=Role.NORM)
+    assert len(list(raw_memory(audit(held)))) == 1
+
+
 def test_raw_memory_at_the_bounds_of_span_and_subnormals():
     tiny = np.float32(1e-40)
     w = he(32, 32)
