@@ -36,7 +36,13 @@ def off_centre(audit: Audit, *, most: float = 0.5, least: int = 200) -> Iterator
         return
     for m in audit.measured:
         stats = m.stats
-        if not operator(m) or not drawn(m) or not plain(m) or stats.count < least:
+        if (
+            not operator(m)
+            or not drawn(m)
+            or not plain(m)
+            or stats.count < least
+            or m.layer.units // m.layer.groups < 2
+        ):
             continue
         ratio = abs(stats.mean) / stats.std
         if ratio <= max(most, 5 / sqrt(stats.count)):

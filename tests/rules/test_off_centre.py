@@ -26,3 +26,4 @@ def test_a_centred_draw_a_small_tensor_a_gate_and_a_trained_model_are_silent():
     assert not list(off_centre(audit(layer("fc", w, role=Role.GATE))))
     assert not list(off_centre(audit(layer("fc", w), state=State.TRAINED)))
     assert not list(off_centre(audit(layer("fc", np.ones((64, 64), np.float32)))))
+    assert not list(off_centre(audit(layer("score", w.reshape(1, -1)))))

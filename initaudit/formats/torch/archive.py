@@ -38,6 +38,7 @@ class Archive:
                 self.members = {info.filename: info for info in archive.infolist()}
         except zipfile.BadZipFile as error:
             raise CorruptFileError(f"a damaged zip archive, or one cut short: {str(error)[:80]}") from None
+        # zipfile raises NotImplementedError for a member of a newer format version than it knows
         except (ValueError, OSError, OverflowError, NotImplementedError, EOFError, struct.error) as error:
             raise CorruptFileError(f"a damaged zip archive: {str(error)[:80]}") from None
         self._last: tuple[str, bytes] = "", b""
