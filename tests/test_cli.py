@@ -1,6 +1,7 @@
 """Exit codes and streams of the command line, run in this process."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -144,8 +145,12 @@ def test_the_console_report_fits_its_width_and_has_no_colour_in_a_pipe(cli, monk
         assert "\x1b" not in out
 
 
-def test_quiet_says_only_what_is_wrong(cli):
-    assert cli("check", HEALTHY, "-q")[1].count("\n") == 1
+def test_quiet_says_only_what_is_wrong_on_one_line_however_long_the_path(cli, tmp_path):
+    deep = tmp_path / ("a" * 120)
+    deep.mkdir()
+    shutil.copy(HEALTHY, deep)
+    for path in (HEALTHY, deep / "healthy.onnx"):
+        assert cli("check", path, "-q")[1].count("\n") == 1
 
 
 def test_rules_explain_schemes_activations_and_version(cli):

@@ -195,8 +195,12 @@ def _closing(page: _Page, report: Report, style: Style) -> None:
     word = report.verdict
     parts = ", ".join(f"{n[s]} {s.label}{'' if n[s] == 1 else 's'}" for s in sorted(Severity, reverse=True))
     capped = [f for f in report.findings if f.capped is not None]
-    prefix = f"{report.given or report.model.path}: " if style.verbosity < 0 else ""
-    page.line(prefix, (word, VERDICT_COLOURS[word]), f": {parts}; {_percent(report.coverage)} of parameters judged")
+    closing = f": {parts}; {_percent(report.coverage)} of parameters judged"
+    if style.verbosity < 0:  # one line for one path, however long, so that it can be searched
+        path = printable(f"{report.given or report.model.path}: ")
+        page.console.print(Text.assemble(path, (word, VERDICT_COLOURS[word]), closing), soft_wrap=True)
+    else:
+        page.line((word, VERDICT_COLOURS[word]), closing)
     if capped:
         worst = max(f.capped for f in capped if f.capped is not None)
         page.line(
