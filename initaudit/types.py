@@ -134,6 +134,22 @@ class Module:
 
 
 @dataclass(frozen=True, slots=True)
+class Ref:
+    """A value of the graph, where a Call takes it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The torch function behind a node, as it was called: numbers, strings, None, Ref, and tuples of these."""
+
+    target: str  # "conv2d", "Tensor.add_": what the table of torch functions knows it by
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """One operation: canonical lower-case name (see ops.py), value names in and out."""
 
@@ -142,6 +158,7 @@ class Node:
     outputs: tuple[str, ...]
     attrs: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+    call: Call | None = None  # where the graph came from torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +182,16 @@ class Skip:
 
 
 @dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Where a checkpoint and the model it is meant for differ."""
+
+    what: str  # "missing" in the checkpoint, "unexpected" in it, "shape"
+    name: str  # of the parameter or buffer
+    wanted: tuple[int, ...] | None = None  # shape in the model
+    found: tuple[int, ...] | None = None  # shape in the checkpoint
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """What a reader found in a file or folder."""
 
@@ -176,11 +203,15 @@ class Model:
     modules: tuple[Module, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[Skip, ...] = ()
+    source: str = ""  # where the graph comes from, if it is not ONNX: traced, torchscript, exported
+    mismatches: tuple[Mismatch, ...] = ()
 
     @property
     def graph_source(self) -> str:
         """The contract's word for where the order of layers comes from."""
-        return "onnx" if self.graph is not None else "module" if self.modules else "none"
+        if self.graph is not None:
+            return self.source or "onnx"
+        return "module" if self.modules else "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +244,8 @@ class Layer:
     tied: str = ""  # name of the layer that owns this weight
     padding: int | None = None  # row of an embedding that stays zero
     reasons: tuple[str, ...] = ()  # why kind, fans, activation and role were read so
+    tags: tuple[str, ...] = ()  # finer than the role: query, key, value, out projection, recurrent, expert, ...
+    depth: tuple[int, int] | None = None  # weighted layers up to and with it, on the longest and the shortest path
 
     @property
     def evidence(self) -> Evidence:

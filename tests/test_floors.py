@@ -8,10 +8,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "initaudit"
 FLOORS = {
     "errors": 0, "version": 0, "types": 0, "functions": 0, "quadrature": 0,
-    "registry": 1, "naming": 1, "dtypes": 1, "ops": 1, "activations": 1, "draws": 1,
+    "registry": 1, "torch_ops": 1, "naming": 1, "dtypes": 1, "ops": 1, "activations": 1, "draws": 1,
     "schemes": 1, "grounds": 1, "literature": 2, "closed_forms": 2,
     "formats": 2, "graph": 2, "layers": 2, "stats": 2, "laws": 2, "state": 2, "rules": 2, "reporters": 2,
-    "audit": 4, "cli": 6, "__init__": 6, "__main__": 7,
+    "live": 3, "audit": 4, "cli": 6, "__init__": 6, "__main__": 7,
 }  # fmt: skip
 HEAVY = {"torch", "onnx", "onnxruntime", "safetensors", "scipy", "pickle"}
 PEERS = {
@@ -55,8 +55,10 @@ def test_imports_run_downwards(path):
     assert not climbs(path)
 
 
-def test_no_module_imports_a_heavy_package():
+def test_no_module_imports_a_heavy_package_but_what_runs_live_modules():
     for path in PACKAGE.rglob("*.py"):
+        if path.parent == PACKAGE / "live":
+            continue
         assert not {name.split(".")[0] for name in imports(path)} & HEAVY, path
 
 

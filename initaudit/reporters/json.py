@@ -83,6 +83,8 @@ def _layer(m: Measured, verdict: str) -> dict[str, Any]:
         "relative_gradient": None,
         "verdict": verdict,
         "role": str(layer.role),
+        "tags": list(layer.tags),
+        "depth": list(layer.depth) if layer.depth else None,
         "fan_evidence": layer.fan_evidence.label,
         "activation_evidence": layer.activation_evidence.label,
         "role_evidence": layer.role_evidence.label,
