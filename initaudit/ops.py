@@ -46,7 +46,7 @@ _ROWS = {
         QLinearConv=qlinear_conv ConvInteger=conv_integer
         MatMulNBits=matmul_nbits MatMulBnb4=matmul_bnb4 Conv FusedConv=conv NhwcConv=conv_nhwc ConvTranspose DeformConv
         Einsum LSTM=lstm GRU=gru RNN=rnn DynamicQuantizeLSTM=dynamic_quantize_lstm =linear =embedding =bilinear
-        =embedding_bag MoE=moe QMoE=qmoe EmbedLayerNormalization=embed_layer_norm
+        =embedding_bag =grouped_mm MoE=moe QMoE=qmoe EmbedLayerNormalization=embed_layer_norm
         """,
     "activation": """
         Relu LeakyRelu PRelu=prelu Elu Selu Celu Gelu FastGelu=fast_gelu QuickGelu=quick_gelu BiasGelu=bias_gelu
@@ -57,7 +57,8 @@ _ROWS = {
     "elementwise": """
         Add Sub Mul Div Pow Sqrt Exp Log Neg Abs Erf Reciprocal Clip Min Max Sum Where Sin Cos Tan Asin Acos Atan Sinh
         Cosh Asinh Acosh Atanh Floor Ceil Round Sign Greater Less Equal GreaterOrEqual LessOrEqual And Or Not Xor Mean
-        Mod BitShift IsNaN=isnan IsInf=isinf =rsqrt =square =log1p =expm1
+        Mod BitShift IsNaN=isnan IsInf=isinf =rsqrt =square =log1p =expm1 =log2 =log10 =erfc =erfinv =trunc =frac =atan2
+        =hypot =copysign =ldexp =logaddexp =logit =xlogy =heaviside =sinc =lgamma =digamma =bessel =deg2rad
         """,
     "norm": """
         BatchNormalization=batch_norm LayerNormalization=layer_norm InstanceNormalization=instance_norm
@@ -74,6 +75,7 @@ _ROWS = {
     "reduce": """
         ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1=reduce_l1 ReduceL2=reduce_l2 ReduceLogSum ReduceLogSumExp
         ReduceProd ReduceSumSquare CumSum=cumsum CumProd=cumprod =reduce_var =reduce_std
+        =reduce_median =cummax =loss
         """,
     "move": """
         Reshape Flatten Transpose Squeeze Unsqueeze Concat Split SplitToSequence SequenceAt ConcatFromSequence
@@ -81,7 +83,7 @@ _ROWS = {
         ScatterElements ScatterND=scatter_nd Resize Upsample GridSample DepthToSpace SpaceToDepth Identity Dropout Cast
         CastLike Compress Trilu=trilu ReverseSequence CenterCropPad Col2Im=col2im RotaryEmbedding TensorScatter Optional
         OptionalGetElement =roll =view =contiguous =phi =scan_slice
-        =scan_stack =subgraph_input AffineGrid =unfold
+        =scan_stack =subgraph_input AffineGrid =unfold =complex
         """,
     "quant": "QuantizeLinear DequantizeLinear DynamicQuantizeLinear",
     "attention": """
@@ -90,13 +92,17 @@ _ROWS = {
         LinearAttention =scaled_dot_product_attention
         """,
     "index": """
-        ArgMax ArgMin TopK=top_k Shape Size NonZero OneHot Unique NonMaxSuppression Multinomial Bernoulli SequenceLength
+        ArgMax ArgMin TopK=top_k =argsort =sort =search_sorted =bincount =count_nonzero =reduce_all
+        Shape Size NonZero OneHot Unique NonMaxSuppression Multinomial Bernoulli SequenceLength
         """,
     "source": """
         Constant ConstantOfShape Range RandomNormal RandomNormalLike RandomUniform RandomUniformLike EyeLike
-        SequenceEmpty =loop_index HannWindow HammingWindow BlackmanWindow MelWeightMatrix
+        SequenceEmpty =source =loop_index HannWindow HammingWindow BlackmanWindow MelWeightMatrix
         """,
-    "other": "Det STFT=stft DFT=dft If Loop Scan",
+    "other": """
+        Det STFT=stft =istft DFT=dft If Loop Scan =cdist =cross =inverse =solve =decomposition =weight_norm =lstm_gates
+        =gru_gates
+        """,
 }
 
 

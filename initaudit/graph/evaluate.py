@@ -83,8 +83,36 @@ def _silu(v: Values, attrs: Attrs) -> Array:
 
 
 def _threshold(v: Values, attrs: Attrs) -> Array:
-    out: Array = np.where(v[0] > _number(attrs, "alpha", default=1.0), v[0], 0.0)
+    least = _number(attrs, "threshold", "alpha", default=1.0)
+    out: Array = np.where(v[0] > least, v[0], _number(attrs, "value", default=0.0))
     return out
+
+
+def _hardtanh(v: Values, attrs: Attrs) -> Array:
+    out: Array = np.clip(v[0], _number(attrs, "min_val", default=-1.0), _number(attrs, "max_val", default=1.0))
+    return out
+
+
+def _rrelu(v: Values, attrs: Attrs) -> Array:
+    slope = (_number(attrs, "lower", default=1 / 8) + _number(attrs, "upper", default=1 / 3)) / 2
+    out: Array = np.where(v[0] > 0, v[0], slope * v[0])
+    return out
+
+
+def _soft_shrink(v: Values, attrs: Attrs) -> Array:
+    lambd = _number(attrs, "lambd", default=0.5)
+    return _shrink(v, {"lambd": lambd, "bias": lambd})
+
+
+def _scaled_softplus(v: Values, attrs: Attrs) -> Array:
+    beta = _number(attrs, "beta", default=1.0)
+    return _softplus(beta * v[0]) / beta
+
+
+def _div(v: Values, attrs: Attrs) -> Array:
+    out: Array = np.divide(v[0], v[1])
+    rounding = attrs.get("rounding_mode")
+    return out if rounding is None else np.floor(out) if rounding == "floor" else np.trunc(out)
 
 
 def _shrink(v: Values, attrs: Attrs) -> Array:
@@ -117,7 +145,7 @@ def _pure(function: Callable[..., Any]) -> Callable[[Values, Attrs], Array]:
 
 POINTWISE: dict[str, Callable[[Values, Attrs], Array]] = {
     "add": _fold(np.add), "sum": _fold(np.add), "sub": _pure(np.subtract), "mul": _fold(np.multiply),
-    "div": _pure(np.divide), "pow": _pure(np.power), "sqrt": _pure(np.sqrt), "rsqrt": _pure(lambda x: 1 / np.sqrt(x)),
+    "div": _div, "pow": _pure(np.power), "sqrt": _pure(np.sqrt), "rsqrt": _pure(lambda x: 1 / np.sqrt(x)),
     "square": _pure(np.square), "exp": _pure(np.exp), "expm1": _pure(np.expm1), "log": _pure(np.log),
     "log1p": _pure(np.log1p), "neg": _pure(np.negative), "abs": _pure(np.abs), "erf": _pure(_erf),
     "reciprocal": _pure(np.reciprocal), "min": _fold(np.minimum), "max": _fold(np.maximum),
@@ -128,12 +156,16 @@ POINTWISE: dict[str, Callable[[Values, Attrs], Array]] = {
     "less_or_equal": _pure(np.less_equal), "equal": _pure(np.equal), "not": _pure(np.logical_not),
     "and": _pure(np.logical_and), "or": _pure(np.logical_or), "clip": _clip,
     "relu": _pure(lambda x: np.maximum(x, 0)), "sigmoid": _pure(_sigmoid), "tanh": _pure(np.tanh),
-    "softplus": _pure(_softplus), "softsign": _pure(lambda x: x / (1 + np.abs(x))), "gelu": _gelu,
+    "softplus": _scaled_softplus, "softsign": _pure(lambda x: x / (1 + np.abs(x))), "gelu": _gelu,
     "fast_gelu": lambda v, _: _gelu(v[:1], {"approximate": "tanh"}), "quick_gelu": _quick_gelu, "silu": _silu,
     "mish": _pure(lambda x: x * np.tanh(_softplus(x))), "hardsigmoid": _hardsigmoid,
     "hardswish": _pure(lambda x: x * np.clip(x / 6 + 0.5, 0, 1)), "leaky_relu": _leaky, "elu": _elu, "selu": _selu,
     "celu": _celu, "threshold": _threshold, "shrink": _shrink, "relu6": _pure(lambda x: np.clip(x, 0, 6)),
     "log_sigmoid": _pure(lambda x: -_softplus(-x)), "identity": lambda v, _: v[0], "dropout": lambda v, _: v[0],
+    "hardtanh": _hardtanh, "rrelu": _rrelu, "softshrink": _soft_shrink, "hardshrink": _shrink,
+    "tanhshrink": _pure(lambda x: x - np.tanh(x)), "erfc": _pure(lambda x: 1 - _erf(x)), "log2": _pure(np.log2),
+    "log10": _pure(np.log10), "trunc": _pure(np.trunc), "round": _pure(np.round), "tan": _pure(np.tan),
+    "asinh": _pure(np.arcsinh), "sinc": _pure(np.sinc), "xor": _pure(np.logical_xor),
     "cast": lambda v, _: v[0] + 0.0, "cast_like": lambda v, _: v[0] + 0.0,
 }  # fmt: skip
 

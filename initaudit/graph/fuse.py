@@ -221,7 +221,7 @@ class _Fuser:
         """Make `name` the output of one node that reads `root`."""
         index = self.producer[name]
         node = self.graph.nodes[index]
-        if node.op == found[0] and node.inputs[0] == root:
+        if node.op == found[0] and node.inputs[0] == root and family(node.op) != "elementwise":
             return
         axes = self.known[name].axes
         attrs = {**node.attrs, "fused": True, **found[1], **({"axes": axes} if axes else {})}

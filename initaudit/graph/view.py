@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from initaudit.graph.moved import moved
 from initaudit.ops import family
 from initaudit.types import Graph, Node, Tensor
 
 _SHAPES = frozenset({"shape", "size"})
+_FEWER = frozenset({"reshape", "expand", "batch_norm"})  # from torch: a shape is an attribute, a scale may be absent
 
 
 FAR = 200  # steps along a chain; a loop's values lead back to themselves
@@ -27,6 +29,8 @@ def sound(graph: Graph) -> Graph:
         if not any(node.outputs):
             continue
         least = _LEAST.get(node.op, 0 if family(node.op) in ("source", "other") else 1)
+        if node.op in _FEWER and node.call is not None:
+            least = 1
         whole = len(node.inputs) >= least and all(node.inputs[: min(least, 2)])
         nodes.append(node if whole else replace(node, op="malformed"))
     return replace(graph, nodes=tuple(nodes))
@@ -41,7 +45,7 @@ class Use:
 
 
 class View:
-    """An index over a graph; nothing in it changes after it is made."""
+    """An index over a graph; what it tells does not change after it is made."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -51,6 +55,7 @@ class View:
         self.fixed: set[str] = set(graph.constants)  # values that do not move with the data
         self.origin: dict[str, str] = {name: name for name in graph.constants}  # moved copies of one constant
         self.outputs = frozenset(graph.outputs)
+        self._oriented: dict[str, Tensor | None] = {}
         for index, node in enumerate(graph.nodes):
             for position, name in enumerate(node.inputs):
                 if name and node.op not in _SHAPES:
@@ -68,6 +73,24 @@ class View:
         """Return the tensor of a constant, or of a constant that was only moved, expanded or cast."""
         origin = self.origin.get(name) if name else None
         return self.graph.constants[origin] if origin is not None else None
+
+    def oriented(self, name: str) -> Tensor | None:
+        """Return a constant as an operator finds it: turned, reshaped or cut, where nodes do that to it."""
+        if name not in self._oriented:
+            chain: list[tuple[str, Node]] = []
+            at = name
+            while at not in self.graph.constants and at in self.producer and len(chain) < FAR:
+                node = self.nodes[self.producer[at]]
+                if node.call is None or not node.inputs:
+                    break
+                chain.append((at, node))
+                at = node.inputs[0]
+            tensor = self.graph.constants.get(at)
+            for output, node in reversed(chain):
+                tensor = moved(node, output, tensor) if tensor is not None else None
+            self._oriented[name] = tensor
+        made = self._oriented[name]
+        return made if made is not None else self.constant(name)
 
     def readers(self, name: str) -> list[Use]:
         """Return the uses of a value in execution order; asking for its shape is none."""

@@ -34,11 +34,18 @@ class Found:
     read: bool = True  # kind and fans are what the graph says, not a guess
     reasons: list[str] = field(default_factory=list)
     claimed: list[str] = field(default_factory=list)  # names of further tensors it accounts for
+    padding: int | None = None  # row of an embedding that stays zero
 
 
 def learned(view: View, name: str) -> Tensor | None:
     """Return the float constant behind a value, if it is more than one number."""
     tensor = view.constant(name)
+    return tensor if tensor is not None and tensor.is_float and tensor.size > 0 else None
+
+
+def operator(view: View, name: str) -> Tensor | None:
+    """Return the float constant behind a value in the orientation that a product with it finds."""
+    tensor = view.oriented(name) if name else None
     return tensor if tensor is not None and tensor.is_float and tensor.size > 0 else None
 
 
@@ -94,7 +101,7 @@ def operand(
     view: View, name: str, rank: int, kernel: tuple[int, ...] = ()
 ) -> tuple[Tensor, tuple[Tensor, ...], list[str]] | None:
     """Return a weight of at least `rank` axes, what it is computed from besides, and why."""
-    tensor = learned(view, name)
+    tensor = operator(view, name)
     if tensor is not None:
         return (tensor, (), []) if len(tensor.shape) >= rank else None
     made = computed(view, name)

@@ -15,6 +15,7 @@ from initaudit.layers.from_graph_found import (
     learned,
     number,
     operand,
+    operator,
     signal,
     text,
     with_bias,
@@ -133,8 +134,33 @@ def linear(view: View, index: int, node: Node) -> Iterator[Found]:
         return
     found = Found(index, "linear", got[0], "oi", node.inputs[0], node.outputs[0], extra=got[1], reasons=got[2])
     found.reasons.append("linear's weight, stored (out, in)")
-    found.bias = learned(view, node.inputs[2]) if len(node.inputs) > 2 else None
+    found.bias = operator(view, node.inputs[2]) if len(node.inputs) > 2 else None
     yield with_bias(view, found, got[0].shape[0], 0)
+
+
+def grouped(view: View, index: int, node: Node) -> Iterator[Found]:
+    """Read torch's grouped_mm: rows of the input, in groups, each times its own of the stacked matrices."""
+    tensor = operator(view, node.inputs[1])
+    if tensor is None or len(tensor.shape) not in (2, 3) or node.inputs[0] in view.fixed:
+        return
+    axes = "sio" if len(tensor.shape) == 3 else "io"
+    found = Found(index, "linear", tensor, axes, node.inputs[0], node.outputs[0])
+    found.reasons.append(
+        "experts, one per leading index, each for its own rows" if axes == "sio" else "grouped product"
+    )
+    found.bias = learned(view, node.inputs[3]) if len(node.inputs) > 3 else None
+    yield found
+
+
+def bilinear(view: View, index: int, node: Node) -> Iterator[Found]:
+    """Read torch's bilinear: two inputs, weight (out, in, in), bias."""
+    tensor = operator(view, node.inputs[1])
+    if tensor is None or len(tensor.shape) != 3:
+        return
+    found = Found(index, "bilinear", tensor, "oik", node.inputs[0], node.outputs[0])
+    found.reasons.append("bilinear's weight, stored (out, in of one, in of the other)")
+    found.bias = learned(view, node.inputs[3]) if len(node.inputs) > 3 else None
+    yield found
 
 
 def integers(view: View, index: int, node: Node) -> Iterator[Found]:
@@ -155,11 +181,11 @@ def einsum(view: View, index: int, node: Node) -> Iterator[Found]:
     terms = left.split(",")
     if len(terms) != len(node.inputs):
         return
-    fixed = [k for k, name in enumerate(node.inputs) if learned(view, name) is not None]
+    fixed = [k for k, name in enumerate(node.inputs) if operator(view, name) is not None]
     moving = view.moving(node)
     if len(fixed) != 1 or not moving or "." in terms[fixed[0]]:
         return
-    tensor = view.constant(node.inputs[fixed[0]])
+    tensor = operator(view, node.inputs[fixed[0]])
     others = "".join(terms[k] for k in moving)
     labels = terms[fixed[0]]
     if tensor is None or len(labels) != len(tensor.shape):

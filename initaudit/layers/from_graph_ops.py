@@ -14,6 +14,7 @@ from initaudit.layers.from_graph_found import (
     number,
     numbers,
     operand,
+    operator,
     text,
     with_bias,
 )
@@ -93,6 +94,9 @@ def embedding(view: View, index: int, node: Node) -> Iterator[Found]:
             axes = "i" + "o" * (len(tensor.shape) - 1)
             found = Found(index, "embedding", tensor, axes, ids, node.outputs[0], role=Role.EMBEDDING)
             found.reasons.append("rows looked up by index")
+            rows, zero = tensor.shape[0], node.attrs.get("padding_idx")
+            if isinstance(zero, int) and rows and (0 <= zero < rows or (node.call is not None and -rows <= zero < -1)):
+                found.padding = zero % rows
             yield found
             return
 
@@ -146,6 +150,9 @@ def _directions(
 
 def recurrent(view: View, index: int, node: Node) -> Iterator[Found]:
     """Read the input and recurrent weights of each direction, gates as parts."""
+    if node.attrs.get("layout") == "torch":
+        yield from _as_torch_keeps_them(view, index, node)
+        return
     gates = _GATES[node.op]
     bias = learned(view, node.inputs[3]) if len(node.inputs) > 3 else None
     hidden = number(node, "hidden_size", 0)
@@ -170,5 +177,33 @@ def recurrent(view: View, index: int, node: Node) -> Iterator[Found]:
                 start = 0 if which == "ih" else rows
                 found.bias = _part(bias, (d, slice(start, start + rows)), (rows,), d * 2 * rows + start)
             if which == "hh" or len(read) != 1:
+                found.role = Role.OTHER  # what goes round has no place in the order of things
+            yield found
+
+
+def _as_torch_keeps_them(view: View, index: int, node: Node) -> Iterator[Found]:
+    """Read the flat list of one layer's weights, matrices before vectors, one direction after the other."""
+    gates = node.attrs.get("gates")
+    parts = gates if isinstance(gates, tuple) and len(gates) > 1 else ()
+    biases, projections = bool(node.attrs.get("biases")), bool(node.attrs.get("projections"))
+    count = 2 + 2 * biases + projections
+    out = next((name for name in node.outputs if name and (view.readers(name) or name in view.outputs)), "")
+    for direction in range(max(1, number(node, "directions", 1))):
+        own = node.inputs[1 + direction * count : 1 + (direction + 1) * count]
+        if len(own) < count:
+            return
+        for place, which in ((0, "ih"), (1, "hh"), *(((count - 1, "hr"),) if projections else ())):
+            weight = operator(view, own[place])
+            if weight is None or len(weight.shape) != 2:
+                continue
+            found = Found(index, node.op, weight, "oi", node.inputs[0], out or node.outputs[0])
+            found.suffix = f"weight_{which}" + ("_reverse" if direction else "")
+            found.parts = parts if which != "hr" else ()
+            what = {"ih": "input weights", "hh": "recurrent weights", "hr": "projection of the state"}[which]
+            found.reasons.append(f"{node.op} {what}" + (f", gates {' '.join(found.parts)}" if found.parts else ""))
+            found.activation = text(node.attrs.get("activation")) or None
+            if biases and which != "hr":
+                found.bias = learned(view, own[2 + place])
+            if which != "ih":
                 found.role = Role.OTHER  # what goes round has no place in the order of things
             yield found
