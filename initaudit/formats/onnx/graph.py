@@ -21,6 +21,7 @@ from initaudit.formats.onnx.calls import check_call, check_calls, check_inlined,
 from initaudit.formats.onnx.fold import fold
 from initaudit.formats.onnx.lazy import UnfoldableError
 from initaudit.formats.onnx.order import ordered, subgraphs
+from initaudit.formats.onnx.own_names import lost_names, mentioned
 from initaudit.formats.onnx.packed import unpacked
 from initaudit.formats.onnx.records import (
     FLOAT,
@@ -56,6 +57,7 @@ def flatten(model: ModelRecord, source: Source) -> tuple[Graph, tuple[Tensor, ..
     scope = Scope()
     record = model.graph
     stored = {t.name for t in record.initializers} | {s.values.name for s in record.sparse}
+    flat.lost = lost_names(record.metadata, stored)
     inputs = [name for name in dict.fromkeys(record.inputs) if name not in stored]  # below IR 4 weights are inputs too
     for name in inputs:
         flat.new(scope, name)
@@ -138,6 +140,9 @@ def _values(flat: Flat, node: NodeRecord, attributes: Sequence[AttributeRecord])
     scopes = re.findall(r"'([^']*)'", node.metadata.get(_SCOPES, ""))
     if len(scopes) > 1:
         values["@scope"] = scopes[-2]  # the path of the module that was running; the last one names the operation
+    takes = mentioned(node.metadata, flat.lost)
+    if takes:
+        values["@parameters"] = takes
     return values
 
 

@@ -108,6 +108,7 @@ def _graph(message: Message) -> GraphRecord:
     inputs: list[str] = []
     outputs: list[str] = []
     shapes: dict[str, Shape] = {}
+    metadata: dict[str, str] = {}
     for number, _, _, start, stop in message.fields(GRAPH_SCHEMA):
         if number == 1:
             nodes.append(_node(message.nested(start, stop)))
@@ -123,7 +124,12 @@ def _graph(message: Message) -> GraphRecord:
                 inputs.append(name)
             elif number == 12:
                 outputs.append(name)
-    return GraphRecord(tuple(nodes), tuple(initializers), tuple(sparse), tuple(inputs), tuple(outputs), shapes)
+        elif number == 16:
+            key, text = _pair(message.nested(start, stop))
+            metadata[key] = text
+    return GraphRecord(
+        tuple(nodes), tuple(initializers), tuple(sparse), tuple(inputs), tuple(outputs), shapes, metadata
+    )
 
 
 def _function(message: Message) -> FunctionRecord:

@@ -63,6 +63,7 @@ class Flat:
     shapes: dict[str, Shape] = field(default_factory=dict)
     tensors: dict[int | str, Tensor] = field(default_factory=dict)  # by place in the file, in the order met
     skipped: dict[str, Skip] = field(default_factory=dict)
+    lost: Mapping[str, str] = field(default_factory=dict)  # parameters that were renamed, by their name in the program
     inlined: int = 0  # nodes of functions, with all that hangs on them
     _used: set[str] = field(default_factory=set)
     _counts: dict[str, int] = field(default_factory=dict)  # how often a name was wanted again
