@@ -13,7 +13,9 @@ from initaudit.types import Skip
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<variant>\..+)?")
-_SIGNS = ("model_type", "architectures", "_class_name")  # transformers, transformers, diffusers
+_SIGNS = (  # of transformers, transformers, diffusers, timm, sentence-transformers
+    "model_type", "architectures", "_class_name", "pretrained_cfg", "activation_function",
+)  # fmt: skip
 
 
 def neighbours(weights: Path, *, signed: bool = True) -> tuple[dict[str, Any], tuple[Skip, ...]]:

@@ -48,10 +48,8 @@ def infer(model: Model, activation: str | None = None) -> tuple[tuple[Layer, ...
 
 
 def _told(a: Layer, activation: str) -> Layer:
-    """Apply the user's word to a plain weight of which nothing better is known."""
-    if a.kind not in _PLAIN or a.role not in (Role.TRUNK, Role.OTHER):
-        return a
-    if a.activation is not None or a.activation_evidence is not Evidence.ASSUMED:
+    """Apply the user's word to a plain weight of which nothing better is known, rather than what is only likely."""
+    if a.kind not in _PLAIN or a.role not in (Role.TRUNK, Role.OTHER) or a.activation_evidence > Evidence.ASSUMED:
         return a
     return replace(
         a,

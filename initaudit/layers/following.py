@@ -22,6 +22,7 @@ _PASSES = re.compile(
     re.IGNORECASE,
 )
 _NORM = re.compile(r"Norm", re.IGNORECASE)
+_SQUASHING = frozenset({"sigmoid", "hardsigmoid", "tanh", "softmax", "log_softmax"})  # gates and ends
 _WEIGHT = re.compile(
     r"^(?:Lazy)?(?:Linear|Bilinear|Conv(?:Transpose)?\dd|Embedding(?:Bag)?|LSTM|GRU|RNN|MultiheadAttention)$"
 )
@@ -50,6 +51,25 @@ def trace(layers: Sequence[Layer], modules: Iterable[Module], owners: Mapping[st
     return [_followed(a, owners.get(a.weight.name), tree) for a in layers]
 
 
+class Held:
+    """Which activations the classes of a module tree hold: what a configuration says of a bare checkpoint."""
+
+    def __init__(self, modules: Iterable[Module]) -> None:
+        self._tree = {m.path: m for m in modules}
+        found = {words.activation(m.cls) for m in self._tree.values() if not m.tensors} - {None, *_SQUASHING}
+        self.usual = next(iter(found)) or "" if len(found) == 1 else ""
+
+    def told(self, key: str, path: str) -> str | None:
+        """Return the one activation held by the module around a path, or the next one up; the key does not matter."""
+        for _ in range(2):
+            path = path.rpartition(".")[0]
+            module = self._tree.get(path)
+            held = _held(module, self._tree) if module else None
+            if held:
+                return held
+        return None
+
+
 def _followed(a: Layer, owner: Module | None, tree: Mapping[str, Module]) -> Layer:
     if owner is None or a.kind not in OPERATORS:
         return a
@@ -67,6 +87,8 @@ def _followed(a: Layer, owner: Module | None, tree: Mapping[str, Module]) -> Lay
         return a
     if feed is not None and (found.activation is None or found.activation == feed.activation):
         found = feed
+    if found.sure is Evidence.ASSUMED and (found.activation in _SQUASHING or a.role is Role.GATE):
+        return a  # the order of registration says nothing of scores and gates
     why = ""
     if found.activation is not None:
         how = {
@@ -206,7 +228,8 @@ def _feed_forward(a: Layer, owner: Module, tree: Mapping[str, Module]) -> Next |
     leaf = owner.path.rpartition(".")[2]
     earlier = parent.children[: parent.children.index(owner.path)] if owner.path in parent.children else ()
     before = any(words.activation(tree[c].cls) == held for c in earlier if c in tree)
-    if any(words.DEPTHWISE & set(words.tokens(c.rpartition(".")[2])) for c in parent.children) and len(weights) < 3:
+    depthwise = [c for c in parent.children if words.DEPTHWISE & set(words.tokens(c.rpartition(".")[2]))]
+    if depthwise and (len(weights) < 3 or depthwise[0] not in earlier):
         return None  # a depthwise convolution stands between the two
     if (len(weights) == 1 and not before) or (
         words.FFN_FIRST.search(leaf) and not (leaf == "up_proj" and "gate_proj" in leaves)

@@ -6,7 +6,7 @@ Fans of torch.nn's own classes are as certain as in a graph. A foreign class tha
 
 from __future__ import annotations
 
-from initaudit.layers import following, neighbours, roles, shapes
+from initaudit.layers import activated, following, neighbours, roles, shapes
 from initaudit.layers.drafts import layer
 from initaudit.layers.groups import Group, by_module
 from initaudit.types import Evidence, Layer, Model, Module, Skip, Tensor
@@ -36,7 +36,9 @@ def infer(model: Model, tensors: tuple[Tensor, ...] | None = None) -> tuple[tupl
             known.update(a.weight.name for a in found if a.fan_evidence is not Evidence.ASSUMED)
     settled = neighbours.settle(layers, model.config, ordered=True, known=frozenset(known))
     named = roles.assign(settled, model.config, ordered=True)
-    return tuple(following.trace(named, model.modules, owners)), tuple(skipped)
+    traced = following.trace(named, model.modules, owners)
+    held = following.Held(model.modules)
+    return tuple(activated.fill(traced, model.config, ordered=True, told=held.told, usual=held.usual)), tuple(skipped)
 
 
 def _read(group: Group) -> tuple[list[Layer], list[Skip], bool]:

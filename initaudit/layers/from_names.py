@@ -6,7 +6,7 @@ are read in one order whatever the file's, and nothing is concluded from it; the
 
 from __future__ import annotations
 
-from initaudit.layers import neighbours, packed, roles
+from initaudit.layers import activated, neighbours, packed, roles
 from initaudit.layers.groups import by_name
 from initaudit.layers.shapes import read
 from initaudit.naming import natural
@@ -29,6 +29,7 @@ def infer(model: Model, tensors: tuple[Tensor, ...] | None = None) -> tuple[tupl
         skipped += unread
     settled = neighbours.settle(layers, model.config, ordered=False)
     made = roles.assign(settled, model.config, ordered=False)
+    made = activated.fill(made, model.config, ordered=False)
     made = [packed.unscaled(a) if a.weight.name in rescaled else a for a in made]
     position = {t.name: n for n, t in enumerate(stored)}
     made.sort(key=lambda a: position[a.weight.name])

@@ -24,11 +24,6 @@ _EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num
 _RESIDUAL = re.compile(
     r"(?:^|[._])(?:downsample|shortcut|skip\w*|residual\w*|conv_skip|conv_shortcut|identity_conv|nin_shortcut)(?:[._]|$)"
 )
-_DOT_PRODUCT = re.compile(
-    r"(?:^|[._])(?:q|k|v|qkv|kv|q_proj|k_proj|v_proj|qkv_proj|query|key|value|to_q|to_k|to_v|to_qkv|to_kv|query_key_value"
-    r"|q_lin|k_lin|v_lin|c_attn|wq|wk|wv|wqkv|add_[qkv]_proj)$",
-    re.IGNORECASE,
-)
 _FEED_FORWARD = re.compile(
     r"(?:^|[._])(?:mlp|ffn?|feed_?forward|net|mlps?_\w+|ffn_\w+)(?:[._]|$)|linear\d$|fc\d$", re.I
 )
@@ -49,7 +44,7 @@ class File:
 
 
 def assign(layers: Sequence[Layer], config: Mapping[str, Any], ordered: bool) -> list[Layer]:
-    """Return the layers with role, activation and norm as far as names tell them.
+    """Return the layers with role and norm as far as names tell them.
 
     Args:
         layers: with kind and fans settled.
@@ -79,7 +74,7 @@ def assign(layers: Sequence[Layer], config: Mapping[str, Any], ordered: bool) ->
         if a.kind == "norm":
             norms[place(a).path.rpartition(".")[0]].append((n, a))
     blocks = _block_ends(layers, file)
-    made = (_activated(_assigned(a, file, blocks), file) for a in layers)
+    made = (_assigned(a, file, blocks) for a in layers)
     before = frozenset() if ordered else _normed_before(layers, norms)
     return [_normed(a, norms, n if ordered else -1, before) for n, a in enumerate(made)]
 
@@ -219,35 +214,6 @@ def _block(name: str, residual: frozenset[str]) -> str | None:
         if pattern(prefix) in residual:
             return f"{prefix}."
     return None
-
-
-def _activated(a: Layer, file: File) -> Layer:
-    """Read the configured activation into the first matrix of a feed-forward block."""
-    if a.kind not in ("linear", "conv") or a.activation is not None or a.activation_evidence is not Evidence.ASSUMED:
-        return a
-    path = place(a).path
-    if _DOT_PRODUCT.search(path) and not _FEED_FORWARD.search(path.rpartition(".")[0]):
-        return replace(
-            a, activation_evidence=Evidence.NAMED, reasons=(*a.reasons, "no activation: a dot product follows, by name")
-        )
-    if a.role in (Role.GATE, Role.HEAD, Role.BRANCH_END, Role.ADAPTER, Role.ROUTER) or not words.FFN_FIRST.search(path):
-        return a
-    beside = file.beside[path.rpartition(".")[0]]
-    if path.endswith(".up_proj") and "gate_proj" in beside:
-        return a  # the other one is activated
-    if any(words.DEPTHWISE & set(words.tokens(step)) for step in beside):
-        return a  # a depthwise convolution comes first
-    for key in words.CONFIG_ACTIVATION:
-        value = file.config.get(key)
-        name = words.activation(value) if isinstance(value, str) else None
-        if name:
-            return replace(
-                a,
-                activation=name,
-                activation_evidence=Evidence.NAMED,
-                reasons=(*a.reasons, f"{name} follows: {key} in config.json"),
-            )
-    return a
 
 
 def _normed(a: Layer, norms: Mapping[str, Sequence[tuple[int, Layer]]], position: int, before: frozenset[str]) -> Layer:

@@ -160,3 +160,31 @@ def test_a_function_held_as_attribute_is_an_activation() -> None:
         layers.infer(model(tensor("fc1.weight", 4, 4), tensor("fc2.weight", 4, 4), modules=(root, *parts)))[0]
     )
     assert (found["fc1.weight"].activation, found["fc2.weight"].activation) == ("silu", None)
+
+
+def test_a_known_family_and_what_its_classes_hold_tell_more_than_the_order() -> None:
+    class Mlp(nn.Module):
+        def __init__(self, act: type[nn.Module]) -> None:
+            super().__init__()
+            self.fc1, self.fc2, self.act = nn.Linear(8, 32), nn.Linear(32, 8), act()
+
+    class Block(nn.Module):
+        def __init__(self, act: type[nn.Module]) -> None:
+            super().__init__()
+            self.mlp = Mlp(act)
+
+    found = read(nn.ModuleList([Block(nn.SiLU), Block(nn.Mish)]))
+    assert [(a.activation, a.activation_evidence) for a in found.values()] == [
+        ("silu", NAMED), (None, ASSUMED), ("mish", NAMED), (None, ASSUMED),
+    ]  # fmt: skip
+
+
+def test_a_depthwise_convolution_between_two_matrices_takes_the_activation() -> None:
+    class Mlp(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.dwconv = nn.Linear(8, 32), nn.Conv2d(32, 32, 3, groups=32)
+            self.act, self.fc2 = nn.GELU(), nn.Linear(32, 8)
+
+    found = read(nn.ModuleDict({"mlp": Mlp()}))
+    assert [a.activation for a in found.values()] == [None, "gelu", None]
