@@ -24,7 +24,7 @@ from initaudit.types import Model, Skip
 _PIPELINE = "model_index.json"  # of diffusers: the models are in folders beside it
 _SUFFIXES = {
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".onnx", ".tar", ".h5", ".keras", ".gguf", ".npz", ".npy",
-    ".msgpack", ".tflite", ".pt2", ".pb", ".mlmodel", ".engine", ".distcp", ".model",
+    ".msgpack", ".tflite", ".pt2", ".pb", ".mlmodel", ".engine", ".distcp", ".model", ".jit", ".ptl",
 }  # fmt: skip
 _MOST = 1000  # files without such a suffix whose content is looked at
 _DEEP = 3  # folders below this one searched for a hint, and how many entries of them
@@ -36,7 +36,7 @@ _BESIDE = re.compile(  # what trainers save next to a model
 )
 _INDEX = re.compile(r"(?P<stem>.+)\.\w+\.index(?P<variant>\..+)?\.json")
 _USUAL = re.compile(r"(diffusion_)?(pytorch_)?model(?=\.|$)")
-_RANKS = ("safetensors", "sharded", "torch", "onnx")
+_RANKS = ("safetensors", "sharded", "torch", "exported", "onnx")
 
 
 @dataclass(frozen=True, slots=True)

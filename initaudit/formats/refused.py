@@ -19,7 +19,6 @@ from initaudit.types import Model
 
 _STATE = "save the model's state_dict with torch.save or as safetensors"
 _EXPORT = "export it to ONNX, or convert the weights to safetensors"
-_DCP = "convert it first: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +60,10 @@ def _zip(*wanted: str) -> Callable[[Content], bool]:
     return lambda content: content.head[:2] == b"PK" and content.has(*wanted)
 
 
+def _compiled(content: Content) -> bool:
+    return _zip("data/aotinductor/")(content) and not content.has("models/")  # beside a program, that one is read
+
+
 def _folder(*wanted: str) -> Callable[[Content], bool]:
     return lambda content: not content.head and content.has(*wanted)
 
@@ -73,6 +76,10 @@ def _endings(*suffixes: str) -> Callable[[Content], bool]:
     return lambda content: not content.head and all(any(n.endswith(s) for n in content.names) for s in suffixes)
 
 
+def _bytecode(content: Content) -> bool:
+    return content.head[:2] == b"PK" and content.has("bytecode.pkl") and not content.has("code/")
+
+
 def _npz(content: Content) -> bool:
     return content.head[:2] == b"PK" and bool(content.names) and all(n.endswith(".npy") for n in content.names)
 
@@ -81,14 +88,12 @@ _VARINT = rb"[\x80-\xff]{0,9}[\x00-\x7f]"
 _WORD = rb"[A-Za-z0-9_.\-/:]"
 
 _SURE = (
-    Kind("a TorchScript archive", _zip("constants.pkl", "code/"), f"{_STATE}: torch.jit.load(PATH).state_dict()"),
-    Kind("a TorchScript archive for mobile", _zip("bytecode.pkl"), f"{_STATE} of the model it was made from"),
-    Kind("an exported program (.pt2)", _zip("models/"), f"{_STATE}: torch.export.load(PATH).state_dict"),
     Kind(
-        "an exported program (.pt2)", _zip("serialized_exported_program.json"),
-        f"{_STATE}: torch.export.load(PATH).state_dict",
+        "a TorchScript archive from before torch 1.3", _zip("model.json", "code/"),
+        f"{_STATE}: torch.jit.load(PATH).state_dict()",
     ),
-    Kind("a compiled model (AOTInductor)", _zip("data/aotinductor/"), f"{_STATE} of the model it was made from"),
+    Kind("a TorchScript archive without code", _bytecode, f"{_STATE} of the model it was made from"),
+    Kind("a compiled model (AOTInductor)", _compiled, f"{_STATE} of the model it was made from"),
     Kind("a torch.package archive", _zip(".data/extern_modules"), _STATE),
     Kind("a Keras model (.keras)", _zip("config.json", "model.weights.h5"), _EXPORT),
     Kind("a TorchServe archive (.mar)", _zip("MAR-INF/MANIFEST.json"), "unpack it and pass the weights inside"),
@@ -105,12 +110,11 @@ _SURE = (
     Kind("an MXNet parameter file", _starts(b"\x12\x01" + bytes(6)), "export the model to ONNX"),
     Kind("an ncnn model", _starts(b"7767517\n"), "pass the model it was converted from"),
     Kind("an OpenVINO model", _matches(rb"\s*<\?xml[^>]*>\s*<net\s"), "pass the model it was converted from"),
+    Kind("a shard of a distributed checkpoint (DCP)", lambda content: content.suffix == ".distcp", "pass its folder"),
     Kind(
-        "the index of a distributed checkpoint (DCP)",
-        lambda content: content.head[:1] == b"\x80" and b"torch.distributed.checkpoint.metadata" in content.head, _DCP,
+        "a distributed checkpoint (DCP) without its .metadata", _endings(".distcp"),
+        "copy that file too, the index of all tensors",
     ),
-    Kind("a shard of a distributed checkpoint (DCP)", lambda content: content.suffix == ".distcp", _DCP),
-    Kind("a distributed checkpoint (DCP)", _endings(".metadata", ".distcp"), _DCP),
     Kind("a TensorFlow SavedModel", _folder("saved_model.pb"), "export it to ONNX with tf2onnx"),
     Kind("a TensorFlow SavedModel", _matches(rb"\x08\x01\x12" + _VARINT + rb"\x0a" + _VARINT + rb"\x12"), _EXPORT),
     Kind("a TensorFlow checkpoint", _endings(".index", ".data-00000-of-00001"), _EXPORT),

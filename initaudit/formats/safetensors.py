@@ -69,7 +69,7 @@ def read(path: Path) -> Model:
     """
     file = MappedFile(path)
     header, start = _header(file)
-    metadata = _metadata(header)
+    free_text = _metadata(header)
     tensors: list[Tensor] = []
     skipped: list[Skip] = []
     at = 0
@@ -83,10 +83,19 @@ def read(path: Path) -> Model:
             tensors.append(_tensor(file, start, entry))
     _covered(at, file.size - start)
     if not header:
-        raise ReadError("holds no tensors" + (", only metadata" if metadata else ""))
+        raise ReadError("holds no tensors" + (", only metadata" if free_text else ""))
     if not tensors:
         raise UnsupportedError(f"none of its {len(skipped)} tensors can be read; {skipped[0].name}: {skipped[0].why}")
-    return Model(str(path), "safetensors", _detail(metadata), tuple(tensors), skipped=tuple(skipped))
+    return Model(str(path), "safetensors", _detail(free_text), tuple(tensors), skipped=tuple(skipped))
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """Return the free text in a file's header.
+
+    Raises:
+        CorruptFileError: the header contradicts itself or the file.
+    """
+    return _metadata(_header(MappedFile(path))[0])
 
 
 FORMAT = Format("safetensors", "safetensors files", sniff, read, order=10)

@@ -92,11 +92,11 @@ def weight_map(path: Path) -> dict[str, str]:
         raise CorruptFileError("its weight_map is not a map of tensor names to file names")
     if not places:
         raise ReadError("its weight_map lists no tensors")
-    normal = {shard: _inside(shard) for shard in Counter(places.values())}
+    normal = {shard: inside(shard) for shard in Counter(places.values())}
     return {name: normal[shard] for name, shard in places.items()}
 
 
-def _inside(shard: str) -> str:
+def inside(shard: str) -> str:
     """Return the shard's path in one spelling; links inside the folder are the user's own and may point anywhere."""
     path = PurePosixPath(shard)
     foreign = PureWindowsPath(shard)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from initaudit.formats.base import Format
+from initaudit.formats.zip_names import zip_names
 from initaudit.types import Model
 
 OLD_PICKLE = b"(}])c"  # first bytes of protocols 0 and 1; later ones begin with 0x80
@@ -16,6 +17,16 @@ def _sniff_zip(path: Path, head: bytes) -> bool:
     from initaudit.formats.torch import files  # noqa: PLC0415  a fifth of the time of checking a small file
 
     return files.sniff_zip(path, head)
+
+
+def _sniff_script(path: Path, head: bytes) -> bool:
+    return head.startswith(b"PK\x03\x04") and script_stem(zip_names(path)) is not None
+
+
+def script_stem(names: tuple[str, ...]) -> str | None:
+    """Return what stands before "data.pkl" in a TorchScript archive; None if it is none."""
+    stems = {name[: name.index("code/")] for name in names if name.startswith("code/") or "/code/" in name}
+    return next((name[:-8] for name in names if name.endswith("data.pkl") and name[:-8] in stems), None)
 
 
 def _sniff_legacy(path: Path, head: bytes) -> bool:
@@ -40,6 +51,12 @@ def _read_zip(path: Path) -> Model:
     return files.read_zip(path)
 
 
+def _read_script(path: Path) -> Model:
+    from initaudit.formats.torch import script  # noqa: PLC0415
+
+    return script.read(path)
+
+
 def _read_legacy(path: Path) -> Model:
     from initaudit.formats.torch import files  # noqa: PLC0415
 
@@ -52,6 +69,7 @@ def _read_pickle(path: Path) -> Model:
     return files.read_pickle(path)
 
 
+SCRIPT = Format("torchscript", "TorchScript archives (torch.jit.save)", _sniff_script, _read_script, order=15)
 ZIP = Format("torch", "torch.save, zip archives (.pt, .pth, .bin, .ckpt)", _sniff_zip, _read_zip, order=20)
 LEGACY = Format("torch-legacy", "torch.save before 1.6 (.pt, .pth)", _sniff_legacy, _read_legacy, order=30)
 PICKLE = Format("pickle", "plain pickles of tensors or numpy arrays (.pkl)", _sniff_pickle, _read_pickle, order=80)

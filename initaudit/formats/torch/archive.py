@@ -115,6 +115,16 @@ def load(archive: Archive, prefix: str = "") -> Loaded:
     stem = archive.stem
     if stem is None:
         raise UnsupportedError("a zip archive without a data.pkl of torch.save")
+    return load_pickle(archive, f"{stem}data.pkl", (f"{stem}data/",), f"{prefix}data/")
+
+
+def load_pickle(archive: Archive, member: str, folders: tuple[str, ...], prefix: str) -> Loaded:
+    """Return what one pickle in an archive holds, its storages lying in one of the folders; they are named by `prefix`.
+
+    Raises:
+        CorruptFileError: a member contradicts the archive or the pickle.
+    """
+    stem = member[: member.rfind("/") + 1]
     order = archive.read(f"{stem}byteorder", 64) if f"{stem}byteorder" in archive.members else b"little"
     if order not in (b"little", b"big"):
         raise CorruptFileError(f"byte order {order[:20]!r}")
@@ -126,13 +136,14 @@ def load(archive: Archive, prefix: str = "") -> Loaded:
                 dtype = storage_dtype(cls)
                 storage = storages.get((str(key), dtype))
                 if storage is None:
-                    storage = Storage(f"{prefix}data/{key}", dtype, numel, big_endian=order == b"big")
-                    _place(archive, storage, f"{stem}data/{key}")
+                    storage = Storage(f"{prefix}{key}", dtype, numel, big_endian=order == b"big")
+                    places = [f"{folder}{key}" for folder in folders]
+                    _place(archive, storage, next((p for p in places if p in archive.members), places[0]))
                     storages[str(key), dtype] = storage
                 return storage
         raise CorruptFileError(f"a persistent id that is no storage: {str(pid)[:60]}")
 
-    pickle = Unpickler(archive.read(f"{stem}data.pkl", MAX_PICKLE), 0, persistent)
+    pickle = Unpickler(archive.read(member, MAX_PICKLE), 0, persistent)
     return Loaded(pickle.load(), set(pickle.globals), "zip archive")
 
 

@@ -40,7 +40,7 @@ def read_zip(path: Path) -> Model:
     source = MappedFile(path)
     with path.open("rb") as file:
         found = archive.Archive(source, file)
-    with _collector_paused():
+    with collector_paused():
         return _model(path, archive.load(found), "torch")
 
 
@@ -51,7 +51,7 @@ def sniff_legacy(path: Path, head: bytes) -> bool:
 
 def read_legacy(path: Path) -> Model:
     """Read a file that torch.save wrote before 1.6."""
-    with _collector_paused():
+    with collector_paused():
         return _model(path, legacy.load(MappedFile(path)), "torch")
 
 
@@ -76,7 +76,7 @@ def read_pickle(path: Path) -> Model:
     source = MappedFile(path)
     if _JOBLIB in bytes(source.view(0, min(source.size, 4096))):
         raise UnsupportedError("a joblib dump, whose arrays lie between the pickle's instructions, is not read yet")
-    with _collector_paused():
+    with collector_paused():
         pickle = Unpickler(source.view(0, source.size))
         value = pickle.load()
         left = source.size - pickle.end
@@ -85,7 +85,7 @@ def read_pickle(path: Path) -> Model:
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """Keep the garbage collector from walking, again and again, a growing heap in which nothing is garbage yet."""
     was_on = gc.isenabled()
     gc.disable()

@@ -46,17 +46,24 @@ def module_state(value: object) -> dict[object, object] | None:
     if not state and value.args and type(value.args[0]) is dict:
         state = value.args[0]  # torch.fx.GraphModule: a function that takes the attributes
     if not state and type(value.state) is tuple and len(value.state) == len(_QUANTISED_CONV):
-        state = _quantised_conv(value)
+        state = _as_module(value)
     if type(state.get("_modules")) is dict and type(state.get("_parameters")) is dict:
         return state
     return None
 
 
-def _quantised_conv(record: Record) -> dict[object, object]:
+def quantised_conv(record: Record) -> dict[object, object]:
     """Return as attributes the tuple that torch.ao.nn.quantized's convolutions save themselves as."""
-    if not record.name.startswith("torch.") or ".quantized." not in record.name or type(record.state) is not tuple:
+    torch = record.name.startswith(("torch.", "__torch__.torch."))
+    if not torch or ".quantized." not in record.name or type(record.state) is not tuple:
         return {}
-    state: dict[object, object] = dict(zip(_QUANTISED_CONV, record.state, strict=True))
+    return dict(zip(_QUANTISED_CONV, record.state, strict=False)) if len(record.state) == len(_QUANTISED_CONV) else {}
+
+
+def _as_module(record: Record) -> dict[object, object]:
+    state = quantised_conv(record)
+    if not state:
+        return {}
     parameters: dict[object, object] = {key: state.pop(key) for key in ("weight", "bias")}
     return {**state, "_parameters": parameters, "_buffers": {}, "_modules": {}}
 

@@ -152,7 +152,9 @@ class Unpickler:
     def call(self, func: object, args: object, kwargs: dict[object, object] | None = None) -> object:
         """Return the plain value or the record that stands for func(*args)."""
         if type(args) is not tuple:
-            raise TypeError("arguments that are no tuple")
+            if type(func) is not Global or not func.name.startswith("__torch__."):
+                raise TypeError("arguments that are no tuple")
+            args = (args,)  # how TorchScript writes a member of an Enum
         if type(func) is Global and not kwargs:
             if func.name == "copyreg._reconstructor" and args:
                 func, args = args[0], args[2:] if len(args) > 2 and args[2] is not None else ()
