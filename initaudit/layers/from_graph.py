@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +13,15 @@ from initaudit.graph.integers import plain
 from initaudit.graph.view import FAR, View, sound
 from initaudit.layers.fans import fans
 from initaudit.layers.from_graph_adapters import adapters, extent
+from initaudit.layers.from_graph_ends import twin
 from initaudit.layers.from_graph_fate import Fate
 from initaudit.layers.from_graph_flow import Flow
 from initaudit.layers.from_graph_found import Found, text
 from initaudit.layers.from_graph_names import named
 from initaudit.layers.from_graph_parameters import parameters
 from initaudit.layers.from_graph_roles import role_of
+from initaudit.layers.from_graph_tagging import Tagging
+from initaudit.layers.from_graph_tags import Tag, ordered, whole
 from initaudit.layers.from_graph_weights import weights
 from initaudit.layers.words import OWN_GATES, PARTS_QKV
 from initaudit.types import Evidence, Layer, Model, Node, Role, Skip, Tensor
@@ -47,15 +51,25 @@ def infer(model: Model) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
             founds.append(one)
             claimed.add(one.weight.name)
     founds.sort(key=lambda f: f.node)
-    layers = _rows(view, flow, founds, low_rank)
+    layers = _rows(view, flow, founds, Tagging(flow, founds, low_rank), low_rank)
     skips += _left_out(model, view, claimed, {s.name for s in skips})
     return tuple(layers), tuple(skips)
 
 
 def _in_use(view: View, founds: list[Found]) -> list[Found]:
     """Drop readings of a weight on values that never change, where it is also used on the data."""
-    used = {(f.weight.identity, f.kind) for f in founds if f.source not in view.fixed}
-    return [f for f in founds if f.source not in view.fixed or (f.weight.identity, f.kind) not in used]
+
+    def which(found: Found) -> tuple[object, ...]:
+        node = view.nodes[found.node]  # the rows for queries are another weight than those for keys and values
+        rows = [name for name in node.inputs if name in view.fixed and name != found.source and _cut(view, name)]
+        return (found.weight.identity, found.kind, *rows)
+
+    used = {which(f) for f in founds if f.source not in view.fixed}
+    return [f for f in founds if f.source not in view.fixed or which(f) not in used]
+
+
+def _cut(view: View, name: str) -> bool:
+    return name in view.producer and view.nodes[view.producer[name]].op in _SPLITS
 
 
 def _reverse_names(model: Model, founds: list[Found]) -> None:
@@ -93,8 +107,9 @@ def _left_out(model: Model, view: View, claimed: set[str], told: set[str]) -> li
 # ---- rows
 
 
-def _rows(view: View, flow: Flow, founds: list[Found], low_rank: frozenset[int]) -> list[Layer]:
+def _rows(view: View, flow: Flow, founds: list[Found], tagging: Tagging, low_rank: Mapping[int, str]) -> list[Layer]:
     layers: list[Layer] = []
+    tags: list[set[Tag]] = []
     owners: dict[object, int] = {}
     twins: dict[str, list[int]] = {}
     taken: dict[str, int] = {}
@@ -105,8 +120,11 @@ def _rows(view: View, flow: Flow, founds: list[Found], low_rank: frozenset[int])
             uses[place] = uses.get(place, 1) + 1
             if found.kind == layers[place].kind and found.role is None:
                 layers[place] = _plainer(layers[place], *role_of(flow, found, id(found) in low_rank))
+            tags[place] |= tagging.of(found)
+            if Tag.OUTPUT_HEAD in tagging.of(found) and layers[place].kind == "embedding":
+                tags[place].add(Tag.TIED_HEAD)
             continue
-        layer = _layer(view, flow, found, taken, id(found) in low_rank)
+        layer = replace(_layer(view, flow, found, taken, id(found) in low_rank), depth=tagging.depth(found))
         for other in twins.get(found.weight.storage or found.weight.name, ()):
             if sorted(layers[other].weight.shape) == sorted(layer.weight.shape) and _same_place(
                 layers[other].weight, layer.weight
@@ -118,10 +136,19 @@ def _rows(view: View, flow: Flow, founds: list[Found], low_rank: frozenset[int])
         owners[found.weight.identity] = len(layers)
         twins.setdefault(found.weight.storage or found.weight.name, []).append(len(layers))
         layers.append(layer)
+        tags.append(set(tagging.of(found)))
+        if Tag.OUTPUT_HEAD in tags[-1] and _shares_embedding(layer, layers):
+            tags[-1].add(Tag.TIED_HEAD)
     for place, count in uses.items():
         note = f"used {count} times; read at its first use"
         layers[place] = replace(layers[place], reasons=(*layers[place].reasons, note))
-    return layers
+    return [replace(layer, tags=ordered(whole(own))) for layer, own in zip(layers, tags, strict=True)]
+
+
+def _shares_embedding(head: Layer, layers: list[Layer]) -> bool:
+    """Whether a head's weight is that of an embedding, or a copy of it that an exporter turned round."""
+    tables = [one for one in layers if one.kind == "embedding"]
+    return any(head.tied == one.name or twin(head.weight, one.weight) for one in tables)
 
 
 def _plainer(layer: Layer, role: Role, sure: Evidence, why: str) -> Layer:
@@ -151,8 +178,10 @@ def _layer(view: View, flow: Flow, found: Found, taken: dict[str, int], adapter:
         name, found.kind, found.weight, found.axes, found.bias, found.extra, found.groups, found.parts,
         found.stride if found.kind == "conv_transpose" else (), fan_in, fan_out,
         fan_evidence=Evidence.TRACED if found.read else Evidence.ASSUMED,
+        padding=found.padding,
     )  # fmt: skip
     fate = flow.fate(found.out)
+    folded = found.node not in flow.layers  # rows looked up in advance, of which only the sum with others is known
     activation, sure, why = _activation(view, found, fate)
     role, role_sure, because = role_of(flow, found, adapter)
     if found.kind in ("parameter", "prelu"):
@@ -163,7 +192,7 @@ def _layer(view: View, flow: Flow, found: Found, taken: dict[str, int], adapter:
         activation_evidence=sure,
         role=role,
         role_evidence=role_sure,
-        normed=fate.normed if found.kind not in ("norm", "parameter", "prelu") else None,
+        normed=fate.normed and not folded if found.kind not in ("norm", "parameter", "prelu") else None,
         reasons=(*reasons, why, because),
     )
 
@@ -202,6 +231,9 @@ def _projections(view: View, found: Found) -> tuple[str, ...]:
     pieces = [o for u in readers for o in view.nodes[u.node].outputs if o and view.readers(o)]
     names = {3: PARTS_QKV, 2: PARTS_QKV[1:]}.get(len(pieces), ())
     if not names or extent(found, "o") % len(names) or not all(_equal(view, view.nodes[u.node]) for u in readers):
+        return ()
+    widths = {shape for shape in map(view.graph.shapes.get, pieces) if shape and None not in shape}
+    if len(widths) > 1:  # fewer heads for keys and values than for queries
         return ()
     plain = len(pieces) == 2  # two halves may be those of a rotary embedding, which are joined again
     return names if all(_meeting(view, piece, plain) for piece in pieces) else ()

@@ -10,19 +10,22 @@ from initaudit.layers.from_graph_found import Found
 _SCALES = frozenset({"mul", "div", "cast", "dropout", "identity", "reshape"})
 
 
-def adapters(view: View, founds: Iterable[Found]) -> frozenset[int]:
-    """Return the ids of the weights that are A or B of x W + s (x A) B, with a rank below both sides of W."""
+def adapters(view: View, founds: Iterable[Found]) -> dict[int, str]:
+    """Return the ids of the weights that are A or B of x W + s (x A) B, with a rank below both sides of W.
+
+    A is "down", B is "up".
+    """
     operators = [f for f in founds if f.kind in ("linear", "conv")]
     readers: dict[str, list[Found]] = {}
     makers = {f.out: f for f in operators}
     for found in operators:
         readers.setdefault(before(view, found.source), []).append(found)
-    told: set[int] = set()
+    told: dict[int, str] = {}
     for a in operators:
         for b in readers.get(a.out, ()):
             if extent(a, "o") < min(extent(a, "i"), extent(b, "o")) and _added_to_base(view, makers, a, b):
-                told |= {id(a), id(b)}
-    return frozenset(told)
+                told |= {id(a): "down", id(b): "up"}
+    return told
 
 
 def _added_to_base(view: View, makers: dict[str, Found], a: Found, b: Found) -> bool:

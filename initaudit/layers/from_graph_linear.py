@@ -29,7 +29,7 @@ from initaudit.types import Node, Role, Tensor
 def gemm(view: View, index: int, node: Node) -> Iterator[Found]:
     """Read Gemm: either side, transposed or not."""
     a, b = node.inputs[0], node.inputs[1]
-    if b in view.fixed and a not in view.fixed:
+    if b in view.fixed and (a not in view.fixed or _table(view, a)):
         got, axes, source = operand(view, b, 2), "oi" if node.attrs.get("transB") else "io", a
     elif a in view.fixed:
         got, axes, source = operand(view, a, 2), "io" if node.attrs.get("transA") else "oi", b
@@ -50,6 +50,12 @@ def gemm(view: View, index: int, node: Node) -> Iterator[Found]:
     yield with_bias(view, found, weight.shape[axes.index("o")], 0 if side == "B" else 1)
 
 
+def _table(view: View, name: str) -> bool:
+    """Whether a value is a buffer, as a table of positions is, and so no weight beside a parameter."""
+    tensor = view.constant(name)
+    return tensor is not None and tensor.buffer
+
+
 def _matmul_of(
     view: View, index: int, sides: tuple[str, str], out: str, weight: Tensor | None = None, flip: bool = False
 ) -> Found | None:
@@ -60,7 +66,8 @@ def _matmul_of(
     elif a in view.fixed and b not in view.fixed:
         right, source = False, b
     elif b in view.fixed and learned(view, b) is not None:
-        right, source = True, a  # of a learned input, as the queries of a decoder, or of a table of positions
+        right = not _table(view, b) or _table(view, a)  # of a learned input, as the queries of a decoder, or of a table
+        source = a if right else b
     else:
         return None
     if weight is None and view.constant(b if right else a) is None and signal(view, b if right else a):

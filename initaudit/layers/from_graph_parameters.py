@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from initaudit.errors import InitauditError
 from initaudit.graph.view import Use, View
 from initaudit.layers.from_graph_flow import Flow
 from initaudit.layers.from_graph_found import Found
 from initaudit.layers.from_graph_names import anonymous
 from initaudit.ops import family
-from initaudit.types import Node, Role, Skip, Tensor
+from initaudit.types import Array, Node, Role, Skip, Tensor
 
 _ARGUMENT = Skip("", "an argument of the op, no weight", parameter=False)
 _FOLDED = re.compile(r"(.*[./])?embedding(_\d+)?$")  # what torch's exporter calls the rows it looked up in advance
@@ -69,7 +70,8 @@ def _read(view: View, flow: Flow, tensor: Tensor, value: str) -> Found | Skip:
 
 
 def _meetings(view: View, flow: Flow, value: str) -> Iterator[tuple[Use, tuple[str, ...]]]:
-    """Yield where a constant, perhaps moved or changed alone, meets a signal, and by which ops it was changed."""
+    """Yield where a constant, perhaps moved or changed alone, meets a signal, first first, and what changed it."""
+    found: list[tuple[Use, tuple[str, ...]]] = []
     todo: list[tuple[str, tuple[str, ...]]] = [(value, ())]
     seen = {value}
     while todo and len(seen) < 100:
@@ -78,13 +80,14 @@ def _meetings(view: View, flow: Flow, value: str) -> Iterator[tuple[Use, tuple[s
             node = view.nodes[use.node]
             into = (use.node, name) in flow.into  # of learned queries, nothing moves with the data
             if into or view.moving(node) or any(out in view.outputs for out in node.outputs):
-                yield use, through
+                found.append((use, through))
             elif len(view.moving(node)) == 0:
                 for out in node.outputs:
                     if out not in seen:
                         seen.add(out)
                         changed = (node.op,) if family(node.op) not in ("move", "quant") else ()
                         todo.append((out, through + changed))
+    yield from sorted(found, key=lambda meeting: meeting[0].node)
 
 
 def _meets(
@@ -123,6 +126,8 @@ def _meets(
             return _none("scales an input of the graph: preprocessing")
         if len(long) > 1 and not own:
             return _unsure(f"a table that {node.op} applies elementwise")
+        if len(long) <= 2 and _dotted(view, out):
+            return _parameter(view, tensor, use, Role.OTHER, "its product with the signal is an attention's logit")
         why = "multiplies the signal: a learned scale" if len(long) <= 1 else "multiplies the signal elementwise"
         return _parameter(view, tensor, use, Role.GATE, why)
     if node.op == "concat":
@@ -131,6 +136,8 @@ def _meets(
         return _none(f"the first state of {node.op}")
     if kind == "norm" and not own:
         return _ARGUMENT
+    if own and len(long) == 1 and use.position == 2 and kind == "weighted" and node.op not in ("lstm", "gru", "rnn"):
+        return _parameter(view, tensor, use, Role.OTHER, f"part of the bias of {node.op}")
     if kind in ("weighted", "norm", "attention") or node.op in ("scatter_elements", "scatter_nd"):
         table = len(long) > 1 and use.node in flow.layers and set(through) <= {"add"} and not _periodic(tensor)
         if (own or table) and len(long) >= 1:
@@ -182,28 +189,54 @@ def _feeds_softmax(view: View, name: str) -> bool:
     return False
 
 
-def _values(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None:
-    if tensor.size > _MOST_READ:
+def _dotted(view: View, name: str) -> bool:
+    """Whether a product is summed up, and a softmax over places, or what one is made of, takes the sums."""
+    readers = view.readers(name)
+    if len(readers) != 1 or view.nodes[readers[0].node].op != "reduce_sum":
+        return False
+    todo, seen = [view.nodes[readers[0].node].outputs[0]], set[str]()
+    while todo and len(seen) < 12:
+        at = todo.pop()
+        seen.add(at)
+        for use in view.readers(at):
+            node = view.nodes[use.node]
+            if family(node.op) == "softmax" or node.op == "exp":
+                return True
+            if family(node.op) in ("move", "elementwise", "activation"):
+                todo += [out for out in node.outputs if out not in seen]
+    return False
+
+
+def read(tensor: Tensor) -> Array | None:
+    """Return the values of a tensor, None where they cannot be had: the rules will say so, in one place."""
+    try:
+        return np.asarray(tensor.load())
+    except InitauditError:
         return None
-    return np.asarray(tensor.load()).astype(np.float64)
+
+
+def values(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None:
+    """Return the values of a tensor as numbers to calculate with, None of a long one."""
+    array = read(tensor) if tensor.size <= _MOST_READ else None
+    return None if array is None else array.astype(np.float64)
 
 
 def _filling(tensor: Tensor) -> float | None:
     """Return the one number that all values are."""
-    values = _values(tensor)
-    return float(values.flat[0]) if values is not None and bool(np.all(values == values.flat[0])) else None
+    array = values(tensor)
+    return float(array.flat[0]) if array is not None and bool(np.all(array == array.flat[0])) else None
 
 
 def _is_mask(tensor: Tensor) -> bool:
     """Whether all values are zero or one huge negative number."""
-    values = _values(tensor)
-    if values is None:
+    array = values(tensor)
+    if array is None:
         return False
-    other = values[values != 0]
+    other = array[array != 0]
     return bool(other.size == 0 or (np.all(other == other.flat[0]) and other.flat[0] < -_HUGE))
 
 
 def _periodic(tensor: Tensor) -> bool:
     """Whether all values lie in [-1, 1] and reach both ends, as sines and cosines do."""
-    values = _values(tensor)
-    return values is not None and bool(np.isfinite(values).all() and 0.99 < values.max() <= 1.0)
+    array = values(tensor)
+    return array is not None and bool(np.isfinite(array).all() and 0.99 < array.max() <= 1.0)
