@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 
 from initaudit import activations, rules, schemes
+from initaudit.layers import from_graph_tags
 
 HERE = Path(__file__).resolve().parent
 
@@ -26,12 +29,21 @@ def table_page(title: str, command: str, lines: list[str]) -> str:
     return f"# {title}\n\nGenerated; `initaudit {command}` prints the same.\n\n```\n" + "\n".join(lines) + "\n```\n"
 
 
+def tags_page() -> str:
+    """Return docs/tags.md: the tags with the comments beside them."""
+    rows = re.findall(r'^    [A-Z_]+ = "([^"]+)"  # (.+)$', inspect.getsource(from_graph_tags.Tag), re.MULTILINE)
+    table = "".join(f"| {tag} | {meaning} |\n" for tag, meaning in rows)
+    intro = "What a weight is for, as far as the graph proves it; several may hold. Generated from the code."
+    return f"# Tags\n\n{intro}\n\n| tag | meaning |\n|---|---|\n{table}"
+
+
 def pages() -> dict[str, str]:
     """Return every generated page by file name."""
     return {
         "rules.md": rules_page(),
         "schemes.md": table_page("Schemes", "schemes", list(schemes.listing())),
         "activations.md": table_page("Activations", "activations", list(activations.listing())),
+        "tags.md": tags_page(),
     }
 
 
