@@ -1,7 +1,7 @@
 """initaudit tells whether the weights you are about to train can be trained.
 
 import initaudit
-report = initaudit.check("model.onnx")
+report = initaudit.check("model.onnx")  # or a file of weights, or a torch.nn.Module
 for finding in report.findings:
     ...
 """
@@ -9,9 +9,10 @@ for finding in report.findings:
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from initaudit.version import __version__
 
@@ -22,18 +23,31 @@ __all__ = ["__version__", "check"]
 
 
 def check(
-    path: str | os.PathLike[str],
+    model_or_path: Any = None,
+    example_inputs: Any = None,
     *,
+    model: str | Callable[..., Any] | None = None,
+    arch: str | None = None,
+    inputs: str | Sequence[str] = (),
+    names: str | os.PathLike[str] | None = None,
     activation: str | None = None,
     select: str | Sequence[str] = (),
     ignore: str | Sequence[str] = (),
     layers: str | Sequence[str] = (),
     jobs: int | None = None,
 ) -> Report:
-    """Return the report on a model file or folder.
+    """Return the report on a model: a live torch.nn.Module, or a file or folder.
 
     Args:
-        path: an ONNX graph, a torch.save file, a safetensors file, or a folder with one of these.
+        model_or_path: a torch.nn.Module, or the path of an ONNX graph, a torch.save file, a safetensors file, or a
+            folder with one of these. None with `model` or `arch`: what these build is audited with its fresh weights.
+        example_inputs: what the module is run with once, without computing anything: a tensor, a tuple of arguments, or
+            a dict by name. Guessed from the configuration and the weights where it is None; the report says what.
+        model: the module that a checkpoint is meant for: the module, something that makes it, or its name as
+            "package.module:callable" or "path/to/file.py:callable". This code is run.
+        arch: the same for what libraries know: "timm:NAME", "torchvision:NAME" or "hf:FOLDER".
+        inputs: in place of example_inputs, shapes by name: "x=1,3,224,224" or "ids=1,16:int64".
+        names: a checkpoint with the same values as the file, whose names the layers get where an exporter renamed them.
         activation: what follows the weights where the file does not say, in torch.nn.functional's spelling.
         select: codes, prefixes or names of the rules to run; all where empty.
         ignore: rules to leave out.
@@ -47,17 +61,31 @@ def check(
     from initaudit import activations, audit  # noqa: PLC0415
     from initaudit.errors import UsageError  # noqa: PLC0415
 
-    if not isinstance(path, str | os.PathLike):
-        raise UsageError(f"check takes the path of a file or folder, not a {type(path).__name__}: save the model first")
+    path = model_or_path
+    live = audit.is_module(path)
+    named = model is not None or arch is not None
+    if not live and not isinstance(path, str | os.PathLike) and not (path is None and named):
+        raise UsageError(f"check takes a torch.nn.Module or the path of a file or folder, not a {type(path).__name__}")
+    if live and named:
+        raise UsageError("the module is already there: model and arch are for the path of a checkpoint")
+    if not live and not named and (example_inputs is not None or inputs):
+        raise UsageError("example inputs are for a module: give one, or model or arch")
     if jobs is not None and jobs < 1:
         raise UsageError(f"jobs is at least 1, not {jobs}")
-    return audit.audit_path(
-        Path(path),
-        activation=activations.named(activation) if activation is not None else None,
-        chosen=audit.select(_words(select), _words(ignore)),
-        only=_words(layers),
-        jobs=jobs,
-    )
+    settings: dict[str, Any] = {
+        "activation": activations.named(activation) if activation is not None else None,
+        "chosen": audit.select(_words(select), _words(ignore)),
+        "only": _words(layers),
+        "jobs": jobs,
+        "names": audit.named_by(Path(names)) if names is not None else None,
+    }
+    shapes = _words(inputs)
+    if live:
+        return audit.audit_model(audit.live(path, example_inputs, shapes), **settings)
+    if path is None:
+        return audit.audit_model(audit.built(model, arch, example_inputs, shapes, weights=True), **settings)
+    meant = partial(audit.built, model, arch, example_inputs, shapes, weights=False) if named else None
+    return audit.audit_path(Path(str(path)), meant=meant, **settings)
 
 
 def _words(given: str | Sequence[str]) -> list[str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-from initaudit import formats, laws, layers, rules, schemes, state, stats
+from initaudit import formats, laws, layers, names_from, rules, schemes, state, stats
 from initaudit.errors import InitauditError, UsageError
 from initaudit.naming import pattern
 from initaudit.registry import Rule
@@ -44,6 +46,8 @@ def select(codes: Sequence[str] = (), ignore: Sequence[str] = ()) -> tuple[Rule,
 def audit_path(
     path: str | Path,
     *,
+    meant: Callable[[], Model] | None = None,
+    names: Model | None = None,
     activation: str | None = None,
     chosen: Sequence[Rule] | None = None,
     only: Sequence[str] = (),
@@ -52,15 +56,84 @@ def audit_path(
 ) -> Report:
     """Read a file or folder and return what there is to say about it.
 
+    Args:
+        path: of the file or folder.
+        meant: builds the module that the checkpoint is meant for (see `built`), whose graph it then gets.
+        names: a checkpoint with the same values, whose names the layers get (see `initaudit.names_from`).
+        activation: what follows plain weights of which nothing else is known.
+        chosen: the rules to run, all by default.
+        only: shell patterns on layer names.
+        jobs: threads that measure.
+        progress: told about bytes done and in all.
+
     Raises:
         InitauditError: the model could not be read, or holds nothing to audit.
     """
     model = replace(formats.read(path), path=_shown(path))
     try:
-        report = audit_model(model, activation=activation, chosen=chosen, only=only, jobs=jobs, progress=progress)
+        if meant is not None:
+            model = _fitted(model, meant)
+        report = audit_model(
+            model, names=names, activation=activation, chosen=chosen, only=only, jobs=jobs, progress=progress
+        )
     except InitauditError as error:
         raise error.at(str(path)) from None
     return replace(report, given=str(path))
+
+
+def built(
+    model: object, arch: str | None, examples: object = None, inputs: Sequence[str] = (), *, weights: bool
+) -> Model:
+    """Return the module that `--model` or `--arch` names as a Model, with the graph of a forward pass.
+
+    Args:
+        model: "package.module:callable", "file.py:callable", a module or something that makes one.
+        arch: "timm:NAME", "torchvision:NAME" or "hf:FOLDER".
+        examples: what to feed it with; guessed by default.
+        inputs: the same as `--input` gives it.
+        weights: draw its weights; else only their shapes are there, where it can be built so.
+
+    Raises:
+        UsageError: there is no such thing, its code fails, or torch is not installed.
+    """
+    opened = _live()
+    made: Model = opened.built(model, arch, examples, tuple(inputs), weights=weights)
+    return made
+
+
+def named_by(path: str | Path) -> Model:
+    """Return the checkpoint that gives layers their names."""
+    return formats.read(path)
+
+
+def live(module: object, examples: object = None, inputs: Sequence[str] = ()) -> Model:
+    """Return an nn.Module with its weights as a Model, with the graph of a forward pass."""
+    made: Model = _live().live(module, examples, options=tuple(inputs))
+    return made
+
+
+def is_module(value: object) -> bool:
+    """Whether a value is an nn.Module; torch is not imported to find out."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
+def _fitted(checkpoint: Model, meant: Callable[[], Model]) -> Model:
+    if checkpoint.graph is not None:
+        word = checkpoint.graph_source
+        raise UsageError(f"the graph is already there ({word}); --model and --arch are for files without one")
+    made: Model = _live().fitted(checkpoint, meant())
+    return made
+
+
+def _live() -> Any:
+    try:
+        from initaudit.live import opened  # noqa: PLC0415  imports torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UsageError("a live model needs torch: pip install torch") from None
+    return opened
 
 
 def _shown(path: str | Path) -> str:
@@ -75,6 +148,7 @@ def _shown(path: str | Path) -> str:
 def audit_model(
     model: Model,
     *,
+    names: Model | None = None,
     activation: str | None = None,
     chosen: Sequence[Rule] | None = None,
     only: Sequence[str] = (),
@@ -87,11 +161,18 @@ def audit_model(
     show only in the whole, but neither listed nor judged.
     """
     found, unread = layers.infer(model, activation)
+    found, absent = _present(model, found)
+    if names is not None:
+        told = names_from.renamed(found, names)
+        if told == found:
+            why = "no weight has the same values there: no name is taken from it"
+            unread = (*unread, Skip(Path(names.path).name, why, parameter=False))
+        found = told
     measured, failed = _measure(found, jobs or os.cpu_count() or 1, progress)
     if not any(m.stats.count for m in measured):
         raise InitauditError(f"nothing to audit: no weight with values among {len(model.tensors)} tensors")
     standing, reasons = state.judge(measured)
-    skipped = (*model.skipped, *unread, *failed)
+    skipped = (*model.skipped, *unread, *absent, *failed)
     whole = Audit(model, measured, standing, reasons, skipped)
     findings, crashed = _run(rules.catalogue() if chosen is None else chosen, whole)
     shown = measured
@@ -100,8 +181,8 @@ def audit_model(
             if not any(fnmatchcase(m.layer.name, glob) for m in measured):
                 raise UsageError(f"no layer is called {glob!r}; the first is {measured[0].layer.name!r}")
         shown = tuple(m for m in measured if any(fnmatchcase(m.layer.name, glob) for glob in only))
-        names = {m.layer.name for m in shown}
-        findings = [f for f in findings if f.layer is None or names & {f.layer, *f.also}]
+        left = {m.layer.name for m in shown}
+        findings = [f for f in findings if f.layer is None or left & {f.layer, *f.also}]
     parameters, judged = _coverage(model, shown, skipped)
     return Report(
         model=model,
@@ -114,6 +195,27 @@ def audit_model(
         coverage=judged / parameters if parameters else 0.0,
         crashed=crashed,
     )
+
+
+def _present(model: Model, found: Sequence[Layer]) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
+    """Leave out what the checkpoint lacks of the module that it is meant for: there is nothing to measure."""
+    lacks = {
+        one.name: "is not in the checkpoint" if one.found is None else "has another shape in the checkpoint"
+        for one in model.mismatches
+        if one.what != "unexpected"
+    }
+    if not lacks:
+        return tuple(found), ()
+    kept = [
+        replace(
+            layer,
+            bias=None if layer.bias is not None and layer.bias.name in lacks else layer.bias,
+            extra=tuple(t for t in layer.extra if t.name not in lacks),
+        )
+        for layer in found
+        if layer.weight.name not in lacks
+    ]
+    return tuple(kept), tuple(Skip(name, why, parameter=False) for name, why in lacks.items())
 
 
 def _measure(

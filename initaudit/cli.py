@@ -13,9 +13,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
+from threading import Timer
 from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
@@ -23,7 +25,7 @@ import typer
 from initaudit import reporters
 from initaudit.errors import InitauditError, UsageError, WriteError
 from initaudit.reporters.base import Style
-from initaudit.types import Report, Severity
+from initaudit.types import Model, Report, Severity
 from initaudit.version import __version__
 
 app = typer.Typer(
@@ -52,7 +54,41 @@ class FailOn(StrEnum):
 
 
 Paths = Annotated[
-    list[str], typer.Argument(metavar="PATH...", help="ONNX graph, torch.save file, safetensors file, or a folder.")
+    list[str] | None,
+    typer.Argument(
+        metavar="PATH...",
+        help="ONNX graph, torch.save file, safetensors file, or a folder. Without one, --model or --arch is built and"
+        " its fresh weights are judged.",
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:CALLABLE",
+        help="The nn.Module that the weights are for: package.module:callable or file.py:callable. Runs your code.",
+    ),
+]
+ArchOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIBRARY:NAME",
+        help="The same from a library: timm:NAME, torchvision:NAME or hf:FOLDER (its config.json; never remote code).",
+    ),
+]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME=1,3,224,224[:DTYPE]",
+        help="Shape of an input of --model or --arch, repeatable; guessed where it is not given.",
+    ),
+]
+NamesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CHECKPOINT",
+        help="Call layers as in this file of the same weights: for graphs whose exporter renamed them.",
+    ),
 ]
 FormatOption = Annotated[Format, typer.Option("--format", help="How the report is written.")]
 OutputOption = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to; - is stdout.")]
@@ -87,7 +123,11 @@ def _root(
 
 @app.command()
 def check(
-    paths: Paths,
+    paths: Paths = None,
+    model: ModelOption = None,
+    arch: ArchOption = None,
+    input: InputOption = None,
+    names: NamesOption = None,
     format: FormatOption = CONSOLE,
     output: OutputOption = "-",
     fail_on: FailOnOption = FailOn.ERROR,
@@ -104,19 +144,25 @@ def check(
         raise UsageError("--quiet and --verbose contradict each other")
     from initaudit import activations, audit  # noqa: PLC0415  numpy is not needed for --help
 
+    paths = paths or []
     _refuse_model(output, paths)
     chosen = audit.select(_split(select), _split(ignore))
     activation = activations.named(activation) if activation is not None else None
+    meant = _meant(paths, model, arch, input)
+    twin = audit.named_by(names) if names is not None else None
     reports: list[Report] = []
     failed = False
-    for path in paths:
+    for path in paths or [model or arch or ""]:
         try:
-            with _progress(path, quiet) as progress:
-                reports.append(
-                    audit.audit_path(
-                        path, activation=activation, chosen=chosen, only=_split(layers), jobs=jobs, progress=progress
-                    )
-                )
+            with _progress(path, quiet, building=meant is not None) as progress:
+                settings: dict[str, Any] = {
+                    "activation": activation, "chosen": chosen, "only": _split(layers), "jobs": jobs,
+                    "progress": progress, "names": twin,
+                }  # fmt: skip
+                if paths:
+                    reports.append(audit.audit_path(path, meant=meant, **settings))
+                elif meant is not None:
+                    reports.append(audit.audit_model(meant(), **settings))
         except InitauditError as error:
             failed = True
             _complain(str(error.at(path)))
@@ -132,7 +178,11 @@ def check(
 
 @app.command()
 def show(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="File or folder, as for check.")],
+    path: Annotated[str | None, typer.Argument(metavar="PATH", help="File or folder, as for check.")] = None,
+    model: ModelOption = None,
+    arch: ArchOption = None,
+    input: InputOption = None,
+    names: NamesOption = None,
     layers: LayersOption = None,
     activation: ActivationOption = None,
     jobs: JobsOption = None,
@@ -143,11 +193,46 @@ def show(
 
     if activation is not None:
         activation = activations.named(activation)
-    with _progress(path, quiet=False) as progress:
-        report = audit.audit_path(
-            path, activation=activation, chosen=(), only=_split(layers), jobs=jobs, progress=progress
-        )
+    meant = _meant([path] if path else [], model, arch, input)
+    name = path or model or arch or ""
+    with _progress(name, quiet=False, building=meant is not None) as progress:
+        settings: dict[str, Any] = {
+            "activation": activation, "chosen": (), "only": _split(layers), "jobs": jobs, "progress": progress,
+            "names": audit.named_by(names) if names is not None else None,
+        }  # fmt: skip
+        try:
+            if path is None and meant is not None:
+                report = audit.audit_model(meant(), **settings)
+            else:
+                report = audit.audit_path(name, meant=meant, **settings)
+        except InitauditError as error:
+            raise error.at(name) from None
     _emit("\n".join(distributions(report, _width())) + "\n")
+
+
+def _meant(
+    paths: list[str], model: str | None, arch: str | None, inputs: list[str] | None
+) -> Callable[[], Model] | None:
+    """Return what builds the module of --model or --arch, once; None without these.
+
+    Raises:
+        UsageError: the options contradict each other.
+    """
+    if model is not None and arch is not None:
+        raise UsageError("--model and --arch contradict each other")
+    if model is None and arch is None:
+        if inputs:
+            raise UsageError("--input says what --model or --arch is fed with; give one of these")
+        if not paths:
+            raise UsageError("give a PATH, --model or --arch")
+        return None
+    from initaudit import audit  # noqa: PLC0415
+
+    def build() -> Model:
+        with redirect_stdout(sys.stderr):  # stdout is the report's, whatever someone's code prints
+            return audit.built(model, arch, inputs=inputs or (), weights=not paths)
+
+    return cache(build)
 
 
 @app.command()
@@ -317,7 +402,7 @@ def _write(text: str, output: str) -> None:
 
 
 @contextmanager
-def _progress(path: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+def _progress(path: str, quiet: bool, building: bool = False) -> Iterator[Callable[[int, int], None] | None]:
     """Yield a callback that draws a bar on a terminal once the work has taken two seconds."""
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
@@ -326,8 +411,12 @@ def _progress(path: str, quiet: bool) -> Iterator[Callable[[int, int], None] | N
     from rich.progress import Progress  # noqa: PLC0415
 
     bar = Progress(console=Console(stderr=True), transient=True)
-    task = bar.add_task(Path(path).name, total=None)
+    task = bar.add_task(f"building {path}" if building else Path(path).name, total=None)
     start, shown = time.monotonic(), False
+    late = Timer(2, bar.start) if building else None  # nobody calls back while a module is built and run
+    if late is not None:
+        late.daemon = True
+        late.start()
 
     def advance(done: int, total: int) -> None:
         nonlocal shown
@@ -335,10 +424,11 @@ def _progress(path: str, quiet: bool) -> Iterator[Callable[[int, int], None] | N
             bar.start()
             shown = True
         if shown:
-            bar.update(task, completed=done, total=total)
+            bar.update(task, description=Path(path).name, completed=done, total=total)
 
     try:
         yield advance
     finally:
-        if shown:
-            bar.stop()
+        if late is not None:
+            late.cancel()
+        bar.stop()

@@ -212,8 +212,9 @@ def _closing(page: _Page, report: Report, style: Style) -> None:
 def _settled(report: Report) -> str:
     """Name the options that would raise the evidence, if there are any."""
     options = {
-        "none": ": audit an ONNX export or the pickled module, or say which activation follows with --activation NAME",
-        "module": ": audit an ONNX export (torch.onnx.export)",
+        "none": ": name the code it is for with --model or --arch, audit an ONNX export, or say which activation follows"
+        " with --activation NAME",
+        "module": ": name the code it is for with --model or --arch, or audit an ONNX export (torch.onnx.export)",
     }
     return options.get(report.model.graph_source, "; the graph itself leaves that open")
 
