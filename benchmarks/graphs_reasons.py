@@ -47,6 +47,16 @@ REASONS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         r"pickled module",
+        r"role branch end is trunk",
+        "Within the branch of a residual block the time embedding is added: a sum to a graph, the next layer to names.",
+    ),
+    (
+        r"pickled module",
+        r"role other is trunk",
+        "The sum of all branches is also an output of the model, which only a graph shows.",
+    ),
+    (
+        r"pickled module",
         r"kind linear is attention",
         "nn.MultiheadAttention is one module; in a graph its matrices are products like others.",
     ),

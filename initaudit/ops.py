@@ -52,7 +52,7 @@ _ROWS = {
         Relu LeakyRelu PRelu=prelu Elu Selu Celu Gelu FastGelu=fast_gelu QuickGelu=quick_gelu BiasGelu=bias_gelu
         BiasSplitGelu=bias_split_gelu Sigmoid Tanh HardSigmoid=hardsigmoid HardSwish=hardswish Mish Softplus Softsign
         Swish=silu ThresholdedRelu=threshold Shrink ScaledTanh ParametricSoftplus =silu =relu6 =hardtanh
-        =log_sigmoid =relu_squared =softshrink =hardshrink =tanhshrink =rrelu =glu =composite
+        =logsigmoid =relu2 =star_relu =softshrink =hardshrink =tanhshrink =rrelu =glu =composite
         """,
     "elementwise": """
         Add Sub Mul Div Pow Sqrt Exp Log Neg Abs Erf Reciprocal Clip Min Max Sum Where Sin Cos Tan Asin Acos Atan Sinh

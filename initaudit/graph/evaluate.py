@@ -161,7 +161,7 @@ POINTWISE: dict[str, Callable[[Values, Attrs], Array]] = {
     "mish": _pure(lambda x: x * np.tanh(_softplus(x))), "hardsigmoid": _hardsigmoid,
     "hardswish": _pure(lambda x: x * np.clip(x / 6 + 0.5, 0, 1)), "leaky_relu": _leaky, "elu": _elu, "selu": _selu,
     "celu": _celu, "threshold": _threshold, "shrink": _shrink, "relu6": _pure(lambda x: np.clip(x, 0, 6)),
-    "log_sigmoid": _pure(lambda x: -_softplus(-x)), "identity": lambda v, _: v[0], "dropout": lambda v, _: v[0],
+    "logsigmoid": _pure(lambda x: -_softplus(-x)), "identity": lambda v, _: v[0], "dropout": lambda v, _: v[0],
     "hardtanh": _hardtanh, "rrelu": _rrelu, "softshrink": _soft_shrink, "hardshrink": _shrink,
     "tanhshrink": _pure(lambda x: x - np.tanh(x)), "erfc": _pure(lambda x: 1 - _erf(x)), "log2": _pure(np.log2),
     "log10": _pure(np.log10), "trunc": _pure(np.trunc), "round": _pure(np.round), "tan": _pure(np.tan),

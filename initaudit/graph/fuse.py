@@ -16,11 +16,15 @@ import numpy as np
 
 from initaudit.activations import identify
 from initaudit.graph.evaluate import POINTWISE, REDUCING
+from initaudit.graph.gated import gate
+from initaudit.graph.masks import choose
+from initaudit.graph.numbers import PICKS, Numbers
 from initaudit.ops import family
-from initaudit.types import Array, Graph, Node, Tensor
+from initaudit.types import Array, Graph, Node
 
 _LONGEST = 160  # operations in a region; no written-out activation or norm is near it
 _WHOLE = frozenset({"layer_norm", "rms_norm", "l2_norm", "softmax", "log_softmax"})
+_VANISH = PICKS | {"exp", "sigmoid", "relu"}
 _KEEPS = frozenset({"identity", "dropout", "cast", "cast_like"})
 
 
@@ -50,13 +54,13 @@ class _Known:
 def fuse(graph: Graph) -> Graph:
     """Return the graph with written-out activations and norms as single nodes; nothing else changes."""
     with np.errstate(all="ignore"):
-        return _Fuser(graph).run()
+        return gate(_Fuser(choose(graph)).run())
 
 
 class _Fuser:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.scalars: dict[str, Array | None] = {}
+        self.numbers = Numbers(graph)
         self.known: dict[str, _Known] = {}
         self.producer: dict[str, int] = {}
         self.made: dict[int, Node] = {}
@@ -80,25 +84,13 @@ class _Fuser:
 
     # ---- evaluation
 
-    def _scalar(self, name: str) -> Array | None:
-        """Return the one number of a constant as an array, None for anything else."""
-        if name not in self.scalars:
-            tensor = self.graph.constants.get(name)
-            value = None
-            if tensor is not None and tensor.size == 1:
-                value = _load(tensor)
-            elif tensor is not None and tensor.size == 0:
-                value = np.zeros(0)
-            self.scalars[name] = value
-        return self.scalars[name]
-
     def _evaluate(self, node: Node) -> None:
         reduces = node.op in REDUCING
-        if not reduces and node.op not in POINTWISE:
+        if self.numbers.learn(node) or (not reduces and node.op not in POINTWISE):
             return
         if len(node.outputs) != 1 and node.op != "dropout":
             return
-        if node.op in ("cast", "cast_like") and not _to_float(node):
+        if node.op in ("cast", "cast_like") and not _to_float(node) and not self._truth(node.inputs[0]):
             return
         names = node.inputs[:1] if node.op in _KEEPS else node.inputs
         axes: tuple[int, ...] | None = None
@@ -113,7 +105,7 @@ class _Fuser:
             if not name:
                 values.append(np.zeros(0))
                 continue
-            constant = self._scalar(name)
+            constant = self.numbers.operand(node, name)
             if constant is not None:
                 values.append(constant)
                 continue
@@ -139,9 +131,14 @@ class _Fuser:
         except (IndexError, TypeError, ValueError):  # constants of a kind the operation does not take
             return
         if not moving:
-            self.scalars[node.outputs[0]] = np.asarray(out)
+            self.numbers[node.outputs[0]] = np.asarray(out)
         elif out.ndim == 2:
             self.known[node.outputs[0]] = _Known(root, np.asarray(out, np.float64), axes, depth + 1)
+
+    def _truth(self, name: str) -> bool:
+        """Whether a value is zero or one, as the result of a comparison is, which no cast changes."""
+        known = self.known.get(name)
+        return known is not None and bool(np.isin(known.samples, (0, 1)).all())
 
     def _axes(self, node: Node) -> tuple[int, ...] | None:
         if not node.attrs.get("keepdims", 1):
@@ -149,7 +146,7 @@ class _Fuser:
         axes = node.attrs.get("axes", node.attrs.get("dim"))
         if axes is None and len(node.inputs) > 1 and node.inputs[1]:
             tensor = self.graph.constants.get(node.inputs[1])
-            axes = None if tensor is None or tensor.size > 8 else _load(tensor).ravel().astype(int).tolist()
+            axes = None if tensor is None or tensor.size > 8 else np.asarray(tensor.load()).ravel().astype(int).tolist()
         if isinstance(axes, int):
             axes = (axes,)
         if not axes:
@@ -330,7 +327,7 @@ class _Fuser:
             names = node.inputs[:1] if node.op in _KEEPS or node.op in REDUCING else node.inputs
             arguments: list[Array] = []
             for i in names:
-                constant = values[i] if i in values else (self._scalar(i) if i else np.zeros(0))
+                constant = values[i] if i in values else (self.numbers.operand(node, i) if i else np.zeros(0))
                 if constant is None:
                     return None
                 arguments.append(constant)
@@ -340,12 +337,30 @@ class _Fuser:
             values[name] = np.asarray(out, np.float64)
         return values[cone[-1]]
 
+    def _same(self, node: Node) -> str:
+        """Return the input that a node hands on as it is, as a bound beyond all values does, "" where it does not."""
+        known = self.known.get(node.outputs[0])
+        for name in node.inputs if known is not None else ():
+            before = self.known.get(name)
+            samples = X if known is not None and name == known.root else before.samples if before is not None else None
+            if known is not None and samples is not None and np.array_equal(samples, known.samples):
+                return name
+        return ""
+
     # ---- the result
 
     def _rebuilt(self) -> Graph:
+        nodes = list(self.graph.nodes)
+        for index, node in enumerate(nodes):
+            if index in self.made or not node.outputs or node.outputs[0] not in self.known:
+                continue
+            samples = self.known[node.outputs[0]].samples
+            if node.op in PICKS and (same := self._same(node)):
+                self.made[index] = Node("identity", (same,), node.outputs, {}, node.name)
+            elif node.op in _VANISH and np.ptp(samples) == 0:  # exp(x - 1e38): nothing of x is left
+                self.made[index] = replace(node, attrs={**node.attrs, "constant": True})
         if not self.made:
             return self.graph
-        nodes = list(self.graph.nodes)
         for index, node in self.made.items():
             nodes[index] = node
         needed = set(self.graph.outputs)
@@ -355,13 +370,6 @@ class _Fuser:
                 kept.append(node)
                 needed.update(node.inputs)
         return replace(self.graph, nodes=tuple(reversed(kept)))
-
-
-def _load(tensor: Tensor) -> Array:
-    out: Array = np.asarray(tensor.load())
-    if out.dtype.kind not in "biuf":
-        out = out.astype(np.float64)
-    return out.reshape(()) if out.size == 1 else out
 
 
 def _to_float(node: Node) -> bool:

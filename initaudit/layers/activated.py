@@ -6,10 +6,12 @@ a module tree is known, the activation that a class holds counts as a configurat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from initaudit.layers import words
+from initaudit.layers.blocks import Blocks
 from initaudit.layers.configured import Configuration
 from initaudit.layers.drafts import OPERATORS
 from initaudit.layers.families import Family, Matches, Reading, Told, plain
@@ -20,6 +22,7 @@ from initaudit.layers.families_timm import TIMM
 from initaudit.layers.families_torchvision import TORCHVISION
 from initaudit.layers.families_transformers import TEXT
 from initaudit.layers.guessed import Guesser
+from initaudit.layers.norms import Norms
 from initaudit.layers.places import place
 from initaudit.types import Evidence, Layer, Role
 
@@ -46,17 +49,21 @@ def fill(
 
     matches = Matches(FAMILIES, (plain(place(a).path) for a in layers), config, ARCHITECTURES)
     guesser = Guesser(layers, matches, ask, ordered, usual)
-    return [_read(a, matches, guesser, ask) for a in layers]
+    blocks = Blocks(matches.paths)
+    made = [_read(a, matches, blocks, guesser, ask) for a in layers]
+    followed = Norms(made, ordered)
+    return [_normed(a, matches, followed, ask) if a.kind == "norm" else _gate(a, matches.paths) for a in made]
 
 
-def _read(a: Layer, matches: Matches, guesser: Guesser, ask: Told) -> Layer:
+def _read(a: Layer, matches: Matches, blocks: Blocks, guesser: Guesser, ask: Told) -> Layer:
     if a.kind == "embedding":  # that it is a table is certain in a module tree, what its rows meet is not
         a = replace(a, activation_evidence=min(a.activation_evidence, Evidence.NAMED))
     elif a.kind not in OPERATORS or a.kind in _OF_THEIR_OWN or a.activation_evidence > Evidence.ASSUMED:
         return a
     if a.role is Role.ADAPTER:
         return a
-    found = matches.read(plain(place(a).path), ask)
+    path = plain(place(a).path)
+    found = blocks.read(path, ask) or matches.read(path, ask)
     if found is None and a.kind != "embedding":
         found = guesser.read(a)
     if found is None or found.evidence < a.activation_evidence:
@@ -64,6 +71,25 @@ def _read(a: Layer, matches: Matches, guesser: Guesser, ask: Told) -> Layer:
     if found.evidence is Evidence.ASSUMED and a.activation is not None:
         return a
     return _with(a, found)
+
+
+def _normed(a: Layer, matches: Matches, followed: Norms, ask: Told) -> Layer:
+    """Tell what follows a norm: its family says so, or the weight whose output it takes."""
+    if a.activation_evidence > Evidence.ASSUMED:
+        return a
+    found = matches.read(plain(place(a).path), ask, norm=True) or followed.read(a)
+    return a if found is None else _with(a, found)
+
+
+def _gate(a: Layer, paths: Container[str]) -> Layer:
+    """Call the gate of a gated feed-forward block one, after its activation is told: other gates have none."""
+    if a.kind != "linear" or a.role not in (Role.TRUNK, Role.OTHER):
+        return a
+    parent, _, leaf = plain(place(a).path).rpartition(".")
+    if not any(leaf == gate and f"{parent}.{value}".strip(".") in paths for gate, value in words.GLU):
+        return a
+    why = f"{Role.GATE}: multiplies another signal, by name"
+    return replace(a, role=Role.GATE, role_evidence=Evidence.NAMED, reasons=(*a.reasons, why))
 
 
 def _with(a: Layer, found: Reading) -> Layer:

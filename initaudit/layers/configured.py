@@ -9,7 +9,6 @@ from typing import Any
 from initaudit.layers import words
 
 GENERAL = "act"  # any of the keys that configurations use for the activation of feed-forward blocks
-_GATED = {"geglu": "gelu", "swiglu": "silu", "reglu": "relu", "gelu-approximate": "gelu", "linear-silu": "silu"}
 # What modules are called in the state_dict where the configuration of that part is called otherwise.
 _ALSO = {
     "text": ("language", "llm", "text", "lm"),
@@ -49,7 +48,7 @@ def _under(config: Mapping[str, Any], key: str) -> str | None:
     for k in words.CONFIG_ACTIVATION if key == GENERAL else (key,):
         value = config.get(k)
         if isinstance(value, str):
-            name = _GATED.get(value.lower()) or words.activation(value)
+            name = words.activation(value)
             if name:
                 return name
     return None

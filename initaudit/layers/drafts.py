@@ -44,7 +44,7 @@ def layer(
         fan_out=fan_out,
         role=role,
         fan_evidence=sure,
-        activation_evidence=Evidence.ASSUMED if kind in OPERATORS else sure,  # nothing else is followed by one
+        activation_evidence=Evidence.ASSUMED if kind in OPERATORS or kind == "norm" else sure,  # no other meets one
         role_evidence=sure if role is not Role.OTHER else Evidence.ASSUMED,
         padding=padding,
         reasons=(reason,),

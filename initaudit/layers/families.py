@@ -26,6 +26,7 @@ from functools import cache, lru_cache
 from initaudit.types import Evidence
 
 Told = Callable[[str, str], str | None]  # key of a configuration, path of a module -> activation
+Rows = tuple[tuple[tuple[str, ...], str], ...]  # steps of a pattern, what follows
 _WRAPPERS = frozenset(
     {"base_layer", "_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "original_module"}
 )
@@ -42,6 +43,7 @@ class Family:
     without: tuple[str, ...] = ()  # paths that must not be there
     sure: bool = True  # False: networks with the same keys are published with other activations
     needs: tuple[str, ...] = ()  # keys of the configuration without which it is not this family
+    norms: Mapping[str, str] = field(default_factory=dict)  # the same for norms that no weight beside them tells of
     style: Mapping[str, str] = field(
         default_factory=dict
     )  # for what no row knows: "conv", "mlp", "se", "gate" -> usual
@@ -121,13 +123,19 @@ class Matches:
             return _numberless(root + key) in self.numberless
         return root + key in self.paths
 
-    def read(self, path: str, told: Told) -> Reading | None:
-        """Return what a family says of the weight at a path; the one that sees most of it knows best."""
+    def read(self, path: str, told: Told, norm: bool = False) -> Reading | None:
+        """Return what a family says of the weight at a path; the one that sees most of it knows best.
+
+        Args:
+            path: of the module.
+            told: what the configuration says.
+            norm: whether it is the scale of a norm, for which families have rows of their own.
+        """
         start = 0
         while self.roots and start >= 0:
             root = path[:start]
             for family in self.roots.get(root, ()):
-                value = self._row(family, root, path[start:])
+                value = self._row(_rows(family, norm), root, path[start:])
                 if value is not None:
                     return self._reading(family, value, path, told)
             start = path.find(".", start) + 1 or -1
@@ -149,9 +157,9 @@ class Matches:
             start = -1 if start == 0 else path.rfind(".", 0, start - 1) + 1
         return self.architecture if what == "conv" else ""
 
-    def _row(self, family: Family, root: str, below: str) -> str | None:
+    def _row(self, rows: Rows, root: str, below: str) -> str | None:
         steps = below.split(".")
-        for row, value in _rows(family):
+        for row, value in rows:
             if row[0] == "**":
                 if len(steps) >= len(row) - 1 and self._fits(row[1:], steps[1 - len(row) :], ""):
                     return value
@@ -216,10 +224,10 @@ def _anchors(families: tuple[Family, ...]) -> Mapping[str, tuple[Family, ...]]:
 
 
 @cache
-def _rows(family: Family) -> tuple[tuple[tuple[str, ...], str], ...]:
+def _rows(family: Family, norm: bool) -> Rows:
     return tuple(
         (tuple(one.split(".")), value)
-        for patterns, value in family.rows.items()
+        for patterns, value in (family.norms if norm else family.rows).items()
         for written in patterns.split()
         for one in _spelled(written)
     )

@@ -10,18 +10,16 @@ OTHERS: tuple[Family, ...] = (
     Family(
         "residual block", f"{_D}resnet", ("conv1", "norm1", "conv2", "norm2", "time_emb_proj"),
         {"conv1 time_emb_proj": "act=silu", "conv2 conv_shortcut": "~act=silu"},
-        sure=False,
+        sure=False, norms={"norm1": "act=silu", "norm2": "~act=silu"},  # the time may scale the second
     ),
     Family(
         "autoencoder", f"{_D}autoencoders.autoencoder_kl",
         ("encoder.mid_block.resnets.0.conv1", "encoder.conv_in", "encoder.conv_norm_out", "decoder.conv_out"),
         {
             "**.resnets.#.conv1": "act=silu", "**.conv_out": "-",
-            "encoder.down_blocks.$.resnets.#.* decoder.up_blocks.$.resnets.#.*": "~act=silu",
-            "encoder.down_blocks.#.resnets.$.* decoder.up_blocks.#.resnets.$.*": "~-",
-            "**.resnets.#.conv2 **.resnets.#.conv_shortcut **.mid_block.attentions.#.to_out.0": "~act=silu",
-            "decoder.up_blocks.#.upsamplers.0.conv": "~act=silu",
+            "**.resnets.#.conv2 **.resnets.#.conv_shortcut": "~act=silu",
         },
+        norms={"**.resnets.#.norm# **.conv_norm_out": "act=silu", "**.attentions.#.group_norm": "-"},
         style={"conv": "silu"},
     ),
     Family(
@@ -30,12 +28,11 @@ OTHERS: tuple[Family, ...] = (
         {
             "time_embedding.linear_# add_embedding.linear_1 class_embedding.linear_1": "act=silu", "conv_out": "-",
             "controlnet_cond_embedding.conv_in controlnet_cond_embedding.blocks.#": "silu",
-            "controlnet_cond_embedding.conv_out controlnet_down_blocks.# controlnet_mid_block": "-",
+            "controlnet_down_blocks.# controlnet_mid_block": "-",
             "**.attentions.#.proj_in transformer_in.proj_in transformer_in.proj_out": "-",
             "**.temp_convs.#.conv#.#": "~silu", "**.attentions.#.proj_out **.attentions.#.to_out.0": "~-",
-            "up_blocks.$.resnets.#.conv2 up_blocks.$.resnets.#.conv_shortcut": "~act=silu",
-            "up_blocks.#.resnets.$.conv2 up_blocks.#.resnets.$.conv_shortcut": "~-",
         },
+        norms={"conv_norm_out": "act=silu", "**.attentions.#.norm **.attentions.#.group_norm": "-"},
         style={"conv": "silu"},
     ),
     Family(

@@ -19,6 +19,7 @@ TORCHVISION: tuple[Family, ...] = (
     Family(
         "DenseNet", f"{_V}densenet", ("features.denseblock1.denselayer1.conv1", "features.conv0", "features.norm0"),
         {"features.conv# features.denseblock#.denselayer#.conv# features.transition#.conv": "relu", "classifier": "-"},
+        norms={"features.norm# features.denseblock#.denselayer#.norm# features.transition#.norm": "relu"},
     ),
     Family(
         "GoogLeNet", f"{_V}googlenet", ("inception3a.branch1.conv", "inception3a.branch2.0.conv"),

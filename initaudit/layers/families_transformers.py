@@ -234,12 +234,16 @@ TEXT: tuple[Family, ...] = (
         "RWKV block", f"{_H}rwkv", ("feed_forward.receptance", "feed_forward.key", "attention.receptance"),
         {
             "attention.receptance feed_forward.receptance": "sigmoid", "feed_forward.key": "relu2",
+            "attention.key": "exp",
             "feed_forward.value attention.value attention.output": "-",
         },
     ),
     Family(
         "RWKV block", "github.com/BlinkDL/RWKV-LM, RWKV-v4", ("ffn.receptance", "ffn.key", "att.receptance"),
-        {"att.receptance ffn.receptance": "sigmoid", "ffn.key": "relu2", "ffn.value att.value att.output": "-"},
+        {
+            "att.receptance ffn.receptance": "sigmoid", "ffn.key": "relu2", "att.key": "exp",
+            "ffn.value att.value att.output": "-",
+        },
     ),
     Family(
         "prediction head", f"{_H}modernbert", ("head.dense", "head.norm"),

@@ -71,6 +71,8 @@ class Held:
 
 
 def _followed(a: Layer, owner: Module | None, tree: Mapping[str, Module]) -> Layer:
+    if owner is not None and a.kind == "norm":
+        return _norm(a, owner, tree)
     if owner is None or a.kind not in OPERATORS:
         return a
     if a.kind == "rnn":
@@ -111,6 +113,20 @@ def _followed(a: Layer, owner: Module | None, tree: Mapping[str, Module]) -> Lay
         reasons=(*a.reasons, why) if why else a.reasons,
     )
     return _role(changed, found, owner)
+
+
+def _norm(a: Layer, owner: Module, tree: Mapping[str, Module]) -> Layer:
+    """What follows a norm: the activation in it, or what its Sequential hands its output on to."""
+    held = [name for c in owner.children if c in tree and (name := words.activation(tree[c].cls))]
+    if len(held) == 1:
+        why = f"{held[0]} follows: {owner.kind} holds it"
+        return replace(a, activation=held[0], activation_evidence=Evidence.NAMED, reasons=(*a.reasons, why))
+    found = _after(owner.path, tree, Evidence.TRACED, 0)
+    sure = found.sure if owner.cls.startswith("torch.nn.") else min(found.sure, Evidence.NAMED)
+    if sure is Evidence.ASSUMED or (found.activation is None and not found.what):
+        return a
+    why = f"{found.activation} follows: next in its Sequential" if found.activation else "no activation follows"
+    return replace(a, activation=found.activation, activation_evidence=sure, reasons=(*a.reasons, why))
 
 
 def _role(a: Layer, found: Next, owner: Module) -> Layer:

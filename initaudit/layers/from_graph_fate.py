@@ -63,8 +63,8 @@ def nearest(decisions: list[Decision]) -> Decision:
     """Return the first firm decision in execution order, and whether the others say the same."""
     order = sorted(decisions, key=lambda d: (not d.firm, d.at))
     first = order[0]
-    others = {d.name for d in order[1:] if d.firm} - {first.name}
-    if others and all(d.agreed for d in order):
+    others = {d.name if d.known else "not understood" for d in order[1:] if d.firm} - {first.name}
+    if others and first.known and all(d.agreed for d in order):
         named = ", ".join(sorted(str(other or "none") for other in others))
         return Decision(first.at, first.name, f"{first.why}; another reader: {named}", True, first.known, False)
     return first

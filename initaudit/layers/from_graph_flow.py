@@ -10,12 +10,13 @@ from dataclasses import replace
 from math import prod
 
 from initaudit.graph.view import Use, View
+from initaudit.layers.from_graph_bends import bends, elementwise_of
 from initaudit.layers.from_graph_fate import END, UNUSED, Decision, Ends, Fate, inner, nearest, stream
 from initaudit.layers.from_graph_found import Found
 from initaudit.layers.from_graph_origin import PRODUCTS, SAME, SKIP_NORMS, SUMS, Origins
 from initaudit.types import Node
 
-_BOUNDED = frozenset({"sigmoid", "hardsigmoid", "softmax", "log_sigmoid"})
+_BOUNDED = frozenset({"sigmoid", "hardsigmoid", "softmax", "logsigmoid"})
 _ALONG = frozenset({"neg", "sqrt", "min", "max", "where", "reciprocal"})  # elementwise ops left over by fusing
 
 
@@ -92,6 +93,8 @@ class Flow(Origins):
         kind = self.family(node)
         out = node.outputs[0] if node.outputs else ""
         label = f"{node.op} {node.name}".strip()
+        if node.attrs.get("constant"):
+            return UNUSED, ""
         if use.node in self.layers or kind == "weighted":
             return self._weighted(name, use, node, label), "weight"
         if kind == "activation":
@@ -133,6 +136,8 @@ class Flow(Origins):
             ends = Ends.MIX | (Ends.LOGITS if use.position < 2 else Ends.NOTHING)
             inside = self.fate(out).inside
             return Fate(Decision(use.node, None, f"goes into {label}", True), ends, later, False, inside), "mix"
+        if bends(self, name, node, use.position):
+            return self._not_understood(use, node, label, len(self.view.nodes))
         if node.op in SUMS:
             return self._sum(name, use, node, out)
         if node.op in PRODUCTS:
@@ -156,8 +161,12 @@ class Flow(Origins):
             "not",
         ):
             return UNUSED, ""
+        return self._not_understood(use, node, label)
+
+    def _not_understood(self, use: Use, node: Node, label: str, wait: int = 0) -> tuple[Fate, str]:
         later = any(self.fate(o).weighted for o in node.outputs if o)
-        decision = Decision(use.node, None, f"followed by {label}, which is not understood", True, known=False)
+        at = use.node + wait  # a bound counts after what is known of other readers
+        decision = Decision(at, None, f"followed by {label}, which is not understood", True, known=False)
         return Fate(decision, Ends.UNKNOWN, later, False), "unknown"
 
     def _weighted(self, name: str, use: Use, node: Node, label: str) -> Fate:
@@ -245,7 +254,11 @@ class Flow(Origins):
             return Fate(decision, Ends.UNKNOWN, after.weighted, False, after.inside), "unknown"
         end = self.gating(name, other)
         if end is Ends.SELF:
-            return Fate(after.decision, after.ends | Ends.SELF, after.weighted, False, after.inside), "self product"
+            decision = after.decision
+            if elementwise_of(self, other, name):
+                why = f"multiplied with a function of itself by {label}, which is not understood"
+                decision = Decision(use.node, None, why, True, known=False)
+            return Fate(decision, after.ends | Ends.SELF, after.weighted, False, after.inside), "self product"
         inside = after.inside
         if end is Ends.GATES and self.made_from(name, other):  # a bare product closes with what makes it: no side path
             inside = 0 if self._gateness(name) else inside

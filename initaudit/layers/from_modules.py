@@ -38,7 +38,15 @@ def infer(model: Model, tensors: tuple[Tensor, ...] | None = None) -> tuple[tupl
     named = roles.assign(settled, model.config, ordered=True)
     traced = following.trace(named, model.modules, owners)
     held = following.Held(model.modules)
-    return tuple(activated.fill(traced, model.config, ordered=True, told=held.told, usual=held.usual)), tuple(skipped)
+    made = activated.fill(traced, model.config, ordered=True, told=held.told, usual=held.usual)
+    frozen = [a for a in made if a.kind == "norm" and a.weight.buffer]  # read so far for what it tells of the others
+    skipped += [
+        Skip(t.name, "a buffer, no parameter", parameter=False)
+        for a in frozen
+        for t in (a.weight, a.bias, *a.extra)
+        if t is not None
+    ]
+    return tuple(a for a in made if a not in frozen), tuple(skipped)
 
 
 def _read(group: Group) -> tuple[list[Layer], list[Skip], bool]:

@@ -29,6 +29,9 @@ _FEED_FORWARD = re.compile(
 )
 
 
+_MLP = re.compile(r"(?:^|[._])(?:mlp\.fc\d|pwconv\d|ffn\.\w+)$")
+
+
 @dataclass(frozen=True, slots=True)
 class File:
     """What roles depend on beyond a layer itself."""
@@ -103,14 +106,12 @@ def _role(a: Layer, file: File, blocks: Mapping[str, Evidence]) -> tuple[Role, E
         return Role.CLOSED_FORM, named, "by name"
     if a.kind == "parameter" and words.GATE_WHOLE.search(name.removesuffix(".weight")):
         return Role.GATE, named, "multiplies a signal, by name"
+    if a.kind == "parameter" and words.ATTENTION_BIAS.search(name):
+        return Role.OTHER, named, "added to attention logits, by name"
     if a.kind == "parameter" and words.EMBEDDING_PARAMETER.search(name.removesuffix(".weight")):
         return Role.EMBEDDING, named, "by name"
     if a.kind == "norm":
-        return (
-            (Role.BRANCH_END, blocks[name], "the norm that closes a branch")
-            if name in blocks
-            else (Role.NORM, a.fan_evidence, "")
-        )
+        return Role.NORM, a.fan_evidence, ""
     if a.kind not in OPERATORS:
         return a.role, a.role_evidence, ""
     if words.GATE_PATH.search(path) or words.SQUEEZE_LEAF.search(path):
@@ -118,6 +119,8 @@ def _role(a: Layer, file: File, blocks: Mapping[str, Evidence]) -> tuple[Role, E
     if words.ROUTER.search(path) and sides(a)[1] in file.experts:
         return Role.ROUTER, named, f"one output for each of {sides(a)[1]} experts"
     link = file.chains.get(name)
+    if link is not None and link.squeezes and a.kind == "conv" and re.search(r"(?:^|[._])fc\d$", path):
+        return Role.GATE, named, "squeezes and excites: two pointwise layers, narrower in between"
     if link is not None and link.whole:
         return (
             (Role.HEAD, named, "the last of a plain chain")
@@ -176,7 +179,7 @@ def _experts(layers: Sequence[Layer], config: Mapping[str, Any]) -> frozenset[in
 
 
 def _block_ends(layers: Sequence[Layer], file: File) -> dict[str, Evidence]:
-    """Weights and norms that end a residual block, by name of the weight: conv3 and bn3 beside a shortcut."""
+    """Weights that end a residual block, by name: conv3 beside a shortcut."""
     found: dict[str, Evidence] = {}
     blocks: dict[str, list[Layer]] = defaultdict(list)
     for a in layers:
@@ -189,15 +192,11 @@ def _block_ends(layers: Sequence[Layer], file: File) -> dict[str, Evidence]:
             blocks[prefix].append(a)
     for members in blocks.values():
         convs = [a for a in members if a.kind == "conv"]
-        if len(convs) < 2:
-            continue
+        if len(convs) < 2 or any(a.kind == "linear" and _MLP.search(place(a).path) for a in members):
+            continue  # of the two, the feed-forward part comes last
         greatest = max(_numbers(a) for a in convs)
         for last in (a for a in convs if _numbers(a) == greatest):  # the order of several is not known
             found[last.weight.name] = Evidence.NAMED
-            for norm in members:
-                fits = norm.weight.shape == last.weight.shape[:1]
-                if norm.kind == "norm" and fits and paired(place(last), place(norm)):
-                    found[norm.weight.name] = Evidence.NAMED
     return found
 
 

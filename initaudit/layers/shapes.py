@@ -283,6 +283,8 @@ def rest(reader: Reader) -> None:
             _whole_number(reader, tensor)
         elif local in words.BUFFER_WORDS and reader.layers:
             _attach(reader, tensor)
+        elif tensor.buffer:
+            reader.skipped.append(Skip(tensor.name, "a buffer, no parameter", parameter=False))
         elif local in ("bias", "beta", "b") or (local.endswith("_bias") and len(tensor.shape) == 1):
             reader.add(
                 layer(

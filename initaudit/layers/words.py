@@ -115,6 +115,10 @@ FFN_PAIRS = (
     ("ffn_1", "ffn_2"),
     ("net.0.proj", "net.2"),
 )
+# Gate and value of a gated feed-forward block: the activated gate multiplies the value.
+GLU = (("gate_proj", "up_proj"), ("wi_0", "wi_1"))
+# Gated units by their own names, and configuration values that are no activation's name: what they apply.
+GATED = {"geglu": "gelu", "swiglu": "silu", "reglu": "relu", "gelu-approximate": "gelu", "linear-silu": "silu"}
 CONFIG_ACTIVATION = (
     "hidden_act",
     "hidden_activation",
@@ -135,10 +139,12 @@ BRANCH_END = re.compile(
     r"|attention\.proj|resid_proj|lin2)$"
 )
 HEAD = re.compile(
-    r"(?:^|[._])(?:lm_head|classifier|heads?|head_dist|score|logits|qa_outputs|embed_out|predictions\.decoder|cls_score"
-    r"|bbox_pred|output_layer|cls_head|proj_head|final_layer\.linear)$"
+    r"(?:^|[._])(?:lm_head|classifier|(?<!conv_)heads?|head_dist|score|logits|qa_outputs|embed_out|predictions\.decoder"
+    r"|cls_score|bbox_pred|output_layer|cls_head|proj_head|final_layer\.linear)$"
 )
-HEAD_TOP = re.compile(r"^(?:module\.|model\.|net\.)*(?:fc|out|output|final|last_linear|fc_out|to_logits|readout)$")
+HEAD_TOP = re.compile(
+    r"^(?:module\.|model\.|net\.)*(?:fc|out|output|final|last_linear|fc_out|proj_out|to_logits|readout)$"
+)
 ROUTER = re.compile(r"(?:^|[._])(?:gate|router|wg|gating|gate_network|router\.layer|switch|router\.classifier)$")
 
 GATE_WHOLE = re.compile(
@@ -163,6 +169,8 @@ EMBEDDING_PARAMETER = re.compile(
     r"|query_pos|queries|query_tokens|prompt\w*|latents|relative_position_bias_table|rel_pos\w*|rel_\w*|pos_bias|pos"
     r"|position\w*|attention_biases|relative_position\w*|prefix\w*|height_rel|width_rel|codebook\w*|embed\w*|tokens?)$"
 )
+# Tables of biases that are added to the logits of an attention.
+ATTENTION_BIAS = re.compile(r"(?:^|[._])(?:relative_position_bias_table|attention_biases)$")
 CLOSED_FORM = re.compile(
     r"(?:^|[._])(?:a_log|a_logs|inv_freq|original_inv_freq|relative_position_index|relative_coords_table|freqs(?:_\w+)?"
     r"|pe|sin|cos|sin_?cos\w*|sinusoid\w*|sincos\w*|rope\w*|rotary\w*|blur\w*|filt|window|hann\w*|dft\w*|stft\w*|mel\w*"
@@ -213,6 +221,9 @@ def activation(name: str) -> str | None:
     >>> activation("torch.nn.modules.activation.LeakyReLU"), activation("gated-gelu"), activation("torch.nn.Identity")
     ('leaky_relu', 'gelu', None)
     """
+    last = name.rpartition(".")[2]
+    if inside := GATED.get(last.lower()):
+        return inside
     word = re.sub(r"^gated[-_]", "", name.partition(":")[0].rpartition(".")[2])
     row = activations.find(word)
     return row.name if row is not None and row.name not in ("identity", "linear") else None

@@ -39,7 +39,7 @@ def resolve(given: str | Callable[[], Any] | None) -> Callable[[], nn.Module]:
     def make() -> nn.Module:
         if isinstance(found, nn.Module):
             return found
-        with users_code(f"calling {name}"):
+        with users_code(f"calling {name}"), without_arguments(name.rpartition(":")[0] or name):
             made = found()
         if not isinstance(made, nn.Module):
             raise UsageError(f"{name} returned a {type(made).__name__}, not a torch.nn.Module")
@@ -52,7 +52,7 @@ def _named(given: str) -> Any:
     where, colon, name = given.rpartition(":")
     if not colon or not where or not name or not all(part.isidentifier() for part in name.split(".")):
         raise UsageError(f"--model takes package.module:callable or path/to/file.py:callable, not {given!r}")
-    with users_code(f"importing {where}"):
+    with users_code(f"importing {where}"), without_arguments(where):
         found: Any = _from_file(Path(where)) if where.endswith(".py") else _from_package(where)
     for part in name.split("."):
         if not hasattr(found, part):
@@ -97,6 +97,17 @@ def _from_file(path: Path) -> Any:
 def _first_on_path(folder: Path) -> None:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+
+
+@contextmanager
+def without_arguments(script: str) -> Iterator[None]:
+    """Let code that reads the command line find that of `python script`, not ours."""
+    ours = sys.argv
+    sys.argv = [script]
+    try:
+        yield
+    finally:
+        sys.argv = ours
 
 
 @contextmanager

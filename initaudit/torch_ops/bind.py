@@ -75,6 +75,8 @@ def _fits(parameter: Parameter, value: Any, strict: bool) -> bool:
     if parameter.role == "operands":
         return isinstance(value, (tuple, list)) and any(isinstance(v, Ref) for v in value)
     if parameter.role == "attr":
+        if parameter.name == "dim" and isinstance(value, float):
+            return False  # max(x, 0.0), where a scripted constant was a tensor
         return not strict or not any(True for _ in refs(value))
     return True
 

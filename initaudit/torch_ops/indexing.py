@@ -19,6 +19,9 @@ Values = Mapping[str, Any]
 Outputs = tuple[str, ...]
 
 _ALL = slice(None)
+_TRUTHS = frozenset({
+    "greater", "less", "greater_or_equal", "less_or_equal", "equal", "and", "or", "xor", "not", "isnan", "isinf",
+})  # fmt: skip
 
 # ---- axes
 
@@ -190,12 +193,10 @@ def _setitem(bench: Bench, values: Values, outputs: Outputs, call: Call) -> bool
     if not isinstance(x, Ref) or not (isinstance(value, Ref) or literal(value)):
         return False
     index = index if isinstance(index, tuple) else (index,)
-    more = [ref.name for ref in refs(index)]
     if all(_whole(i) for i in index):
         bench.emit("identity", (bench.operand(value),), outputs, {}, call)
         return True
-    inputs = (x.name, (*more, "")[0], bench.operand(value), *more[1:])
-    bench.emit("scatter_nd", inputs, outputs, {"index": index}, call)
+    _put(bench, x, index, value, outputs, call)
     return True
 
 
@@ -208,10 +209,26 @@ def _index_put(bench: Bench, values: Values, outputs: Outputs, call: Call) -> bo
     ):
         return False
     index = tuple(_ALL if i is None else i for i in indices)
+    _put(bench, x, index, value, outputs, call, values.get("accumulate") is True)
+    return True
+
+
+def _put(
+    bench: Bench, x: Ref, index: tuple[Any, ...], value: Any, outputs: Outputs, call: Call, adds: bool = False
+) -> None:
     more = [ref.name for ref in refs(index)]
+    one = not isinstance(value, (Ref, tuple)) or (isinstance(value, Ref) and bench.rank(value) == 0)
+    if len(index) == 1 and more and one and not adds and _mask(bench, more[0]):
+        bench.emit("where", (more[0], bench.operand(value), x.name), outputs, {}, call)
+        return
     inputs = (x.name, (*more, "")[0], bench.operand(value), *more[1:])
     bench.emit("scatter_nd", inputs, outputs, {"index": index}, call)
-    return True
+
+
+def _mask(bench: Bench, name: str) -> bool:
+    """Whether a value was made by a comparison, so that it chooses places and is no list of them."""
+    made = next((node for node in reversed(bench.nodes) if name in node.outputs), None)
+    return made is not None and made.op in _TRUTHS
 
 
 HANDLERS: Mapping[str, Callable[[Bench, Values, Outputs, Call], bool]] = {

@@ -77,9 +77,10 @@ identity    = contiguous clone detach alias lift lift_fresh lift_fresh_copy requ
               _fw_primal _make_dual sparse_mask to_dense coalesce values : x *-rest
 identity    = pack_padded_sequence _pack_padded_sequence : x -lengths -batch_first -enforce_sorted
 identity    = _pad_packed_sequence : x *-rest
-quantize_linear   = quantize_per_tensor quantize_per_token : x scale? zero_point? *-rest
-quantize_linear   = quantize_per_channel : x scale? zero_point? axis>axis *-rest
-dequantize_linear = dequantize_per_tensor dequantize_per_token dequantize_per_channel_group : x scale? zero_point? *-rest
+quantize_linear   = quantize_per_tensor quantize_per_token : x|tensors scale|scales? zero_point|zero_points? *-rest
+quantize_linear   = quantize_per_channel : x scale|scales? zero_point|zero_points? axis>axis *-rest
+dequantize_linear = dequantize_per_tensor dequantize_per_token dequantize_per_channel_group :
+                    x scale? zero_point? *-rest
 dequantize_linear = dequantize_per_channel : x scale? zero_point? axis>axis *-rest
 identity    = checkpoint fake_quantize_per_tensor_affine fake_quantize_per_channel_affine : x *-rest
 identity    = _nested_tensor_from_mask _nested_from_padded nested_to_padded_tensor to_padded_tensor : x *-rest
@@ -150,15 +151,23 @@ decomposition = svd linalg_svd linalg_svdvals qr linalg_qr linalg_eigh linalg_ei
 solve       = linalg_solve linalg_solve_triangular triangular_solve cholesky_solve linalg_lstsq lu_solve
               linalg_solve_ex linalg_tensorsolve : a b|B|A|other|LU_data|input2 *-rest
 
-source      = zeros ones empty rand randn randint randperm arange range linspace logspace eye full tril_indices
-              triu_indices
+source      = zeros zeros_like new_zeros zero : *-rest +value=0.0
+source      = ones ones_like new_ones : *-rest +value=1.0
+source      = full : -size fill_value>value *-rest
+expand      = full : -size fill_value!@0 *-rest
+source      = full_like : -x fill_value>value *-rest
+expand      = full_like : -x fill_value!@0 *-rest
+source      = new_full : -x -size fill_value>value *-rest
+expand      = new_full : -x -size fill_value!@0 *-rest
+source      = fill : -x value>value
+expand      = fill : -x value!@0
+source      = empty rand randn randint randperm arange range linspace logspace eye tril_indices triu_indices
               empty_strided empty_permuted normal_source complex_source blackman_window hamming_window hann_window
               bartlett_window kaiser_window sparse_coo_tensor from_numpy frombuffer fft_fftfreq fft_rfftfreq
               get_default_dtype manual_seed vander seed initial_seed : *-rest
 !number     = tensor as_tensor scalar_tensor asarray : data *-rest
-source      = zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_ones new_empty
-              new_full new_tensor new new_empty_strided : *-rest
-source      = fill zero_ zero normal normal_ uniform uniform_ exponential exponential_ geometric geometric_ log_normal
+source      = empty_like rand_like randn_like randint_like new_empty new_tensor new new_empty_strided : *-rest
+source      = normal normal_ uniform uniform_ exponential exponential_ geometric geometric_ log_normal
               log_normal_ cauchy cauchy_ random random_ bernoulli_ poisson binomial trunc_normal trunc_normal_
               kaiming_uniform_ xavier_uniform_ set_ resize_ resize_as_ : *-rest
 """

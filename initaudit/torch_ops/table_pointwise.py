@@ -17,7 +17,7 @@ hardswish   = hardswish : x -inplace
 hardtanh    = hardtanh : x min_val>min_val=-1.0 max_val>max_val=1.0 -inplace
 softplus    = softplus : x beta>beta=1.0 threshold>threshold=20.0
 softsign    = softsign : x
-log_sigmoid = logsigmoid log_sigmoid log_sigmoid_forward : x
+logsigmoid  = logsigmoid log_sigmoid log_sigmoid_forward : x
 softshrink  = softshrink : x lambd>lambd=0.5
 hardshrink  = hardshrink : x lambd>lambd=0.5
 tanhshrink  = tanhshrink : x
@@ -128,6 +128,8 @@ reduce_sum  = sum_to_size : x *size>
 reduce_prod = prod : x dim>axes keepdim>keepdims=False -dtype
 reduce_max  = amax max : x dim>axes keepdim>keepdims=False
 reduce_min  = amin min : x dim>axes keepdim>keepdims=False
+max         = max : x other
+min         = min : x other
 reduce_max  = aminmax : x dim>axes keepdim>keepdims=False
 reduce_median = median nanmedian mode : x dim>axes keepdim>keepdims=False
 reduce_median = quantile nanquantile : x q> dim>axes keepdim>keepdims=False -interpolation

@@ -140,18 +140,28 @@ def test_wrappers_do_not_hide_a_family() -> None:
 
 
 def test_no_name_is_ever_traced() -> None:
-    assert all(a.activation_evidence < Evidence.TRACED for a in read(resnet()).values() if a.kind != "norm")
+    assert all(a.activation_evidence < Evidence.TRACED for a in read(resnet()).values())
+
+
+def test_a_norm_is_followed_by_what_follows_the_weight_before_it() -> None:
+    assert told(read(resnet())["layer1.0.bn2.weight"]) == ("relu", NAMED)
+    alone = read({"x.weight": (5, 7), **norm("n", 8)})
+    assert told(alone["n.weight"]) == (None, ASSUMED)
+    behind = read(
+        {"t.dense.weight": (8, 8), "t.dense.bias": (8,), "t.LayerNorm.weight": (8,), "t.LayerNorm.bias": (8,)}
+    )
+    assert behind["t.LayerNorm.weight"].activation_evidence is ASSUMED
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f"{f.name} {f.keys[0]}")
 def test_every_row_of_the_table_can_be_read(family: Family) -> None:
     assert family.source
     assert not re.search(r"[#*${}]", family.keys[0])
-    for value in [*family.rows.values(), *family.style.values()]:
+    for value in [*family.rows.values(), *family.norms.values(), *family.style.values()]:
         for name in value.removeprefix("~").rpartition("=")[2].split("|"):
             row = activations.find(name) if name != "-" else None
             assert name == "-" or (row is not None and row.name == name)
-    for patterns in family.rows:
+    for patterns in [*family.rows, *family.norms]:
         for written in patterns.split():
             assert written.rfind("**") <= 0
             assert written.count("{") == written.count("}")

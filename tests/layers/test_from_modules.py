@@ -188,3 +188,42 @@ def test_a_depthwise_convolution_between_two_matrices_takes_the_activation() -> 
 
     found = read(nn.ModuleDict({"mlp": Mlp()}))
     assert [a.activation for a in found.values()] == [None, "gelu", None]
+
+
+def test_what_follows_a_norm_is_traced_in_a_sequential_and_open_elsewhere() -> None:
+    found = read(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Mish(), nn.LayerNorm(8), nn.Linear(8, 4)))
+    assert [(found[f"{n}.weight"].activation, found[f"{n}.weight"].activation_evidence) for n in (1, 3)] == [
+        ("mish", TRACED), (None, TRACED),
+    ]  # fmt: skip
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm = nn.Linear(8, 8), nn.LayerNorm(8)
+
+    a = read(Net())["norm.weight"]
+    assert (a.activation, a.activation_evidence, a.fan_evidence) == (None, ASSUMED, TRACED)
+
+
+def test_an_activation_that_a_norm_holds_follows_it() -> None:
+    norm = Module("", "lib.BatchNormAct2d", {"num_features": 4, "eps": 1e-5}, {"weight": "weight"}, ("act",))
+    act = Module("act", "torch.nn.modules.activation.SiLU", {}, {}, ())
+    (found,) = layers.infer(model(tensor("weight", 4), modules=(norm, act)))[0]
+    assert (found.activation, found.activation_evidence) == ("silu", NAMED)
+
+
+def test_buffers_are_no_rows_but_told_and_tell_of_others() -> None:
+    held = {"weight": "n.weight", "bias": "n.bias"}
+    root = Module("", "lib.Net", {}, {"inv_freq": "inv_freq"}, ("c", "n"))
+    parts = (
+        Module("c", "torch.nn.modules.conv.Conv2d", {"kernel_size": (3, 3), "stride": 1}, {"weight": "c.weight"}, ()),
+        Module("n", "lib.FrozenBatchNorm2d", {"eps": 1e-5}, held, ()),
+    )
+    made = (
+        tensor("inv_freq", 4, buffer=True), tensor("c.weight", 4, 3, 3, 3),
+        tensor("n.weight", 4, buffer=True), tensor("n.bias", 4, buffer=True),
+    )  # fmt: skip
+    found, skipped = layers.infer(model(*made, modules=(root, *parts)))
+    assert [a.name for a in found] == ["c"]
+    assert {s.name for s in skipped} == {"inv_freq", "n.weight", "n.bias"}
+    assert not any(s.parameter for s in skipped)

@@ -211,5 +211,5 @@ def test_two_matrices_that_squeeze_and_widen_again_are_no_trunk_whatever_their_p
             )
         )[0]
     )  # fmt: skip
-    assert found["b.1.2.fc1.weight"].role is Role.OTHER
+    assert [found[f"b.1.2.fc{n}.weight"].role for n in (1, 2)] == [Role.GATE, Role.GATE]
     assert found["r.0.conv1.weight"].role is Role.TRUNK

@@ -29,7 +29,7 @@ def test_parallel_heads_are_no_chain() -> None:
     assert Role.TRUNK not in roles(heads__0__weight=(32, 32), heads__1__weight=(32, 32), x__weight=(3, 7)).values()
 
 
-def test_the_last_conv_and_norm_beside_a_shortcut_end_a_branch() -> None:
+def test_the_last_conv_beside_a_shortcut_ends_a_branch_and_a_norm_stays_a_norm() -> None:
     block = {
         "conv1__weight": (64, 64, 3, 3), "bn1__weight": (64,), "bn1__bias": (64,),
         "conv2__weight": (64, 64, 3, 3), "bn2__weight": (64,), "bn2__bias": (64,),
@@ -38,7 +38,7 @@ def test_the_last_conv_and_norm_beside_a_shortcut_end_a_branch() -> None:
     found = roles(**named, layer2__0__downsample__0__weight=(64, 64, 1, 1))
     assert found["layer1.0.conv1.weight"] is Role.TRUNK
     assert found["layer1.0.conv2.weight"] is Role.BRANCH_END
-    assert found["layer1.0.bn2.weight"] is Role.BRANCH_END
+    assert found["layer1.0.bn2.weight"] is Role.NORM
     assert found["layer1.0.bn1.weight"] is Role.NORM
     assert found["layer2.0.downsample.0.weight"] is not Role.BRANCH_END
 
@@ -64,7 +64,8 @@ def test_the_last_conv_and_norm_beside_a_shortcut_end_a_branch() -> None:
         ("cls_token", (1, 1, 32), Role.EMBEDDING),
         ("pos_embed", (1, 197, 32), Role.EMBEDDING),
         ("encoder.mask_token", (1, 1, 32), Role.EMBEDDING),
-        ("attn.relative_position_bias_table", (169, 4), Role.EMBEDDING),
+        ("attn.relative_position_bias_table", (169, 4), Role.OTHER),
+        ("layers.0.mlp.gate_proj.weight", (64, 32), Role.OTHER),
         ("mixer.A_log", (64, 16), Role.CLOSED_FORM),
         ("rotary_emb.inv_freq", (16,), Role.CLOSED_FORM),
         ("lm_head.weight", (100, 32), Role.HEAD),
@@ -81,3 +82,15 @@ def test_a_router_has_one_output_for_each_expert() -> None:
     assert roles(m__gate__weight=(4, 32), **experts)["m.gate.weight"] is Role.ROUTER
     assert roles(m__gate__weight=(5, 32), **experts)["m.gate.weight"] is not Role.ROUTER
     assert roles({"num_local_experts": 5}, m__gate__weight=(5, 32))["m.gate.weight"] is Role.ROUTER
+
+
+def test_the_gate_of_a_gated_feed_forward_block_is_one_only_beside_what_it_multiplies() -> None:
+    found = roles(m__gate_proj__weight=(64, 32), m__up_proj__weight=(64, 32), m__down_proj__weight=(32, 64))
+    assert [found[f"m.{n}_proj.weight"] for n in ("gate", "up")] == [Role.GATE, Role.OTHER]
+
+
+def test_a_block_that_ends_in_a_feed_forward_part_does_not_end_in_its_convolution() -> None:
+    block = {"conv_dw__weight": (32, 1, 3, 3), "convs__0__weight": (32, 1, 3, 3), "mlp__fc1__weight": (64, 32),
+             "mlp__fc2__weight": (32, 64), "shortcut__weight": (32, 32, 1, 1)}  # fmt: skip
+    found = roles(**{f"s__{n}__{k}": v for n in range(2) for k, v in block.items()})
+    assert Role.BRANCH_END not in {found["s.0.conv_dw.weight"], found["s.0.convs.0.weight"]}

@@ -247,6 +247,13 @@ def test_module_and_graph_agree_with_gradients():
         torch.testing.assert_close(leaf.grad, own[name].grad)
 
 
+def test_a_detached_value_passes_no_gradient():
+    ex = executor(called("detach", Ref("x"), outputs=("d",)), called("mul", Ref("x"), Ref("d")))
+    x = torch.full((2, 3), 3.0, requires_grad=True)
+    ex.run({"x": x})["y"].sum().backward()
+    assert x.grad.eq(3).all()
+
+
 def test_training_norms_use_the_batch():
     from initaudit.live import model
     from initaudit.live.execute import Executor

@@ -43,6 +43,7 @@ from initaudit.types import Graph, Skip, Tensor
 
 _CONTRIB = "com.microsoft"
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_CHANGED = frozenset({"Softmax", "LogSoftmax", "Hardmax", "DFT"})  # whose meaning depends on the operator set alone
 
 
 def flatten(model: ModelRecord, source: Source) -> tuple[Graph, tuple[Tensor, ...], tuple[Skip, ...]]:
@@ -137,6 +138,8 @@ def _values(flat: Flat, node: NodeRecord, attributes: Sequence[AttributeRecord])
         if isinstance(value, tuple) and any(isinstance(v, TensorRecord | SparseRecord | GraphRecord) for v in value):
             continue
         values[attribute.name] = value
+    if node.op in _CHANGED and not node.domain and "" in flat.model.opsets:
+        values["@opset"] = flat.model.opsets[""]
     scopes = re.findall(r"'([^']*)'", node.metadata.get(_SCOPES, ""))
     if len(scopes) > 1:
         values["@scope"] = scopes[-2]  # the path of the module that was running; the last one names the operation
