@@ -79,10 +79,7 @@ class Residual(nn.Module):
         """Return logits (batch, 10) of pixels (batch, 64)."""
         x = self.stem(x)
         for first, last, norm in zip(self.first, self.last, self.norms, strict=True):
-            if self.post:
-                x = norm(x + last(self.act(first(x))))
-            else:
-                x = x + last(self.act(first(norm(x))))
+            x = norm(x + last(self.act(first(x)))) if self.post else x + last(self.act(first(norm(x))))
         return self.head(x)
 
 
@@ -318,43 +315,44 @@ def build(pair: Pair) -> nn.Module:
 
 # ---- the pairs
 
-_PLAN = (  # family, architectures, initializations
-    ("mlp", "relu-5 relu-16 relu-30", "he he-uniform xavier torch lecun orthogonal orthogonal-gain std=0.01 std=0.1 "
-     "std-as-variance variance-as-std"),
-    ("mlp", "relu-10", "he torch he+zero-middle he+middle=100 he+middle=0.001 he+same-rows he+same-rows-all "
-     "he+half-rows he+bias=-2 he+bias=3 constant=0.05 he+zero-head he+head=100 times=2 times=0.5 he+first=1000"),
-    ("mlp", "tanh-6 tanh-24", "xavier he torch lecun orthogonal gain std=1.0 std=0.01 std-as-variance "
-     "variance-as-std constant=0.1 xavier+zero-middle"),
-    ("mlp", "sigmoid-4 sigmoid-12", "xavier he torch gain std=1.0 std=3.0 gain+bias=5"),
-    ("mlp", "gelu-8 gelu-24", "he gain xavier torch std=0.02"),
-    ("mlp", "silu-8 silu-24", "he gain xavier torch"),
-    ("mlp", "selu-20", "lecun he torch xavier"),
-    ("mlp", "leaky_relu-20 elu-20 celu-20 mish-20 hardswish-20", "he gain torch"),
-    ("mlp", "softplus-8 softsign-16 hardtanh-16 relu6-16 hardsigmoid-6 logsigmoid-8 tanhshrink-6 softshrink-6 "
-     "hardshrink-6", "gain torch xavier"),
-    ("mlp-layernorm", "relu-20 tanh-20 gelu-20", "he torch std=0.02 std=1.0 he+zero-middle constant=0.05 he+norm=0"),
-    ("mlp-batchnorm", "relu-20 tanh-20", "he torch std=0.01 std=1.0 he+same-rows-all he+norm=0 he+middle=0.001"),
-    ("residual", "relu-8 relu-24 tanh-24 gelu-24", "he torch std=0.01 he+zero-ends xavier he+scale-ends std=0.1"),
-    ("residual-prenorm", "relu-16 gelu-16", "he torch std=0.02 he+zero-ends he+scale-ends times=5 he+norm=0"),
-    ("residual-postnorm", "relu-16 gelu-16", "he torch std=0.02 he+zero-ends xavier times=5"),
-    ("cnn", "relu-6 relu-16", "he xavier torch lecun orthogonal-gain std=0.01 std=0.3 he-fan-out std-as-variance"),
-    ("cnn", "tanh-10", "xavier torch std=1.0 std=0.01 he+same-rows-all xavier+zero-middle"),
-    ("cnn-batchnorm", "relu-12", "he torch std=0.01 std=1.0 he+norm=0 he+zero-middle he+same-rows-all"),
-    ("cnn-residual", "relu-8 relu-20", "he torch std=0.01 xavier std=0.3"),
-    ("cnn-residual-batchnorm", "relu-16", "he torch std=0.01 std=1.0 he+norm=0"),
-    ("rnn", "rnn-tanh-8 rnn-tanh-64", "torch xavier xavier+recurrent=orthogonal he std=0.01 std=1.0"),
-    ("rnn", "rnn-relu-8 rnn-relu-64", "torch xavier he+recurrent=orthogonal he std=1.0"),
-    ("rnn", "lstm-8 lstm-64 gru-8 gru-64", "torch xavier xavier+recurrent=orthogonal std=0.01 std=2.0 constant=0.05"),
-    ("transformer-pre", "gelu-6 gelu-12", "std=0.02 xavier torch std=0.02+scale-ends std=0.3 std=1.0 "
-     "xavier+query-key=30 xavier+zero-ends constant=0.02"),
-    ("transformer-post", "gelu-6 relu-12", "std=0.02 xavier torch std=0.3 std=1.0 xavier+query-key=30 xavier+norm=0"),
-    ("transformer-none", "gelu-6 gelu-12", "std=0.02 xavier torch xavier+scale-ends std=0.3 xavier+zero-ends"),
-)  # fmt: skip
+_PLAN = """
+mlp | relu-5 relu-16 relu-30 | he he-uniform xavier torch lecun orthogonal orthogonal-gain std=0.01 std=0.1
+    std-as-variance variance-as-std
+mlp | relu-10 | he torch he+zero-middle he+middle=100 he+middle=0.001 he+same-rows he+same-rows-all he+half-
+    rows he+bias=-2 he+bias=3 constant=0.05 he+zero-head he+head=100 times=2 times=0.5 he+first=1000
+mlp | tanh-6 tanh-24 | xavier he torch lecun orthogonal gain std=1.0 std=0.01 std-as-variance variance-as-std
+    constant=0.1 xavier+zero-middle
+mlp | sigmoid-4 sigmoid-12 | xavier he torch gain std=1.0 std=3.0 gain+bias=5
+mlp | gelu-8 gelu-24 | he gain xavier torch std=0.02
+mlp | silu-8 silu-24 | he gain xavier torch
+mlp | selu-20 | lecun he torch xavier
+mlp | leaky_relu-20 elu-20 celu-20 mish-20 hardswish-20 | he gain torch
+mlp | softplus-8 softsign-16 hardtanh-16 relu6-16 hardsigmoid-6 logsigmoid-8 tanhshrink-6 softshrink-6
+    hardshrink-6 | gain torch xavier
+mlp-layernorm | relu-20 tanh-20 gelu-20 | he torch std=0.02 std=1.0 he+zero-middle constant=0.05 he+norm=0
+mlp-batchnorm | relu-20 tanh-20 | he torch std=0.01 std=1.0 he+same-rows-all he+norm=0 he+middle=0.001
+residual | relu-8 relu-24 tanh-24 gelu-24 | he torch std=0.01 he+zero-ends xavier he+scale-ends std=0.1
+residual-prenorm | relu-16 gelu-16 | he torch std=0.02 he+zero-ends he+scale-ends times=5 he+norm=0
+residual-postnorm | relu-16 gelu-16 | he torch std=0.02 he+zero-ends xavier times=5
+cnn | relu-6 relu-16 | he xavier torch lecun orthogonal-gain std=0.01 std=0.3 he-fan-out std-as-variance
+cnn | tanh-10 | xavier torch std=1.0 std=0.01 he+same-rows-all xavier+zero-middle
+cnn-batchnorm | relu-12 | he torch std=0.01 std=1.0 he+norm=0 he+zero-middle he+same-rows-all
+cnn-residual | relu-8 relu-20 | he torch std=0.01 xavier std=0.3
+cnn-residual-batchnorm | relu-16 | he torch std=0.01 std=1.0 he+norm=0
+rnn | rnn-tanh-8 rnn-tanh-64 | torch xavier xavier+recurrent=orthogonal he std=0.01 std=1.0
+rnn | rnn-relu-8 rnn-relu-64 | torch xavier he+recurrent=orthogonal he std=1.0
+rnn | lstm-8 lstm-64 gru-8 gru-64 | torch xavier xavier+recurrent=orthogonal std=0.01 std=2.0 constant=0.05
+transformer-pre | gelu-6 gelu-12 | std=0.02 xavier torch std=0.02+scale-ends std=0.3 std=1.0 xavier+query-
+    key=30 xavier+zero-ends constant=0.02
+transformer-post | gelu-6 relu-12 | std=0.02 xavier torch std=0.3 std=1.0 xavier+query-key=30 xavier+norm=0
+transformer-none | gelu-6 gelu-12 | std=0.02 xavier torch xavier+scale-ends std=0.3 xavier+zero-ends
+"""  # family | architectures | initializations; what is indented goes on
 
 
 def pairs() -> Iterator[Pair]:
     """Yield every pair, in a fixed order."""
-    for family, architectures, inits in _PLAN:
-        for architecture in architectures.split():
-            for init in inits.split():
-                yield Pair(family, architecture, init)
+    for row in _PLAN.strip().replace("\n    ", " ").splitlines():
+        family, architectures, inits = (cell.split() for cell in row.split("|"))
+        for architecture in architectures:
+            for init in inits:
+                yield Pair(family[0], architecture, init)

@@ -212,7 +212,7 @@ def _closing(page: _Page, report: Report, style: Style) -> None:
 def _settled(report: Report) -> str:
     """Name the options that would raise the evidence, if there are any."""
     options = {
-        "none": ": name the code it is for with --model or --arch, audit an ONNX export, or say which activation follows"
+        "none": ": name the code it is for with --model or --arch, audit an ONNX export, or say what follows weights"
         " with --activation NAME",
         "module": ": name the code it is for with --model or --arch, or audit an ONNX export (torch.onnx.export)",
     }
