@@ -162,15 +162,19 @@ def _error(made: Any, wanted: Any) -> float:
     )
 
 
-def _gradients(model: Any, executor: Any, pairs: list[tuple[Any, Any]]) -> float:
+def _gradients(model: Any, executor: Any, pairs: list[tuple[Any, Any]]) -> float | None:
     """Return the worst relative error of a parameter's gradient, under one random cotangent for all outputs."""
     import torch
 
     generator = torch.Generator().manual_seed(2)
     pairs = [(m, w) for m, w in pairs if w.requires_grad]
+    if not pairs:
+        return None
     cotangents = [torch.randn(w.shape, generator=generator) for _, w in pairs]
     names, mine = zip(*executor.parameters.items(), strict=True)
-    own = dict(model.named_parameters(remove_duplicate=False))
+    own = {n: p for n, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
+    both = [(n, leaf) for n, leaf in zip(names, mine, strict=True) if n in own]
+    names, mine = zip(*both, strict=True)
     ours = torch.autograd.grad([m for m, _ in pairs], mine, cotangents, allow_unused=True)
     theirs = torch.autograd.grad([w for _, w in pairs], [own[n] for n in names], cotangents, allow_unused=True)
     worst, whole = 0.0, max(float(t.abs().max()) for t in theirs if t is not None)

@@ -318,8 +318,8 @@ def build(pair: Pair) -> nn.Module:
 _PLAN = """
 mlp | relu-5 relu-16 relu-30 | he he-uniform xavier torch lecun orthogonal orthogonal-gain std=0.01 std=0.1
     std-as-variance variance-as-std
-mlp | relu-10 | he torch he+zero-middle he+middle=100 he+middle=0.001 he+same-rows he+same-rows-all he+half-
-    rows he+bias=-2 he+bias=3 constant=0.05 he+zero-head he+head=100 times=2 times=0.5 he+first=1000
+mlp | relu-10 | he torch he+zero-middle he+middle=100 he+middle=0.001 he+same-rows he+same-rows-all
+    he+half-rows he+bias=-2 he+bias=3 constant=0.05 he+zero-head he+head=100 times=2 times=0.5 he+first=1000
 mlp | tanh-6 tanh-24 | xavier he torch lecun orthogonal gain std=1.0 std=0.01 std-as-variance variance-as-std
     constant=0.1 xavier+zero-middle
 mlp | sigmoid-4 sigmoid-12 | xavier he torch gain std=1.0 std=3.0 gain+bias=5
@@ -342,8 +342,8 @@ cnn-residual-batchnorm | relu-16 | he torch std=0.01 std=1.0 he+norm=0
 rnn | rnn-tanh-8 rnn-tanh-64 | torch xavier xavier+recurrent=orthogonal he std=0.01 std=1.0
 rnn | rnn-relu-8 rnn-relu-64 | torch xavier he+recurrent=orthogonal he std=1.0
 rnn | lstm-8 lstm-64 gru-8 gru-64 | torch xavier xavier+recurrent=orthogonal std=0.01 std=2.0 constant=0.05
-transformer-pre | gelu-6 gelu-12 | std=0.02 xavier torch std=0.02+scale-ends std=0.3 std=1.0 xavier+query-
-    key=30 xavier+zero-ends constant=0.02
+transformer-pre | gelu-6 gelu-12 | std=0.02 xavier torch std=0.02+scale-ends std=0.3 std=1.0
+    xavier+query-key=30 xavier+zero-ends constant=0.02
 transformer-post | gelu-6 relu-12 | std=0.02 xavier torch std=0.3 std=1.0 xavier+query-key=30 xavier+norm=0
 transformer-none | gelu-6 gelu-12 | std=0.02 xavier torch xavier+scale-ends std=0.3 xavier+zero-ends
 """  # family | architectures | initializations; what is indented goes on
