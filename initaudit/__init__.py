@@ -35,6 +35,9 @@ def check(
     ignore: str | Sequence[str] = (),
     layers: str | Sequence[str] = (),
     jobs: int | None = None,
+    probe: bool | None = None,
+    data: Any = None,
+    seed: int = 0,
 ) -> Report:
     """Return the report on a model: a live torch.nn.Module, or a file or folder.
 
@@ -53,6 +56,11 @@ def check(
         ignore: rules to leave out.
         layers: shell patterns on layer names; the other layers are neither listed nor judged.
         jobs: threads that measure, at least 1; all cores where None.
+        probe: run one small batch through the graph, forward and backward, and report what each layer does to signal
+            and gradient; needs torch. None: where data is given.
+        data: what the batch is made of, the first axis being that of the samples: an array or a tensor for the first
+            input, a dict by input name, or the path of a .npy, .npz or torch.save file. Drawn where it is None.
+        seed: of what the probe draws.
 
     Raises:
         InitauditError: the model could not be read, or an argument names nothing (see initaudit.errors).
@@ -78,7 +86,12 @@ def check(
         "only": _words(layers),
         "jobs": jobs,
         "names": audit.named_by(Path(names)) if names is not None else None,
+        "probe": data is not None if probe is None else probe,
+        "data": data,
+        "seed": seed,
     }
+    if data is not None and probe is False:
+        raise UsageError("data is for the probe: leave probe=False away")
     shapes = _words(inputs)
     if live:
         return audit.audit_model(audit.live(path, example_inputs, shapes), **settings)

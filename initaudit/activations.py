@@ -352,7 +352,7 @@ def _fitted(y: Array) -> list[tuple[str, dict[str, float], float]]:
     if abs(right) > 1e-6 and left / right > -1:  # |x| and steeper are nobody's leaky ReLU
         tries.append(("leaky_relu", {"negative_slope": left / right}, right))
         tries += [(n, {"alpha": -low / right}, right) for n in ("elu", "celu") if low < 0]
-    if low < high:
+    if -100 < low < high < 100:  # a bound on either side
         tries.append(("hardtanh", {"min_val": low, "max_val": high}, 1.0))
     if 0 < zero < 1:
         tries.append(("hardsigmoid", {"alpha": (_value(y, 1e-2) - _value(y, -1e-2)) / 2e-2, "beta": zero}, 1.0))
@@ -375,8 +375,9 @@ def identify(f: Callable[[Array], Array]) -> tuple[str, dict[str, float]] | None
     """Return which row an elementwise function is, with its parameters, or None.
 
     It is sampled on [-6, 6], where it must agree to 1e-3, and beyond, where it must agree to 1e-3 of its size. The
-    parameters name what differs from the row's defaults, and "scale" where it is a multiple of the row. Affine and
-    constant functions are None, and so is whatever no row equals. Both forms of GELU are "gelu".
+    parameters name what differs from the row's defaults, "scale" where it is a multiple of the row, and "mirrored"
+    where it is one of relu(-x). Affine and constant functions are None, and so is whatever no row equals. Both forms of
+    GELU are "gelu".
     """
     with np.errstate(all="ignore"):
         y = np.asarray(f(_SAMPLE.copy()), np.float64)
@@ -398,6 +399,9 @@ def identify(f: Callable[[Array], Array]) -> tuple[str, dict[str, float]] | None
         for name, params, scale in _fitted(y):
             row = _NAMES[_plain(name)].bind(**params)
             found.append((_misfit(y, scale * row(_SAMPLE)), name, _shown(row, params, scale)))
+        if (left := (_value(y, -4) - _value(y, -5))) and _misfit(y, left * np.minimum(_SAMPLE, 0.0)) <= 1:
+            shown = _shown(_NAMES["relu"], {}, -left)  # -relu(-x), which all that is symmetric takes for relu
+            return "relu", {"mirrored": 1.0, **shown}
         good = [(error, name, params) for error, name, params in found if error <= 1]
         return (good[0][1], good[0][2]) if good else None
 

@@ -15,7 +15,7 @@ from initaudit import formats, laws, layers, names_from, rules, schemes, state, 
 from initaudit.errors import InitauditError, UsageError
 from initaudit.naming import pattern
 from initaudit.registry import Rule
-from initaudit.types import Audit, Finding, Layer, Measured, Model, Report, Skip, Stats, Tensor
+from initaudit.types import Audit, Finding, Layer, Measured, Model, Probe, Report, Skip, Stats, Tensor
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -53,6 +53,9 @@ def audit_path(
     only: Sequence[str] = (),
     jobs: int | None = None,
     progress: Progress | None = None,
+    probe: bool = False,
+    data: Any = None,
+    seed: int = 0,
 ) -> Report:
     """Read a file or folder and return what there is to say about it.
 
@@ -65,6 +68,9 @@ def audit_path(
         only: shell patterns on layer names.
         jobs: threads that measure.
         progress: told about bytes done and in all.
+        probe: run a small batch through the graph, forward and backward.
+        data: what the batch is made of: see `initaudit.check`.
+        seed: of what the probe draws.
 
     Raises:
         InitauditError: the model could not be read, or holds nothing to audit.
@@ -74,8 +80,9 @@ def audit_path(
         if meant is not None:
             model = _fitted(model, meant)
         report = audit_model(
-            model, names=names, activation=activation, chosen=chosen, only=only, jobs=jobs, progress=progress
-        )
+            model, names=names, activation=activation, chosen=chosen, only=only, jobs=jobs, progress=progress,
+            probe=probe, data=data, seed=seed,
+        )  # fmt: skip
     except InitauditError as error:
         raise error.at(str(path)) from None
     return replace(report, given=str(path))
@@ -154,6 +161,9 @@ def audit_model(
     only: Sequence[str] = (),
     jobs: int | None = None,
     progress: Progress | None = None,
+    probe: bool = False,
+    data: Any = None,
+    seed: int = 0,
 ) -> Report:
     """Return what there is to say about a model that has been read.
 
@@ -170,10 +180,15 @@ def audit_model(
         found = told
     measured, failed = _measure(found, jobs or os.cpu_count() or 1, progress)
     if not any(m.stats.count for m in measured):
-        raise InitauditError(f"nothing to audit: no weight with values among {len(model.tensors)} tensors")
+        why = next((f" ({one.name}: {one.why})" for one in (*failed, *model.skipped) if one.parameter), "")
+        raise InitauditError(f"nothing to audit: no weight with values among {len(model.tensors)} tensors{why}")
     standing, reasons = state.judge(measured)
     skipped = (*model.skipped, *unread, *absent, *failed)
-    whole = Audit(model, measured, standing, reasons, skipped)
+    probed: Probe | None = None
+    if probe:
+        measured, probed = _probed(model, measured, data, seed)
+        skipped += (Skip("probe", probed.why, parameter=False),) if probed.why else ()
+    whole = Audit(model, measured, standing, reasons, skipped, probed)
     findings, crashed = _run(rules.catalogue() if chosen is None else chosen, whole)
     shown = measured
     if only:
@@ -194,6 +209,7 @@ def audit_model(
         parameters=parameters,
         coverage=judged / parameters if parameters else 0.0,
         crashed=crashed,
+        probe=probed,
     )
 
 
@@ -254,6 +270,22 @@ def _measure(
 
 def _others(layer: Layer) -> Iterator[Tensor]:
     yield from (t for t in (layer.bias, *layer.extra) if t is not None and t.is_float)
+
+
+def _probed(model: Model, measured: Sequence[Measured], data: Any, seed: int) -> tuple[tuple[Measured, ...], Probe]:
+    """Add to each layer what a small batch through the model says of it."""
+    if model.graph is None:
+        why = "there is no graph to run: name the code with --model or --arch, or audit an ONNX export"
+        return tuple(measured), Probe((), why=why)
+    try:
+        from initaudit.live import probe as probing  # noqa: PLC0415  imports torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UsageError("the probe needs torch: pip install torch") from None
+    given = None if data is None else probing.read_data(data)
+    made = probing.probe(model.graph, [m.layer for m in measured], given, seed=seed)
+    return tuple(replace(m, probed=row) for m, row in zip(measured, made.layers, strict=True)), made
 
 
 def _run(chosen: Iterable[Rule], whole: Audit) -> tuple[list[Finding], bool]:

@@ -102,6 +102,17 @@ ActivationOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="What follows the weights, where the file does not say.")
 ]
 JobsOption = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Threads that measure; default all cores.")]
+ProbeOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--probe/--no-probe", help="Run one small batch forward and backward; needs torch. Done where there is --data."
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="What the batch is made of: .npy, .npz or .pt, by input name; drawn by default."),
+]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of what the probe draws.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings, errors and the closing line.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Every row, every finding, what was not judged.")]
 
@@ -136,12 +147,17 @@ def check(
     layers: LayersOption = None,
     activation: ActivationOption = None,
     jobs: JobsOption = None,
+    probe: ProbeOption = None,
+    data: DataOption = None,
+    seed: SeedOption = 0,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Judge the weights of a checkpoint or graph."""
     if quiet and verbose:
         raise UsageError("--quiet and --verbose contradict each other")
+    if data is not None and probe is False:
+        raise UsageError("--data and --no-probe contradict each other")
     from initaudit import activations, audit  # noqa: PLC0415  numpy is not needed for --help
 
     paths = paths or []
@@ -158,6 +174,7 @@ def check(
                 settings: dict[str, Any] = {
                     "activation": activation, "chosen": chosen, "only": _split(layers), "jobs": jobs,
                     "progress": progress, "names": twin,
+                    "probe": data is not None if probe is None else probe, "data": data, "seed": seed,
                 }  # fmt: skip
                 if paths:
                     reports.append(audit.audit_path(path, meant=meant, **settings))

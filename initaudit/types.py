@@ -205,6 +205,7 @@ class Model:
     skipped: tuple[Skip, ...] = ()
     source: str = ""  # where the graph comes from, if it is not ONNX: traced, torchscript, exported
     mismatches: tuple[Mismatch, ...] = ()
+    other: tuple[Graph, ...] = ()  # where the graph depends on values: what else it may be
 
     @property
     def graph_source(self) -> str:
@@ -329,6 +330,55 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True)
+class Probed:
+    """What one small batch through the model said of a layer; None where it could not be told."""
+
+    forward_variance: float | None = None  # of what it hands on before its activation, across inputs, per unit
+    input_correlation: float | None = None  # cosine between what it hands on for two inputs
+    dead: float | None = None  # share of units whose activation has no slope for any input
+    saturated: float | None = None  # share of units whose activation has hardly any slope
+    relative_gradient: float | None = None  # |dL/dW| / |W|; None where W is zero
+    gradient: float | None = None  # |dL/dW|
+    behind_gate: bool = False  # sleeps: with the zero or small parameters before it at work, it gets a gradient
+    gate: str = ""  # name of the tensor that it sleeps behind
+    gate_gradient: float | None = None  # of the gate as it is, relative to its values when open
+    open_forward_variance: float | None = None
+    open_relative_gradient: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attending:
+    """What an attention does with its logits before training."""
+
+    name: str
+    entropy: float  # of a query's weights, in terms of log n for n keys
+    spread: float  # standard deviation of a query's logits
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """An output of the model, as the probe saw it."""
+
+    name: str
+    shape: tuple[int, ...]  # of one run
+    variance: float  # across inputs, averaged over units and positions
+    std: float  # of all its values
+    excess_loss: float | None = None  # cross entropy against random classes less log C, where it may hold logits
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One small batch through a model, forward and backward."""
+
+    layers: tuple[Probed, ...]  # one per layer asked for, in that order
+    attention: tuple[Attending, ...] = ()
+    heads: tuple[Head, ...] = ()
+    inputs: int = 0  # in the batch
+    macs: float = 0.0  # multiplications it was estimated at
+    why: str = ""  # why it could not be run; empty where it was
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """A layer with everything that was measured of it."""
 
@@ -337,6 +387,7 @@ class Measured:
     others: Mapping[str, Stats] = field(default_factory=dict)  # bias and extra, by tensor name
     expected: Expectation | None = None
     identified: Law | None = None
+    probed: Probed | None = None
 
     @property
     def tensors(self) -> tuple[tuple[Tensor, Stats], ...]:
@@ -362,6 +413,7 @@ class Audit:
     state: State
     state_reasons: tuple[str, ...] = ()
     skipped: tuple[Skip, ...] = ()
+    probe: Probe | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,6 +446,7 @@ class Report:
     coverage: float
     crashed: bool = False  # a rule failed; exit 2 whatever was found
     given: str = ""  # the path as it was typed; model.path is never absolute
+    probe: Probe | None = None
 
     @property
     def verdict(self) -> str:

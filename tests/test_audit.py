@@ -50,6 +50,12 @@ def test_nothing_to_audit_is_refused():
     with pytest.raises(InitauditError, match="nothing to audit"):
         flow.audit_model(bare())
 
+    def fails():
+        raise CorruptFileError("its bytes are gone")
+
+    with pytest.raises(InitauditError, match=r"among 1 tensors \(fc.weight: its bytes are gone\)"):
+        flow.audit_model(bare(replace(tensor("fc.weight", he(16, 8)), load=fails)))
+
 
 def test_select_takes_codes_prefixes_and_names_and_refuses_others():
     assert [r.code for r in flow.select(["not-finite"])] == ["INI101"]

@@ -16,7 +16,15 @@ def choose(graph: Graph) -> Graph:
     made = {k: where for k, node in enumerate(graph.nodes) if (where := _where(graph, makers, node)) is not None}
     if not made:
         return graph
-    return replace(graph, nodes=tuple(made.get(k, node) for k, node in enumerate(graph.nodes)))
+    before = {name for node in graph.nodes for name in node.inputs}
+    needed = set(graph.outputs)
+    kept: list[Node] = []
+    for k in range(len(graph.nodes) - 1, -1, -1):
+        node = made.get(k, graph.nodes[k])
+        if any(name in needed or name not in before for name in node.outputs):  # what listed the places is gone
+            kept.append(node)
+            needed.update(node.inputs)
+    return replace(graph, nodes=tuple(reversed(kept)))
 
 
 def _where(graph: Graph, makers: dict[str, Node], node: Node) -> Node | None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from initaudit.types import Array, Node, Tensor
 
 KEEPS = frozenset({"identity", "dropout", "cast", "cast_like", "expand"})
@@ -33,7 +35,8 @@ def moved(node: Node, output: str, tensor: Tensor) -> Tensor | None:
         return None
 
 
-def _strides(tensor: Tensor) -> tuple[int, ...]:
+def steps_of(tensor: Tensor) -> tuple[int, ...]:
+    """Return the distance of neighbours along each axis of a tensor, in elements of its storage."""
     if tensor.strides is not None:
         return tensor.strides
     out: list[int] = []
@@ -56,7 +59,34 @@ def _view(
         load=lambda: apply(tensor.load()),
     )
     plain = replace(made, strides=None)
-    return plain if _strides(plain) == made.strides else made
+    return plain if steps_of(plain) == made.strides else made
+
+
+def joined(tensors: Sequence[Tensor], axis: int) -> Tensor | None:
+    """Return tensors side by side, under the name of the largest; None where they do not fit."""
+    rank = len(tensors[0].shape)
+    if len(tensors) < 2 or not -rank <= axis < rank:
+        return None
+    axis %= rank
+    rest = {(len(t.shape), t.shape[:axis], t.shape[axis + 1 :], t.dtype) for t in tensors}
+    if len(rest) != 1:
+        return None
+    first = max(tensors, key=lambda t: t.size)
+    names = tuple(dict.fromkeys(name for t in tensors for name in (t.parts or (t.name,))))
+    storage = ",".join(f"{t.storage or t.name}+{t.offset}{t.shape}{t.strides or ''}" for t in tensors)
+    return Tensor(
+        first.name,
+        (*first.shape[:axis], sum(t.shape[axis] for t in tensors), *first.shape[axis + 1 :]),
+        first.dtype,
+        lambda: np.concatenate([np.asarray(t.load()) for t in tensors], axis),
+        f"joined{axis}({storage})",
+        parts=names,
+    )
+
+
+def turned(tensor: Tensor) -> Tensor:
+    """Return a matrix with its axes changed over."""
+    return _view(tensor, tensor.shape[::-1], steps_of(tensor)[::-1], 0, lambda x: x.T)
 
 
 def _transpose(node: Node, _: str, tensor: Tensor) -> Tensor | None:
@@ -69,20 +99,23 @@ def _transpose(node: Node, _: str, tensor: Tensor) -> Tensor | None:
         perm = tuple(order)
     if perm is None or sorted(perm) != list(range(rank)):
         return None
-    strides = _strides(tensor)
+    strides = steps_of(tensor)
     return _view(tensor, [tensor.shape[a] for a in perm], [strides[a] for a in perm], 0, lambda x: x.transpose(perm))
 
 
 def _to_shape(tensor: Tensor, shape: Sequence[int]) -> Tensor | None:
     """Return the same values in another shape; of a tensor that was turned before, as a tensor of its own."""
     wanted = [int(n) for n in shape]
+    rank = len(tensor.shape)
+    if rank > 1 and len(wanted) > rank and tuple(wanted[-rank:]) == tensor.shape:
+        return tensor  # of copies along new axes, as `expand` makes them
     if wanted.count(-1) == 1:
         rest = math.prod(n for n in wanted if n != -1)
         wanted[wanted.index(-1)] = tensor.size // rest if rest else 0
     if math.prod(wanted) != tensor.size or any(n < 0 for n in wanted):
         return None
     if [n for n in wanted if n != 1] == [n for n in tensor.shape if n != 1]:  # only axes of one are new or gone
-        steps = iter([s for s, n in zip(_strides(tensor), tensor.shape, strict=True) if n != 1])
+        steps = iter([s for s, n in zip(steps_of(tensor), tensor.shape, strict=True) if n != 1])
         strides = [next(steps) if n != 1 else 1 for n in wanted]
         plain = tensor.strides is None
         made = _view(tensor, wanted, strides, 0, lambda x: x.reshape(wanted))
@@ -148,7 +181,7 @@ def _cut(tensor: Tensor, index: tuple[Any, ...]) -> Tensor | None:
     shape: list[int] = []
     steps: list[int] = []
     shift, axis = 0, 0
-    strides = _strides(tensor)
+    strides = steps_of(tensor)
     for one in full:
         if one is None:
             shape.append(1)

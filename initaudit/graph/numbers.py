@@ -52,8 +52,8 @@ class Numbers:
         if value is not None or node.op not in PICKS or name not in self.graph.constants:
             return value
         if name not in self._filled:
-            tensor = self.graph.constants[name]
-            self._filled[name] = _filling(tensor) if tensor.size <= _MOST_READ else None
+            one = filling(self.graph.constants[name])
+            self._filled[name] = None if one is None else np.asarray(one)
         return self._filled[name]
 
     def learn(self, node: Node) -> bool:
@@ -86,12 +86,15 @@ def _spread(tensor: Tensor) -> bool:
     )
 
 
-def _filling(tensor: Tensor) -> Array | None:
+def filling(tensor: Tensor) -> float | None:
+    """Return the one number that all values are, None where they differ or are too many to look at."""
+    if not 0 < tensor.size <= _MOST_READ:
+        return None
     try:
         values = np.asarray(tensor.load())
     except InitauditError:  # the rules will say so, in one place
         return None
-    return first(tensor) if bool(np.all(values == values.flat[0])) else None
+    return float(values.flat[0]) if bool(np.all(values == values.flat[0])) else None
 
 
 def _attribute(value: Any) -> Array | None:

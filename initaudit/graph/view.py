@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from initaudit.graph.moved import moved
+from initaudit.graph.moved import joined, moved
 from initaudit.ops import family
 from initaudit.types import Graph, Node, Tensor
 
@@ -81,16 +81,28 @@ class View:
             at = name
             while at not in self.graph.constants and at in self.producer and len(chain) < FAR:
                 node = self.nodes[self.producer[at]]
-                if node.call is None or not node.inputs:
+                if node.call is None or not node.inputs or node.op == "concat":
                     break
                 chain.append((at, node))
                 at = node.inputs[0]
-            tensor = self.graph.constants.get(at)
+            tensor = self.graph.constants.get(at) or self._joined(at)
             for output, node in reversed(chain):
                 tensor = moved(node, output, tensor) if tensor is not None else None
             self._oriented[name] = tensor
         made = self._oriented[name]
         return made if made is not None else self.constant(name)
+
+    def _joined(self, name: str) -> Tensor | None:
+        """Return an operator that was put together from several constants."""
+        node = self.nodes[self.producer[name]] if name in self.producer else None
+        if node is None or node.op != "concat" or node.call is None or "new_axis" in node.attrs:
+            return None
+        parts = [self.oriented(one) for one in node.inputs if one in self.fixed]
+        known = [one for one in parts if one is not None and len(one.shape) > 1 and one.is_float]
+        axis = node.attrs.get("axis", 0)
+        if len(known) < len(node.inputs) or not isinstance(axis, int):
+            return None
+        return joined(known, axis)
 
     def readers(self, name: str) -> list[Use]:
         """Return the uses of a value in execution order; asking for its shape is none."""

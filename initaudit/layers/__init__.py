@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from initaudit.layers import words
+from initaudit.layers.doubted import doubted
 from initaudit.types import Evidence, Layer, Model, Role, Skip
 
 __all__ = ["infer"]
@@ -30,6 +31,8 @@ def infer(model: Model, activation: str | None = None) -> tuple[tuple[Layer, ...
         from initaudit.layers import from_graph  # noqa: PLC0415  needs the graph package, which other sources do not
 
         found, skipped = from_graph.infer(model)
+        for other in model.other:
+            found = doubted(found, from_graph.infer(replace(model, graph=other))[0])
     elif model.modules:
         from initaudit.layers import from_modules  # noqa: PLC0415
 

@@ -14,7 +14,7 @@ from initaudit.graph.view import FAR, View, sound
 from initaudit.layers.fans import fans
 from initaudit.layers.from_graph_adapters import adapters, extent
 from initaudit.layers.from_graph_ends import twin
-from initaudit.layers.from_graph_fate import Fate
+from initaudit.layers.from_graph_fate import Decision, Fate
 from initaudit.layers.from_graph_flow import Flow
 from initaudit.layers.from_graph_found import Found, text
 from initaudit.layers.from_graph_names import named
@@ -28,7 +28,8 @@ from initaudit.types import Evidence, Layer, Model, Node, Role, Skip, Tensor
 
 _PACKED = frozenset({"matmul_nbits", "matmul_bnb4", "moe", "qmoe", "dynamic_quantize_lstm"})
 _SPLITS = frozenset({"split", "slice", "gather", "chunk"})
-_MOVES = frozenset({"reshape", "transpose", "squeeze", "unsqueeze", "cast", "identity", "flatten"})
+_OWN = frozenset({"lstm", "gru", "rnn", "norm", "parameter", "prelu"})  # none follows, or the op's own
+_MOVES = frozenset({"reshape", "transpose", "squeeze", "unsqueeze", "cast", "cast_like", "identity", "flatten"})
 
 
 def infer(model: Model) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
@@ -120,6 +121,7 @@ def _rows(view: View, flow: Flow, founds: list[Found], tagging: Tagging, low_ran
             uses[place] = uses.get(place, 1) + 1
             if found.kind == layers[place].kind and found.role is None:
                 layers[place] = _plainer(layers[place], *role_of(flow, found, id(found) in low_rank))
+                layers[place] = _torn(layers[place], flow.fate(found.out).decision)
             tags[place] |= tagging.of(found)
             if Tag.OUTPUT_HEAD in tagging.of(found) and layers[place].kind == "embedding":
                 tags[place].add(Tag.TIED_HEAD)
@@ -142,7 +144,15 @@ def _rows(view: View, flow: Flow, founds: list[Found], tagging: Tagging, low_ran
     for place, count in uses.items():
         note = f"used {count} times; read at its first use"
         layers[place] = replace(layers[place], reasons=(*layers[place].reasons, note))
-    return [replace(layer, tags=ordered(whole(own))) for layer, own in zip(layers, tags, strict=True)]
+    return [_ended(replace(layer, tags=ordered(whole(own)))) for layer, own in zip(layers, tags, strict=True)]
+
+
+def _ended(layer: Layer) -> Layer:
+    """Return a weight as a head that makes an output together with others, no stream among them."""
+    if layer.role is not Role.BRANCH_END or Tag.OUTPUT_HEAD not in layer.tags:
+        return layer
+    why = "the sum it goes into is an output, and nothing weighted comes after it"
+    return replace(layer, role=Role.HEAD, reasons=(*layer.reasons, why))
 
 
 def _shares_embedding(head: Layer, layers: list[Layer]) -> bool:
@@ -156,6 +166,16 @@ def _plainer(layer: Layer, role: Role, sure: Evidence, why: str) -> Layer:
     if role is not Role.TRUNK or layer.role is Role.TRUNK:
         return layer
     return replace(layer, role=role, role_evidence=sure, reasons=(*layer.reasons, f"in another use, {why}"))
+
+
+def _torn(layer: Layer, later: Decision) -> Layer:
+    """Return the layer with less certainty about its activation if another one follows a later use."""
+    if not later.firm or (later.known and later.agreed and later.name == layer.activation):
+        return layer
+    if layer.activation_evidence is not Evidence.TRACED or layer.kind in _OWN:
+        return layer
+    why = f"in another use, {later.why}"
+    return replace(layer, activation_evidence=Evidence.NAMED, reasons=(*layer.reasons, why))
 
 
 def _same_place(a: Tensor, b: Tensor) -> bool:

@@ -26,7 +26,7 @@ class Branches:
         self.tags: list[tuple[Found, Tag]] = []
         for index in range(len(walk.view.nodes)):
             operands = walk.operands(index)
-            if len(operands) > 1 and not walk.logits(index):
+            if len(operands) > 1 and not walk.logits(index) and not walk.flow.shifted(index):
                 self._sum(index, operands)
 
     def _sum(self, index: int, operands: list[str]) -> None:
@@ -77,7 +77,8 @@ class Branches:
         walk = self.walk
         operands = walk.operands(index)
         if operands and walk.view.nodes[index].op in SUMS | SKIP_NORMS:
-            inner = self.parts.get(index, ([], operands))[1]
+            scaled = walk.flow.shifted(index)
+            inner = [scaled] if scaled else self.parts.get(index, ([], operands))[1]
             return [name for name in inner if name in walk.flow.live]
         factors = walk.factors(index)
         if len(factors) == 2:

@@ -48,6 +48,8 @@ def end_tags(
             if id(found) in adapters:
                 continue
             fate = walk.flow.fate(found.out)
+            if found.out in walk.view.fixed and fate.ends & (Ends.LOGITS | Ends.MIX) == Ends.LOGITS:
+                yield found, Tag.RELATIVE_BIAS
             if not fate.weighted and not fate.ends & (Ends.GATES | Ends.CHOICE):
                 if fate.ends & Ends.OUTPUT and _zero(walk, found, Ends.OUTPUT):
                     yield found, Tag.ZERO_CONV

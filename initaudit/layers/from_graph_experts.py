@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from initaudit.layers.from_graph_found import Found
 from initaudit.layers.from_graph_tags import Tag
-from initaudit.layers.from_graph_walk import Walk
+from initaudit.layers.from_graph_walk import WRITES, Walk
 
 _LONG = 8  # weights in an expert
 
@@ -29,11 +29,11 @@ def mixture_tags(walk: Walk) -> Iterator[tuple[Found, Tag]]:
             pair = [name for name in node.inputs if name in walk.flow.live]
         for share, other in (pair, pair[::-1]) if len(pair) == 2 else ():
             met = walk.back(share, lambda at: walk.carried(at, ()))
-            softmax = walk.view.producer.get(met.ends[0], -1) if len(met.ends) == 1 and not met.makers else -1
-            if softmax >= 0 and walk.family(softmax) == "softmax":
+            softmax = _softmax(walk, met.ends[0]) if len(met.ends) == 1 and not met.makers else -1
+            if softmax >= 0:
                 shares.setdefault(softmax, []).append((index, other))
     for softmax, products in shares.items():
-        routers = walk.back(walk.view.nodes[softmax].inputs[0], lambda at: walk.carried(at, ())).makers
+        routers = walk.back(walk.view.nodes[softmax].inputs[0], lambda at: _chosen(walk, at)).makers
         if len(routers) != 1 or routers[0].kind != "linear":
             continue
         goal = set(walk.flow.chain(routers[0].source)) | {routers[0].source}
@@ -43,6 +43,27 @@ def mixture_tags(walk: Walk) -> Iterator[tuple[Found, Tag]]:
         if stacked or apart:
             yield routers[0], Tag.ROUTER
             yield from ((found, Tag.EXPERT) for chain in experts for found in chain)
+
+
+def _softmax(walk: Walk, name: str, most: int = 4) -> int:
+    """Return the softmax that a share comes from, -1 for none: divided by their sum, or written where it was chosen."""
+    index = walk.view.producer.get(name, -1)
+    if index < 0 or most == 0 or walk.family(index) == "softmax":
+        return index if most else -1
+    node = walk.view.nodes[index]
+    if node.op in WRITES:
+        ends = walk.back(node.inputs[-1], lambda at: walk.carried(at, ())).ends
+    elif node.op == "div":
+        ends = walk.back(node.inputs[0], lambda at: walk.carried(at, ())).ends
+    else:
+        ends = [node.inputs[0]] if walk.family(index) == "index" and node.outputs[0] == name else []
+    return _softmax(walk, ends[0], most - 1) if len(ends) == 1 else -1
+
+
+def _chosen(walk: Walk, index: int) -> list[str] | None:
+    """Return what a walk back goes on with, past the choice of the largest."""
+    node = walk.view.nodes[index]
+    return list(node.inputs[:1]) if walk.family(index) == "index" else walk.carried(index, ())
 
 
 def _chain(walk: Walk, name: str, goal: set[str]) -> list[Found]:
@@ -97,6 +118,9 @@ class _Routing:
         if choosing and node.inputs[0] in walk.flow.live:
             self._choice(index, node.inputs[0])
             steers |= 1 << index
+            if self.routers[index]:
+                self._mark(self.steered, node.outputs, steers)
+                return
         if index in walk.flow.layers:
             for found in walk.flow.layers[index]:
                 chosen = picked | self._chosen(found, steers)
@@ -107,7 +131,7 @@ class _Routing:
             return
         if not steers and not picked:
             return
-        data = [name for name in walk.data(node) if name in walk.flow.live and name not in self.steered]
+        data = [name for name in walk.data(node) if self._signal(name) and name not in self.steered]
         if not data:
             self._mark(self.steered, node.outputs, steers)
             return
@@ -123,6 +147,9 @@ class _Routing:
             return  # over the experts
         moved = steers and (kind in ("move", "weighted") or op == "mul")
         self._mark(self.sorted, node.outputs, picked | (steers if moved else 0))
+
+    def _signal(self, name: str) -> bool:
+        return name in self.walk.flow.live or name in self.walk.flow.raw
 
     def _choice(self, index: int, name: str) -> None:
         """Note which weights a choice is made with."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Flag, auto
 
 _LATE = 1 << 60
@@ -64,10 +64,12 @@ def nearest(decisions: list[Decision]) -> Decision:
     order = sorted(decisions, key=lambda d: (not d.firm, d.at))
     first = order[0]
     others = {d.name if d.known else "not understood" for d in order[1:] if d.firm} - {first.name}
-    if others and first.known and all(d.agreed for d in order):
+    if not first.known or not first.agreed:
+        return first
+    if others:
         named = ", ".join(sorted(str(other or "none") for other in others))
-        return Decision(first.at, first.name, f"{first.why}; another reader: {named}", True, first.known, False)
-    return first
+        return Decision(first.at, first.name, f"{first.why}; another reader: {named}", True, agreed=False)
+    return replace(first, agreed=all(d.agreed for d in order if d.firm))
 
 
 def inner(fates: Iterable[Fate]) -> int:

@@ -5,22 +5,23 @@ One pass over the nodes from last to first; what is known of a value follows fro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import replace
-from math import prod
 
 from initaudit.graph.view import Use, View
 from initaudit.layers.from_graph_bends import bends, elementwise_of
 from initaudit.layers.from_graph_fate import END, UNUSED, Decision, Ends, Fate, inner, nearest, stream
 from initaudit.layers.from_graph_found import Found
-from initaudit.layers.from_graph_origin import PRODUCTS, SAME, SKIP_NORMS, SUMS, Origins
+from initaudit.layers.from_graph_functions import called
+from initaudit.layers.from_graph_gates import ASKS, Gates
+from initaudit.layers.from_graph_origin import PRODUCTS, SKIP_NORMS, SUMS
 from initaudit.types import Node
 
-_BOUNDED = frozenset({"sigmoid", "hardsigmoid", "softmax", "logsigmoid"})
+_SHORT = 8  # steps from attention logits to their softmax
 _ALONG = frozenset({"neg", "sqrt", "min", "max", "where", "reciprocal"})  # elementwise ops left over by fusing
 
 
-class Flow(Origins):
+class Flow(Gates):
     """The fate of every value that moves."""
 
     def __init__(self, view: View, founds: Iterable[Found], low_rank: Collection[int] = ()) -> None:
@@ -101,9 +102,9 @@ class Flow(Origins):
             if use.position > 0 and node.op not in ("bias_gelu", "fast_gelu"):
                 return UNUSED, ""
             after = self.fate(out)
-            known = node.op != "composite"
-            why = f"followed by {label}" if known else "followed by an elementwise function without a name"
-            decision = Decision(use.node, _torch_name(node) if known else None, why, True, known)
+            function = called(node)
+            why = f"followed by {label}{function.note}" if node.op != "composite" else f"followed by {function.note}"
+            decision = Decision(use.node, function.name, why, True, function.known, function.sure)
             return Fate(decision, after.ends, after.weighted, False, after.inside), "act"
         if kind == "norm":
             if use.position > (1 if node.op.startswith("skip") else 0):
@@ -130,6 +131,8 @@ class Flow(Origins):
             if node.op in ("shape", "size"):
                 return UNUSED, ""
             later = any(self.fate(o).weighted for o in node.outputs if o)
+            if node.op in ("sort", "top_k") and not any(o and self.view.readers(o) for o in node.outputs[1:]):
+                return self._not_understood(use, node, label)  # the values in another order, no choice of others
             return Fate(Decision(use.node, None, f"followed by {label}", True), Ends.CHOICE, later, False), "choice"
         if kind == "attention":
             later = any(self.fate(o).weighted for o in node.outputs if o)
@@ -152,14 +155,7 @@ class Flow(Origins):
             return Fate(after.decision, ends, after.weighted or bool(choice), normed, after.inside), "pass"
         if kind == "elementwise" and out not in self.live:
             return UNUSED, ""
-        if kind == "elementwise" and node.op in (
-            "greater",
-            "less",
-            "equal",
-            "greater_or_equal",
-            "less_or_equal",
-            "not",
-        ):
+        if kind == "elementwise" and node.op in ASKS:
             return UNUSED, ""
         return self._not_understood(use, node, label)
 
@@ -216,7 +212,25 @@ class Flow(Origins):
             shifted = any(self._table(one) for one in node.inputs if one != name)
             return (replace(after, normed=False) if shifted else after), how
         ends = stream(after.ends) if end is Ends.SKIP else end
+        if end is Ends.JOIN and after.ends & Ends.SOFTMAX and self._logits(out):
+            ends = Ends.LOGITS  # a bias of positions, no branch
         return Fate(after.decision, ends, after.weighted, False, after.inside), how
+
+    def _logits(self, name: str) -> bool:
+        """Whether a sum of a product of two signals and more goes into a softmax alone."""
+        operands = self.view.nodes[self.view.producer[name]].inputs
+        makers = [self.view.producer.get(self.chain(one)[-1], -1) for one in operands]
+        dotted = any(k >= 0 and k not in self.layers and self.view.nodes[k].op in ("matmul", "einsum") for k in makers)
+        for _ in range(_SHORT if dotted else 0):
+            readers = self.view.readers(name)
+            node = self.view.nodes[readers[0].node] if len(readers) == 1 else None
+            kind = "" if node is None else self.family(node)
+            if node is None or kind not in ("softmax", "move", "elementwise"):
+                return False
+            if kind == "softmax":
+                return True
+            name = node.outputs[0]
+        return False
 
     def _table(self, name: str) -> bool:
         """Whether a value is a learned table, as of positions, whose sum with a signal has a scale of its own."""
@@ -226,11 +240,14 @@ class Flow(Origins):
     def _meets(self, name: str, use: Use, node: Node) -> tuple[Ends, str]:
         """Return what a sum is to one of its operands, and how that passes."""
         mine = self.near(name)
-        others = [other for other in self._others(use, node) if not mine or not self.low_rank(other)]
+        others = [one for one in self._others(use, node) if not self.statistic(one, node.outputs[0])]
+        others = [one for one in others if not mine or not self.low_rank(one)]
         fixed = [self.view.origin.get(one, one) for one in node.inputs if one in self.view.fixed]
         if not others:
             onto = any(self.made_from(name, one) for one in fixed)  # as a class token after it attended
             return (Ends.JOIN, "join") if onto else (Ends.NOTHING, "pass")
+        if name == self.shifted(use.node):
+            return Ends.NOTHING, "pass"
         own = [other for other in others if other == name or self.past(name, other)]
         if name in self.view.fixed:
             own = []  # made of learned queries alone: the data comes in by the other operand
@@ -245,7 +262,7 @@ class Flow(Origins):
 
     def _product(self, name: str, use: Use, node: Node, out: str, label: str) -> tuple[Fate, str]:
         after = self.fate(out)
-        others = [other for other in self._others(use, node) if not self._mask(other, out)]
+        others = [other for other in self._others(use, node) if not self.masks(other, out)]
         if not others:
             return after, "pass"
         other = others[0]
@@ -261,42 +278,18 @@ class Flow(Origins):
             return Fate(decision, after.ends | Ends.SELF, after.weighted, False, after.inside), "self product"
         inside = after.inside
         if end is Ends.GATES and self.made_from(name, other):  # a bare product closes with what makes it: no side path
-            inside = 0 if self._gateness(name) else inside
+            inside = 0 if self.gateness(name) else inside
         ends: Ends = end
+        decision = Decision(use.node, None, f"multiplied with another signal by {label}", end is not Ends.GATED)
+        bent = after.decision.firm and (after.decision.name is not None or not after.decision.known)
         if end is Ends.GATED:
             ends |= (self._modulated(out, other) or after).ends & ~Ends.SKIP  # gated first, no skip of its own
-        decision = Decision(use.node, None, f"multiplied with another signal by {label}", end is not Ends.GATED)
+            ends = ends & ~Ends.GATED if self.conditional(name, other) else ends
+            decision = after.decision if bent else decision
+        elif end is Ends.PRODUCT and bent:
+            why = f"{decision.why}, then {after.decision.why}"  # which of the two it shapes is not told
+            decision = replace(after.decision, why=why, agreed=False)
         return Fate(decision, ends, after.weighted, False, inside), "product"
-
-    def _mask(self, name: str, out: str) -> bool:
-        """Whether a factor is an input of the graph that says for each place whether it counts."""
-        if name in self.live:
-            return False
-        return 0 < self._size(name) < self._size(out)
-
-    def gating(self, name: str, other: str) -> Ends:
-        """Return what the first factor of a product is to the other one."""
-        if self.made_from(other, name):
-            return Ends.SELF
-        mine, theirs = self._gateness(name), self._gateness(other)
-        if self.made_from(name, other) or (max(mine, theirs) < 3 and self._one_weight_later(name, other)):
-            return Ends.GATES
-        if max(mine, theirs) < 3 and self._one_weight_later(other, name):
-            return Ends.GATED
-        if mine == theirs:
-            mine, theirs = self._size(other), self._size(name)  # one number for many is the gate
-        return Ends.GATES if mine > theirs else Ends.GATED if theirs > mine else Ends.PRODUCT
-
-    def _size(self, name: str) -> int:
-        """Return the number of elements of a value, 0 where that is not known."""
-        shape = self.view.graph.shapes.get(name)
-        return 0 if shape is None or None in shape else prod(n for n in shape if n is not None)
-
-    def ungated(self, factors: Sequence[str]) -> list[str]:
-        """Return those of two factors that are not the gate on the other one."""
-        a, b = factors
-        kept = [one for one, other in ((a, b), (b, a)) if self.gating(one, other) is not Ends.GATES]
-        return kept or [a, b]
 
     def _modulated(self, out: str, scale: str) -> Fate | None:
         """Return what becomes of a scaled signal after a shift that the same weight makes as the scale."""
@@ -307,42 +300,3 @@ class Flow(Origins):
         others = self._others(readers[0], node)
         same = [other for other in others if self.near(scale) and self.near(other) == self.near(scale)]
         return self.fate(node.outputs[0]) if others and len(same) == len(others) else None
-
-    def _one_weight_later(self, name: str, other: str) -> bool:
-        """Whether one weight makes `name` out of the signal that `other` is a piece of, and so is a gate on it."""
-        mine, theirs = self.near(name), self.near(other)
-        if not theirs or mine.bit_count() != 1 or not self.made_from(name, self.whole(other)):
-            return False
-        return all(self.near(found.source) == theirs for found in self.layers.get(mine.bit_length() - 1, ()))
-
-    def _gateness(self, name: str) -> int:
-        """How much a factor looks like the gate: 3 a bounded activation, 2 another one, 1 one number per channel."""
-        score = 0
-        for _ in range(8):
-            if name not in self.view.producer:
-                return score
-            node = self.view.nodes[self.view.producer[name]]
-            kind = self.family(node)
-            if node.op in _BOUNDED:
-                return 3
-            if kind == "activation":
-                return 2 if node.op != "exp" else score
-            moving = self.view.moving(node)
-            if node.op in ("unsqueeze", "expand") or (node.op in SUMS and len(moving) == 1 and kind == "elementwise"):
-                score = max(score, int(self._per_channel(node)))
-            elif node.op not in SAME | {"split", "slice", "gather", "mul"}:
-                return score
-            if len(moving) != 1:
-                return score
-            name = node.inputs[moving[0]]
-        return score
-
-    def _per_channel(self, node: Node) -> bool:
-        if node.op in ("unsqueeze", "expand"):
-            return True
-        constants = [self.view.constant(i) for i in node.inputs if i in self.view.fixed]
-        return all(c is not None and c.size == 1 for c in constants)
-
-
-def _torch_name(node: Node) -> str:
-    return {"fast_gelu": "gelu", "bias_gelu": "gelu", "bias_split_gelu": "gelu", "swish": "silu"}.get(node.op, node.op)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+from initaudit.graph.moved import steps_of, turned
 from initaudit.graph.view import FAR, View
 from initaudit.types import Node, Role, Tensor
 
@@ -41,6 +42,15 @@ def learned(view: View, name: str) -> Tensor | None:
     """Return the float constant behind a value, if it is more than one number."""
     tensor = view.constant(name)
     return tensor if tensor is not None and tensor.is_float and tensor.size > 0 else None
+
+
+def stored(view: View, node: Node, tensor: Tensor, axes: str) -> tuple[Tensor, str]:
+    """Return a matrix and its axes as it is stored, where torch calls turned it round for a product."""
+    whole = view.graph.constants.get(tensor.name) if node.call is not None and len(tensor.shape) == 2 else None
+    if whole is None or tensor.strides is None or whole.shape != tensor.shape[::-1] or whole.offset != tensor.offset:
+        return tensor, axes
+    turned = steps_of(whole) == steps_of(tensor)[::-1] and whole.dtype == tensor.dtype
+    return (whole, axes[::-1]) if turned else (tensor, axes)
 
 
 def operator(view: View, name: str) -> Tensor | None:
@@ -114,7 +124,25 @@ def operand(
         first = _reshaped(first, shape)
     if len(first.shape) < rank:
         return None
+    if len(first.shape) == 2 and _changed_over(view, name, first):
+        first = turned(first)
     return first, tuple(rest), ["the operator's weight is computed from this tensor"]
+
+
+def _changed_over(view: View, name: str, matrix: Tensor) -> bool:
+    """Whether a computed weight has the axes of a matrix that it is made of the other way round."""
+    over = False
+    for _ in range(FAR):
+        if name not in view.producer or view.graph.constants.get(name) is not None:
+            break
+        node = view.nodes[view.producer[name]]
+        if node.call is None:
+            return False
+        if node.op == "transpose":
+            perm, swap = node.attrs.get("perm"), node.attrs.get("swap")
+            over ^= perm == (1, 0) or bool(node.attrs.get("reverse")) or (swap is not None and swap[0] != swap[1])
+        name = next((i for i in node.inputs if any(t.name == matrix.name for t in computed(view, i))), "")
+    return over
 
 
 def _reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

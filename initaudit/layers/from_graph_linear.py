@@ -8,18 +8,22 @@ from dataclasses import replace
 import numpy as np
 
 from initaudit.graph.integers import scaled
+from initaudit.graph.numbers import filling
 from initaudit.graph.view import FAR, View
 from initaudit.layers.from_graph_found import (
     THROUGH,
     Found,
+    computed,
     learned,
     number,
     operand,
     operator,
     signal,
+    stored,
     text,
     with_bias,
 )
+from initaudit.layers.from_graph_names import anonymous
 from initaudit.layers.words import PARTS_QKV
 from initaudit.types import Node, Role, Tensor
 
@@ -29,9 +33,10 @@ from initaudit.types import Node, Role, Tensor
 def gemm(view: View, index: int, node: Node) -> Iterator[Found]:
     """Read Gemm: either side, transposed or not."""
     a, b = node.inputs[0], node.inputs[1]
-    if b in view.fixed and (a not in view.fixed or _table(view, a)):
+    right = weight_right(view, a, b)
+    if right:
         got, axes, source = operand(view, b, 2), "oi" if node.attrs.get("transB") else "io", a
-    elif a in view.fixed:
+    elif right is not None:
         got, axes, source = operand(view, a, 2), "io" if node.attrs.get("transA") else "oi", b
     else:
         yield from _chosen(view, index, node)
@@ -39,6 +44,7 @@ def gemm(view: View, index: int, node: Node) -> Iterator[Found]:
     if got is None or len(got[0].shape) != 2:
         return
     weight, extra, why = got
+    weight, axes = stored(view, node, weight, axes)
     found = Found(index, "linear", weight, axes, source, node.outputs[0], extra=extra, reasons=why)
     side = "B" if source == a else "A"
     found.reasons.append(f"Gemm's {side}, stored ({'out, in' if axes == 'oi' else 'in, out'})")
@@ -50,10 +56,23 @@ def gemm(view: View, index: int, node: Node) -> Iterator[Found]:
     yield with_bias(view, found, weight.shape[axes.index("o")], 0 if side == "B" else 1)
 
 
-def _table(view: View, name: str) -> bool:
-    """Whether a value is a buffer, as a table of positions is, and so no weight beside a parameter."""
+def weight_right(view: View, a: str, b: str) -> bool | None:
+    """Whether the right operand of a product is its weight, False where the left one is, None where neither is.
+
+    Of two values that do not move with the data, as in the first round of a loop or of learned queries, the right one
+    is, unless it is no parameter and the left one may be.
+    """
+    if b not in view.fixed or a not in view.fixed:
+        return True if b in view.fixed else False if a in view.fixed else None
+    return not _given(view, b) or _given(view, a)
+
+
+def _given(view: View, name: str) -> bool:
+    """Whether a fixed value is no weight: a buffer, as a table of positions is, or one number, as a first state."""
+    if not computed(view, name):
+        return True
     tensor = view.constant(name)
-    return tensor is not None and tensor.buffer
+    return tensor is not None and (tensor.buffer or (anonymous(tensor.name) and filling(tensor) is not None))
 
 
 def _matmul_of(
@@ -61,15 +80,10 @@ def _matmul_of(
 ) -> Found | None:
     """Return the linear layer of a product with one constant side; `weight` replaces the constant."""
     a, b = sides
-    if b in view.fixed and a not in view.fixed:
-        right, source = True, a
-    elif a in view.fixed and b not in view.fixed:
-        right, source = False, b
-    elif b in view.fixed and learned(view, b) is not None:
-        right = not _table(view, b) or _table(view, a)  # of a learned input, as the queries of a decoder, or of a table
-        source = a if right else b
-    else:
+    right = weight_right(view, a, b)
+    if right is None or (a in view.fixed and b in view.fixed and learned(view, b if right else a) is None):
         return None
+    source = a if right else b
     if weight is None and view.constant(b if right else a) is None and signal(view, b if right else a):
         return None
     got = (weight, (), []) if weight is not None else operand(view, b if right else a, 2)
@@ -78,6 +92,7 @@ def _matmul_of(
     tensor, extra, why = got
     inner, outer = ("i", "o") if right != flip else ("o", "i")
     axes = "s" * (len(tensor.shape) - 2) + inner + outer
+    tensor, axes = stored(view, view.nodes[index], tensor, axes)
     if not right and tensor.shape[axes.index("i")] == 1:
         return None  # an outer product with a table of frequencies
     found = Found(index, "linear", tensor, axes, source, out, extra=extra, reasons=[*why])
@@ -96,7 +111,8 @@ def matmul(view: View, index: int, node: Node) -> Iterator[Found]:
         yield from _chosen(view, index, node)
     if found is not None:
         right = found.source == node.inputs[0]
-        yield with_bias(view, found, found.weight.shape[found.axes.index("o")], 0 if right else 1)
+        through = THROUGH | {"reshape"} if right and node.call is not None else THROUGH  # rows put back into batches
+        yield with_bias(view, found, found.weight.shape[found.axes.index("o")], 0 if right else 1, through)
 
 
 def _stack(view: View, name: str) -> tuple[Tensor, bool] | None:

@@ -12,7 +12,7 @@ _RECURRENT = frozenset({"lstm", "gru", "rnn"})
 
 # torch's exporters (both), numbers, tf2onnx folds, ONNX optimizers
 _ANONYMOUS = re.compile(
-    r"^(onnx::.*|\d+|(_v|val|const|constant|clone|expand|view|slice|select|unsqueeze|permute|transpose|add|sub|mul|div|"
+    r"^(onnx::.*|\d+|(_v|val|zeros|ones|full|zeros_like|ones_like|const|constant|clone|expand|view|slice|select|unsqueeze|permute|transpose|add|sub|mul|div|"
     r"scalar_tensor\w*|_to_copy|to|lift_fresh_copy|lifted_tensor|_tensor_constant|tensor|t|graph_input_cast|"
     r"ortshared|tmp|row_result|var|initializer|param|p2o)?[._]*\d*(_\d+)*|_?(const|tensor)\w*\d+|.*_output_\d+|const_fold_opt__\d+|"
     r"ortshared_.*|.*::.*)$",

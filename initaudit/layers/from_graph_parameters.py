@@ -10,6 +10,8 @@ import numpy as np
 
 from initaudit.errors import InitauditError
 from initaudit.graph.view import Use, View
+from initaudit.layers.from_graph_adapters import extent
+from initaudit.layers.from_graph_fate import Ends
 from initaudit.layers.from_graph_flow import Flow
 from initaudit.layers.from_graph_found import Found
 from initaudit.layers.from_graph_names import anonymous
@@ -119,6 +121,10 @@ def _meets(
         if len(long) > 1:
             if not own and tensor.size > 1 and _periodic(tensor):
                 return _none("a table of sines")
+            if flow.fate(out).ends & Ends.GATES:
+                return _parameter(view, tensor, use, Role.GATE, "added to what scales another signal")
+            if _for_each_unit(flow, tensor, use, node):
+                return _shift(view, tensor, use)
             return _parameter(view, tensor, use, Role.EMBEDDING, "added to the signal as a position or class embedding")
         return _shift(view, tensor, use)
     if node.op in ("mul", "div"):
@@ -164,6 +170,12 @@ def _parameter(view: View, tensor: Tensor, use: Use, role: Role, why: str) -> Fo
 
 def _shift(view: View, tensor: Tensor, use: Use) -> Found:
     return _parameter(view, tensor, use, Role.OTHER, "added to the signal: a bias of no weighted op")
+
+
+def _for_each_unit(flow: Flow, tensor: Tensor, use: Use, node: Node) -> bool:
+    """Whether a table has one number for each unit of the weight whose output it is added to: a bias, reshaped."""
+    maker = flow.only(node.inputs[1 - use.position]) if len(node.inputs) == 2 else None
+    return maker is not None and extent(maker, "o") == tensor.size
 
 
 def _signal(view: View, node: Node) -> bool:

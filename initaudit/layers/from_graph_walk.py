@@ -11,7 +11,7 @@ from initaudit.layers.from_graph_origin import JOINS, PRODUCTS, SKIP_NORMS, SUMS
 from initaudit.types import Node
 
 _MOST = 400  # values in one walk
-_WRITES = frozenset({"scatter", "scatter_elements", "scatter_nd", "index_put", "index_add", "scatter_add"})
+WRITES = frozenset({"scatter", "scatter_elements", "scatter_nd", "index_put", "index_add", "scatter_add"})
 
 Step = Callable[[int], "list[str] | None"]  # from a node to the values the walk goes on with; None ends it
 
@@ -54,7 +54,7 @@ class Walk:
         """Return the inputs of a node whose values its output holds: not the indices, sizes and conditions."""
         if node.op in JOINS:
             return [name for name in node.inputs[node.op == "where" :] if name]
-        if node.op in _WRITES:
+        if node.op in WRITES:
             return [name for name in (*node.inputs[:1], *node.inputs[2:][-1:]) if name]
         kind = self.flow.family(node)
         if kind in ("move", "norm", "activation", "pool", "reduce", "quant", "softmax"):
@@ -136,6 +136,7 @@ class Walk:
             for name in dict.fromkeys(inputs)
             if name in flow.live or name in flow.raw or flow.bit.get(self.view.origin.get(name, name))
         ]
+        met = [name for name in met if name not in flow.raw or not flow.statistic(name, node.outputs[0])]
         return [name for name in met if not flow.low_rank(name)] or met
 
     def logits(self, index: int) -> bool:

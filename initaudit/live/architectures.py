@@ -119,6 +119,8 @@ def _folder(given: str) -> Callable[[], nn.Module]:
     if (path / "model_index.json").is_file():
         parts = sorted(one.parent.name for one in path.glob("*/config.json"))
         raise UsageError(f"a diffusers pipeline of several models; give one of its folders: {', '.join(parts)}", given)
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise UsageError("an adapter, which has no architecture of its own: give its base model's folder", given)
     if not (path / "config.json").is_file():
         raise UsageError("no config.json in this folder" if path.is_dir() else "no such folder", given)
     try:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
 
+from initaudit.live.compared import Number
+
 Called = tuple[str, tuple[Any, ...], dict[str, Any]]  # a function's name, its arguments
 
 ATTRIBUTES = "__get__", "__set__"
@@ -138,6 +140,8 @@ def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
 
 def plain(value: Any) -> Any:
     """Return something that is no tensor as a Call holds it: numbers, text, dtypes by name, None for places."""
+    if isinstance(value, Number):
+        return float(value)
     if value is None or isinstance(value, bool | int | float | complex | str) or value is Ellipsis:
         return value
     if isinstance(value, torch.dtype):

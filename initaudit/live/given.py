@@ -42,7 +42,10 @@ def from_examples(module: nn.Module, examples: Any) -> Feed:
         return Feed(args=tuple(_value(value) for value in examples))
     if isinstance(examples, torch.Tensor | np.ndarray | Spec):
         return Feed(args=(_value(examples),))
-    raise UsageError(f"example inputs are a tensor, a tuple of arguments or a dict, not a {type(examples).__name__}")
+    raise UsageError(
+        f"example inputs are a tensor, a tuple of arguments or a dict, not a {type(examples).__name__};"
+        " put anything else into a tuple"
+    )
 
 
 def _value(value: Any) -> Any:

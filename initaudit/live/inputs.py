@@ -94,7 +94,7 @@ class Guesses:
         self._same[last.start] = self._same[last.start] + 1 if self._last.get(last.start) == where else 1
         self._last[last.start] = where
         base = last.start + 0.4 * self._from[last.start]  # the next first guess gets its turn as well
-        better = repairs(failure, last.values, self._floating) if last.repaired < _MOST_REPAIRS else []
+        better = repairs(failure, last.values, self._floating, self._called) if last.repaired < _MOST_REPAIRS else []
         better += self._mentioned(failure, last)
         for k, values in enumerate(better[:16]):
             # What a weight fixes comes before all else; of the sizes that may do, the nearest.
@@ -119,6 +119,9 @@ class Guesses:
                 values = [value for value, _ in _for(self._module, argument) if value is not None]
                 found += [{**last.values, name: value} for value in values]
         return [_typed(values, self._floating) for values in found[:3]]
+
+    def _called(self, name: str) -> list[Any]:
+        return [value for value, _ in _for(self._module, Argument(name, True, "", None)) if value is not None]
 
     def _add(self, rank: float, guess: _Guess) -> None:
         if _key(guess) not in self._tried:

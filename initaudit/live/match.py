@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from initaudit.errors import UnsupportedError, UsageError
+from initaudit.live.respelled import Meant, Spelling
 from initaudit.types import Array, Graph, Mismatch, Model, Module, Tensor
 
 _MOST_PREFIXES = 24  # of the commonest are tried, alone and in pairs
+_FEW = 10  # where less than one in ten of either side's tensors fits, it is another model
 
 # What wrappers put into a name, and what they call one thing in two ways.
 _SPELLINGS = (
@@ -43,13 +45,17 @@ def match(checkpoint: Model, module: Model, asked: str) -> Model:
     Raises:
         UsageError: no tensor of the checkpoint belongs to the module.
     """
-    pairs = _paired(checkpoint.tensors, module.tensors)
+    spelling = module.spell(checkpoint.tensors) if isinstance(module, Meant) else Spelling()
+    pairs = _paired(checkpoint.tensors, module.tensors, spelling)
     fits = {name: held for name, (wanted, held) in pairs.items() if wanted.shape == held.shape}
     matrices = any(len(t.shape) > 1 and not t.buffer for t in module.tensors)
     if not any(len(tensor.shape) > matrices for tensor in fits.values()):  # a few vectors meet by accident
         first = next((t.name for t in module.tensors if not t.buffer), "nothing")
         there = next((t.name for t in checkpoint.tensors), "nothing")
         raise UsageError(f"no tensor of it fits {asked}: that has {first!r}, and the checkpoint {there!r}")
+    sizes = [len(_weights(checkpoint.tensors)), len(_weights(module.tensors))]
+    if len(_weights(fits.values())) * _FEW < min(sizes):  # as a head that two architectures have alike
+        raise UsageError(f"no checkpoint of {asked}: {len(fits)} of its {sizes[0]} tensors fit the {sizes[1]} there")
     own = {t.name: t for t in module.tensors}
     tied: dict[object, Tensor] = {own[name].identity: held for name, held in fits.items()}
     told = {held.name: own[name].buffer for name, held in fits.items()}
@@ -59,7 +65,7 @@ def match(checkpoint: Model, module: Model, asked: str) -> Model:
         """The checkpoint's tensor for one of the module's; a parameter that is not in it has no values."""
         found = fits.get(tensor.name) or tied.get(tensor.identity)
         if found is not None and found.shape == tensor.shape:
-            return tensors[found.name]
+            return tensors.get(found.name, found)
         return replace(tensor, load=_unknown(tensor, known=tensor.buffer or tensor.name not in own))
 
     names = {name: found.name for name, tensor in own.items() if (found := held(tensor)).name in tensors}
@@ -68,12 +74,17 @@ def match(checkpoint: Model, module: Model, asked: str) -> Model:
         detail=", ".join(part for part in (checkpoint.detail, f"as {asked}: {module.detail}") if part),
         tensors=tuple(tensors.values()),
         graph=_over(module.graph, held) if module.graph is not None else None,
+        other=tuple(_over(graph, held) for graph in module.other),
         modules=tuple(_renamed(one, names) for one in module.modules),
         config={**module.config, **checkpoint.config},
         skipped=(*checkpoint.skipped, *module.skipped),
         source=module.source,
         mismatches=tuple(_mismatches(checkpoint, module, pairs, tied)),
     )
+
+
+def _weights(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return [t for t in tensors if t.is_float and not t.buffer]
 
 
 def _unknown(tensor: Tensor, *, known: bool) -> Callable[[], Array]:
@@ -107,7 +118,7 @@ def _mismatches(
             continue
         if not tensor.buffer or tensor.name.endswith(_STATISTICS):
             yield Mismatch("missing", tensor.name, wanted=tensor.shape)
-    used = {found.name for _, found in pairs.values()}
+    used = {name for _, found in pairs.values() for name in (found.name, *found.parts)}
     same = {found.identity for _, found in pairs.values()}
     for tensor in checkpoint.tensors:
         if tensor.name in used or tensor.identity in same or not tensor.is_float or _ASIDE.search(tensor.name):
@@ -137,10 +148,15 @@ def _plain(name: str) -> str:
     return name.lstrip(".")
 
 
-def _paired(found: Iterable[Tensor], wanted: Iterable[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return by the module's name each tensor of it with the checkpoint's, under the renaming that pairs the most."""
-    there = _by_plain(found)
-    own = _by_plain(wanted)
+def _paired(found: Iterable[Tensor], wanted: Iterable[Tensor], spelling: Spelling) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return by the module's name each tensor of it with the checkpoint's, under the renaming that pairs the most.
+
+    Names are those that the module's library reads them as, where it spells them otherwise.
+    """
+    gone = {name for one in spelling.joined for name in one.parts}
+    named = {spelling.names.get(t.name, t.name): t for t in found if t.name not in gone}
+    there = _by_plain({**named, **{one.name: one for one in spelling.joined}})
+    own = _by_plain({t.name: t for t in wanted})
     rename = _best(there, own)
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     for name, tensor in there.items():
@@ -150,10 +166,10 @@ def _paired(found: Iterable[Tensor], wanted: Iterable[Tensor]) -> dict[str, tupl
     return pairs
 
 
-def _by_plain(tensors: Iterable[Tensor]) -> dict[str, Tensor]:
+def _by_plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     named: dict[str, Tensor] = {}
-    for tensor in tensors:
-        named.setdefault(_plain(tensor.name), tensor)
+    for name, tensor in tensors.items():
+        named.setdefault(_plain(name), tensor)
     return named
 
 
@@ -163,16 +179,24 @@ def _best(there: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> _Renaming:
     if all(name in own for name in names):
         return _Renaming()
     strips, adds = ["", *_prefixes(names)], ["", *_prefixes(own)]
+    if min(len({name.rpartition(".")[0] for name in side}) for side in (there, own)) > 1:
+        strips, adds = _wide(strips, there), _wide(adds, own)
     shapes = {name: tensor.shape for name, tensor in own.items()}
     best, most = _Renaming(), (-1, -1)
     for strip in strips:
         for add in adds:
             rename = _Renaming(strip, add)
-            met = [(name, new) for name in names if (new := rename(name)) in shapes]
-            score = (sum(there[name].shape == shapes[new] for name, new in met), len(met))
+            met = {new: name for name in reversed(names) if (new := rename(name)) in shapes}
+            score = (sum(there[name].shape == shapes[new] for new, name in met.items()), len(met))
             if score > most:
                 best, most = rename, score
     return best
+
+
+def _wide(prefixes: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Leave out beginnings that are all of one module's path: what differs there is no wrapper but another layer."""
+    modules = {name.rpartition(".")[0] + "." for name in names}
+    return [one for one in prefixes if not one or sum(path.startswith(one) for path in modules) > 1]
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:

@@ -16,8 +16,8 @@ from initaudit.live import tree
 from initaudit.live.callables import where
 from initaudit.live.inputs import Guesses, described, given
 from initaudit.live.spec import Feed
-from initaudit.live.trace import Traced, _parameters, _pass, _Way, trace, unwrapped
-from initaudit.live.watch import Watch
+from initaudit.live.trace import Traced, attempt, trace, unwrapped
+from initaudit.live.watch import EndlessError, Limit, Watch
 from initaudit.types import Graph, Model, Skip
 
 FORMAT = "module"
@@ -58,6 +58,7 @@ def read(module: nn.Module, examples: Any = None, *, options: Sequence[str] = ()
     if traced is not None and fed is not None:
         detail.append(f"traced on {described(fed, root) or 'no inputs'}")
         detail += [fed.told] if fed.told else []
+        detail += ["depends on values"] if traced.other else []
         skipped += [Skip("graph", note, parameter=False) for note in traced.notes]
     else:
         detail.append("not traced (-v says why)")
@@ -67,6 +68,7 @@ def read(module: nn.Module, examples: Any = None, *, options: Sequence[str] = ()
         graph=_with_records(traced.graph, content) if traced is not None else None,
         modules=tuple(content.modules), config=_config(root), skipped=tuple(skipped),
         source="traced" if traced is not None else "",
+        other=tuple(_with_records(graph, content) for graph in traced.other) if traced is not None else (),
     )  # fmt: skip
 
 
@@ -80,7 +82,8 @@ def _cannot(module: nn.Module) -> str:
 
 def _by_word(root: nn.Module, fed: Feed) -> Traced:
     try:
-        return trace(root, fed)
+        with Limit():
+            return trace(root, fed)
     except InitauditError as error:
         on = described(fed, root) or "no inputs"
         raise UsageError(f"{type(root).__name__} cannot be run on {on}: {error.reason}{where(error)}") from error
@@ -94,23 +97,22 @@ def _guessed(root: nn.Module, guesses: Guesses) -> tuple[Feed | None, Traced | N
         watch = Watch(root)
         try:
             with watch.watching():
-                first = _pass(root, fed, "", _Way())
+                first = attempt(root, fed)
         except InitauditError as error:
             why = why or f"{described(fed, root) or 'no inputs'}: {error.reason}{where(error)}"
+            if isinstance(error, EndlessError):
+                return None, None, why
             likeliest = likeliest or fed
             guesses.failed(watch.failure(error))
             continue
-        return fed, first if _whole(root, first) else trace(root, fed), ""
+        return fed, trace(root, fed, first=first), ""
     if likeliest is not None:
         try:
-            return likeliest, trace(root, likeliest), ""
+            with Limit():
+                return likeliest, trace(root, likeliest), ""
         except InitauditError:
             pass
     return None, None, why
-
-
-def _whole(root: nn.Module, traced: Traced) -> bool:
-    return not _parameters(root, "") - traced.read
 
 
 def _with_records(graph: Graph, content: tree.Tree) -> Graph:

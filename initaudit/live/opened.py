@@ -10,6 +10,7 @@ from torch import nn
 
 from initaudit.live import build, model
 from initaudit.live.match import match
+from initaudit.live.respelled import meant
 from initaudit.types import Model
 
 
@@ -38,7 +39,7 @@ def built(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other people's constructors
         module = build.build(given, arch, weights=weights)
-    return model.read(module, examples, options=options, path=named(given, arch))
+    return meant(model.read(module, examples, options=options, path=named(given, arch)), module)
 
 
 def fitted(checkpoint: Model, module: Model) -> Model:

@@ -18,6 +18,8 @@ from initaudit.live.shapes import HANDLED, shaped
 from initaudit.live.values import Values
 from initaudit.torch_ops import known
 
+MOST_REAL_CALLS = 300_000  # of torch functions in a pass with values: what does not converge must end as well
+
 _COMPOSED = frozenset(
     {"multi_head_attention_forward", "gumbel_softmax"}
 )  # in the table, but seen better in their parts
@@ -26,6 +28,8 @@ _SILENT = frozenset(
 )
 _SIZED = frozenset({"arange", "range", "linspace", "zeros", "ones", "full", "empty", "rand", "randn", "randint", "eye"})
 _PLACING = frozenset({"cuda", "xpu", "pin_memory", "cpu"})
+_LEAVES = frozenset({"numpy", "__array__"})
+_ENTERS = frozenset({"tensor", "as_tensor", "from_numpy", "asarray", "frombuffer"})
 _JOINS = frozenset({"cat", "concat", "concatenate"})
 _PLACES = ("cuda", "meta", "mps", "xpu", "npu", "hpu")
 
@@ -44,6 +48,9 @@ class Recorder(TorchFunctionMode):
         self.answers = answers
         self.below = _Below(self)
         self._busy = False
+        self._calls = 0
+        self._left: list[torch.Tensor] = []  # whose values went where nobody sees what becomes of them
+        self.returned = False  # whether such values came back
         self._entering: Any = None  # the function whose body is about to run
         self._names: dict[Any, str] = {}
         self._bodies: dict[Any, Callable[..., Any] | None] = {}
@@ -84,6 +91,8 @@ class Recorder(TorchFunctionMode):
         mutated = _mutated(func, name, args, kwargs)
         versions = [(t, _version(t)) for t in tensors(args)] if not mutated else []
         call = self._call(func, name, args, kwargs)
+        if name in _LEAVES and args and args[0].is_floating_point() and not self._known(args[0]):
+            self._left.append(args[0])
         result = self._run(name, func, args, kwargs)
         if versions and isinstance(result, torch.Tensor):
             mutated = [t for t, before in versions if t is result and _version(t) != before]
@@ -116,7 +125,11 @@ class Recorder(TorchFunctionMode):
     def _run(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         answers = self.answers
         if answers is None:
+            self._calls += 1
+            if self._calls > MOST_REAL_CALLS:
+                raise RuntimeError("it does not come to an end")
             return func(*args, **kwargs)
+        answers.calls += 1
         if name in ASKS:
             return answers.value(name, func, args, kwargs)
         result = shaped(answers, name, func, args, kwargs)
@@ -133,6 +146,20 @@ class Recorder(TorchFunctionMode):
             kept = 0 if name in _SIZED else 1
             return func(*args[:kept], *answers.settled(args[kept:]), **answers.settled(kwargs))
 
+    def _returns(self, tensor: torch.Tensor) -> bool:
+        """Take a tensor made of numbers for what became of those that left, if there are any."""
+        if not self._left or not tensor.dim() or not tensor.is_floating_point():
+            return False
+        self.returned = True
+        if self.fakes is not None:
+            tensor = self.fakes.of(tensor, known=False)
+            self.fakes.forget(tensor)
+        self.values.made(("outside_torch", tuple(self._left), {}), self._left, [tensor])
+        return True
+
+    def _known(self, tensor: torch.Tensor) -> bool:
+        return self.fakes is not None and self.fakes.real(tensor) is not None
+
     def _bring(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             return self.fakes.of(value) if self.fakes is not None else value
@@ -148,6 +175,8 @@ class Recorder(TorchFunctionMode):
         mutated: Sequence[torch.Tensor],
     ) -> None:
         if call is None:
+            if name == "lift_fresh":
+                self._returns(result)
             return
         values = self.values
         given = list(tensors((args, kwargs)))
@@ -157,8 +186,9 @@ class Recorder(TorchFunctionMode):
         results = list(tensors(result))
         if not results or all(any(r is g for g in given) for r in results):
             return  # nothing new: a dropout that drops nothing, a cast to what it was
-        if not given and name in {"tensor", "as_tensor", "from_numpy", "asarray", "frombuffer"} and results[0].dim():
-            values.literal(results[0])
+        if not given and name in _ENTERS and results[0].dim():
+            if not self._returns(results[0]):
+                values.literal(results[0])
             return
         values.made(by_shape(name, args, kwargs, results[0]) or call, given, results)
 

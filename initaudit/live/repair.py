@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from initaudit.live.watch import Failure, Path, source
 from initaudit.live.wishes import BATCH, LENGTH, LENGTHS, SIZES, WIDE, wishes
 
 Values = Mapping[str, Any]
+
+_ENTRIES = 3  # of the guesses at one entry of a dict
 
 
 def at(values: Any, path: Path) -> Any:
@@ -52,20 +54,23 @@ def specs(values: Any, path: Path = ()) -> Iterator[tuple[Path, Spec]]:
             yield from specs(value, (*path, k))
 
 
-def repairs(failure: Failure, values: Values, floating: str = "float32") -> list[Values]:
+def repairs(
+    failure: Failure, values: Values, floating: str = "float32", called: Callable[[str], list[Any]] = lambda name: []
+) -> list[Values]:
     """Return better values, the likeliest first; none where the failure says nothing.
 
     Args:
         failure: of the pass with `values`.
         values: by argument name.
         floating: the dtype of floating tensors.
+        called: returns what something of a name may be, an entry of a dict here.
     """
     found: list[Values] = []
     for path, change in wishes(failure):
         spec = at(values, path)
         if isinstance(spec, Spec):
             found += [put(values, path, better) for better in change(spec)]
-    found += _structure(failure, values)
+    found += _structure(failure, values, called)
     return [_cast(one, floating) for one in found if one != values]
 
 
@@ -85,18 +90,19 @@ def _cast(values: Any, floating: str) -> Any:
 # ---- what else there is to go by
 
 
-def _structure(failure: Failure, values: Values) -> list[Values]:
+def _structure(failure: Failure, values: Values, called: Callable[[str], list[Any]]) -> list[Values]:
     """An argument that is asked for a key is a dict; one without the right number of axes gets it."""
     found: list[Values] = []
     x = failure.args[0] if failure.args else None
     path = source(x)
     key = failure.args[1] if failure.call == "__getitem__" and len(failure.args) > 1 else None
     if path is not None and isinstance(key, str):
-        return [put(values, path, {key: at(values, path)})]
+        return [put(values, path, {key: value}) for value in (*called(key)[:_ENTRIES], at(values, path))]
     if isinstance(failure.error, KeyError) and failure.error.args and isinstance(failure.error.args[0], str):
         dicts = [key for key, value in values.items() if isinstance(value, Mapping)]
         like = next((spec for _, spec in specs(values)), Spec((BATCH, LENGTH)))
-        return [put(values, (key, failure.error.args[0]), like) for key in dicts]
+        name = failure.error.args[0]
+        return [put(values, (key, name), value) for value in (*called(name)[:_ENTRIES], like) for key in dicts]
     axis = re.search(
         r"Dimension out of range \(expected to be in range of \[-(\d), \d\], but got (-?\d)\)", failure.text
     )

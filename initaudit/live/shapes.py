@@ -50,7 +50,6 @@ def _masked_select(answers: Answers, name: str, args: tuple[Any, ...], kwargs: M
     shape = spread.shape
     spread = spread.reshape(-1)
     if real is None:
-        answers.guessed += 1
         return spread.clone()
     with _disable_current_modes():
         count = int(real.expand(shape).sum())
@@ -60,7 +59,6 @@ def _masked_select(answers: Answers, name: str, args: tuple[Any, ...], kwargs: M
 def _unique(answers: Answers, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     if answers.real((args, kwargs)) is not None:
         return _BY_VALUE
-    answers.guessed += 1
     value = next(tensors((args, kwargs)))
     dim = kwargs.get("dim")
     asked = [bool(kwargs.get(key)) for key in ("return_inverse", "return_counts")]
@@ -83,9 +81,8 @@ def _unique(answers: Answers, name: str, args: tuple[Any, ...], kwargs: Mapping[
 def _bincount(answers: Answers, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     if answers.real((args, kwargs)) is not None:
         return _BY_VALUE
-    answers.guessed += 1
     asked = kwargs.get("minlength") or next((a for a in args[1:] if isinstance(a, int)), 0)
-    length = max(asked, answers.bound(args[0]) or 0) or answers.number
+    length = max(asked, answers.bound(args[0]) or 0) or 1
     weights = list(tensors((args, kwargs)))[1:]
     return torch.zeros(length, dtype=torch.float64 if weights else torch.long)
 
@@ -101,7 +98,6 @@ def _repeat_interleave(answers: Answers, name: str, args: tuple[Any, ...], kwarg
     real = answers.fakes.real(repeats)
     with _disable_current_modes():
         if real is None:
-            answers.guessed += 1
             real = torch.ones(tuple(repeats.shape), dtype=torch.long)
         if len(found) > 1:
             dim = kwargs.get("dim", args[2] if len(args) > 2 else None)
@@ -121,8 +117,7 @@ def _one_hot(answers: Answers, name: str, args: tuple[Any, ...], kwargs: Mapping
     if classes > 0:
         value = next(tensors((args, kwargs)))
         return torch.empty((*value.shape, classes), dtype=torch.long)
-    answers.guessed += 1
-    return torch.empty((*next(tensors((args, kwargs))).shape, answers.number + 1), dtype=torch.long)
+    return torch.empty((*next(tensors((args, kwargs))).shape, 2), dtype=torch.long)
 
 
 def _masked_index(answers: Answers, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -150,7 +145,6 @@ def _pack(answers: Answers, name: str, args: tuple[Any, ...], kwargs: Mapping[st
     real = answers.fakes.real(lengths) if isinstance(lengths, torch.Tensor) else torch.tensor(lengths)
     with _disable_current_modes():
         if real is None:
-            answers.guessed += 1
             real = torch.full((batch,), time)
         sizes = (real[None] > torch.arange(int(real.max()))[:, None]).sum(1)
         total = int(sizes.sum())
@@ -195,7 +189,6 @@ def _grouped_mm(answers: Answers, name: str, args: tuple[Any, ...], kwargs: Mapp
 
 def _nms(answers: Answers, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """Keep every box."""
-    answers.guessed += 1
     with _disable_current_modes():
         kept = torch.arange(next(tensors((args, kwargs))).shape[0])
     return answers.known(kept)

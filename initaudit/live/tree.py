@@ -68,7 +68,7 @@ def values(tensor: torch.Tensor) -> Array:
         UnsupportedError: there are none, or numpy has no such type.
     """
     if tensor.is_meta or not hasattr(tensor, "untyped_storage") or _is_fake(tensor):
-        raise UnsupportedError("the module was built without values")
+        raise UnsupportedError("it is on the meta device, without values")
     plain = tensor.detach()
     if plain.is_quantized:
         plain = plain.dequantize()
@@ -105,8 +105,17 @@ def read(root: nn.Module) -> Tree:
                 tuple(at for _, at in children),
             )
         )  # fmt: skip
+        tree.skipped += _packed(module, path)
         todo += [(child, at, above) for child, at in reversed(children)]
     return tree
+
+
+def _packed(module: nn.Module, path: str) -> Iterator[Skip]:
+    """Tell of weights in objects of torch's C++ side, as quantised layers keep theirs."""
+    for local, value in vars(module).items():
+        if isinstance(value, torch.ScriptObject) and not isinstance(module, torch.jit.ScriptModule):
+            name = f"{path}.{local}" if path else local
+            yield Skip(name, "packed for kernels of torch's: judge the weights before they are quantised")
 
 
 def _tensors(module: nn.Module, path: str, tree: Tree, storages: Storages) -> Iterator[tuple[str, str]]:
@@ -116,7 +125,9 @@ def _tensors(module: nn.Module, path: str, tree: Tree, storages: Storages) -> It
                 continue
             name = f"{path}.{local}" if path else local
             if is_lazy(value):
-                tree.skipped.append(Skip(name, "a lazy parameter that has no values yet"))
+                tree.skipped.append(
+                    Skip(name, "a lazy parameter, made in the first forward pass: run the model once before")
+                )
                 continue
             floating = value.is_floating_point() or value.is_complex() or value.is_quantized
             tree.tensors[name] = storages.tensor(name, value, buffer=buffer or not floating)

@@ -14,7 +14,9 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from initaudit.errors import InitauditError
+from initaudit.errors import InitauditError, UnsupportedError
+
+MOST_IN_A_PASS = 200_000  # calls of torch functions: a loop that waits for a value that never comes makes more
 
 Path = tuple[Any, ...]  # of a value in the arguments: ("images", 0), ("batch", "mask")
 
@@ -51,7 +53,36 @@ def source(x: Any) -> Path | None:
     return next(iter(x.origins)) if isinstance(x, Operand) and len(x.origins) == 1 else None
 
 
-class Watch(TorchFunctionMode):
+class EndlessError(UnsupportedError):
+    """A pass that does not come to an end."""
+
+
+class Limit(TorchFunctionMode):
+    """While it is entered (outside of any other mode), stops what does not end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Count and run one torch function."""
+        self.count(func)
+        return func(*args, **(kwargs or {}))
+
+    def count(self, func: Callable[..., Any]) -> None:
+        """Count a call.
+
+        Raises:
+            EndlessError: there were too many.
+        """
+        self._calls += getattr(func, "__name__", "") != "__get__"
+        if self._calls > MOST_IN_A_PASS:
+            raise EndlessError(f"no end after {MOST_IN_A_PASS:,} calls of torch functions")
+
+
+class Watch(Limit):
     """While it is entered (outside of any other mode), follows what becomes of the arguments of `root`."""
 
     def __init__(self, root: nn.Module) -> None:
@@ -59,7 +90,6 @@ class Watch(TorchFunctionMode):
         self._root = root
         self._from: Any = WeakTensorKeyDictionary()
         self._running: list[tuple[nn.Module, tuple[Any, ...]]] = []
-        self._calls = 0
         self._failed: tuple[BaseException, str, tuple[Any, ...], dict[str, Any]] | None = None
 
     @contextmanager
@@ -96,7 +126,7 @@ class Watch(TorchFunctionMode):
     ) -> Any:
         """Run one torch function and note what its results come from."""
         settings = dict(kwargs or {})
-        self._calls += getattr(func, "__name__", "") != "__get__"
+        self.count(func)
         try:
             result = func(*args, **settings)
         except Exception as error:

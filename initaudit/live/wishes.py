@@ -48,6 +48,8 @@ def _linear(failure: Failure) -> Wishes:
 def _last(x: Any, wanted: int) -> Wishes:
     """The last axis of x has to be `wanted` long."""
     path = source(x)
+    if isinstance(x, Operand) and len(x.origins) > 1 and wanted and x.shape:
+        yield from _last_of_several(x, wanted - x.shape[-1])
     if path is None or not wanted:
         return
 
@@ -79,6 +81,17 @@ def _last(x: Any, wanted: int) -> Wishes:
         return [replace(floats, shape=(*shape[:-1], more))] if more > 0 else []
 
     yield path, change
+
+
+def _last_of_several(x: Operand, more: int) -> Wishes:
+    """What several arguments were joined to has to be `more` longer: one of them is, each in its turn."""
+
+    def change(spec: Spec) -> list[Spec]:
+        if not more or len(spec.shape) < 2 or spec.shape[-1] + more < 1 or not x.floating:
+            return []
+        return [replace(spec, shape=(*spec.shape[:-1], spec.shape[-1] + more))]
+
+    yield from ((path, change) for path in sorted(x.origins, key=str))
 
 
 def _sized(spec: Spec, area: float, *, exact: bool = False) -> list[Spec]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from initaudit.reporters.base import Reporter, Style, by_layer, counts
-from initaudit.types import Finding, Measured, Report, Severity
+from initaudit.types import Finding, Measured, Probed, Report, Severity
 from initaudit.version import __version__
 
 
@@ -48,6 +48,7 @@ def document(report: Report) -> dict[str, Any]:
                 "verdict": report.verdict,
                 "coverage": report.coverage,
                 "capped": sum(f.capped is not None for f in report.findings),
+                "probe": _probe(report),
             },
         }
     )
@@ -79,8 +80,8 @@ def _layer(m: Measured, verdict: str) -> dict[str, Any]:
         "expected": {"scheme": m.expected.scheme, "std": m.expected.std} if m.expected else None,
         "variance_ratio": m.variance_ratio,
         "identified": {"scheme": m.identified.scheme, "law": m.identified.law} if m.identified else None,
-        "forward_variance": None,
-        "relative_gradient": None,
+        "forward_variance": m.probed.forward_variance if m.probed else None,
+        "relative_gradient": m.probed.relative_gradient if m.probed else None,
         "verdict": verdict,
         "role": str(layer.role),
         "tags": list(layer.tags),
@@ -92,6 +93,40 @@ def _layer(m: Measured, verdict: str) -> dict[str, Any]:
         "parts": list(layer.parts),
         "part_std": [math.sqrt(v) if v >= 0 else None for v in stats.part_variance],
         "reasons": list(layer.reasons),
+        "input_correlation": m.probed.input_correlation if m.probed else None,
+        "dead": m.probed.dead if m.probed else None,
+        "saturated": m.probed.saturated if m.probed else None,
+        "gradient": m.probed.gradient if m.probed else None,
+        "behind_gate": m.probed.behind_gate if m.probed else None,
+        "gate": _gate(m.probed) if m.probed else None,
+    }
+
+
+def _gate(p: Probed) -> dict[str, Any] | None:
+    """Return the gate that a layer sleeps behind, or how a gate itself is pulled."""
+    if p.gate_gradient is None:
+        return None
+    return {
+        "behind": p.gate or None,
+        "gradient": p.gate_gradient,
+        "open_forward_variance": p.open_forward_variance,
+        "open_relative_gradient": p.open_relative_gradient,
+    }
+
+
+def _probe(report: Report) -> dict[str, Any] | None:
+    p = report.probe
+    if p is None:
+        return None
+    return {
+        "why": p.why or None,
+        "inputs": p.inputs,
+        "macs": p.macs,
+        "attention": [{"name": a.name, "entropy": a.entropy, "spread": a.spread} for a in p.attention],
+        "outputs": [
+            {"name": h.name, "shape": list(h.shape), "variance": h.variance, "std": h.std, "excess_loss": h.excess_loss}
+            for h in p.heads
+        ],
     }
 
 

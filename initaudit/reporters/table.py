@@ -53,6 +53,7 @@ def layout(groups: Sequence[Group], width: int) -> list[str]:
             Column("std", tuple(_number(m.stats.std) for m in firsts), right=True),
             Column("expected", tuple(_expected(m) for m in firsts), right=True),
             Column("ratio", tuple(_ratio(m) for m in firsts), right=True),
+            *_probed(firsts),
         ],
         width,
     )
@@ -155,6 +156,19 @@ def _law(m: Measured) -> str:
     if m.identified is None:
         return "-" if m.stats.nonfinite else "?"
     return m.identified.scheme or f"unknown {m.identified.law}"
+
+
+def _probed(rows: Sequence[Measured]) -> list[Column]:
+    """Return the columns of a probe: variance across inputs, and gradient over weight; none without one."""
+    if not any(m.probed for m in rows):
+        return []
+    signal = tuple("-" if m.probed is None else _measured(m.probed.forward_variance) for m in rows)
+    gradient = tuple("-" if m.probed is None else _measured(m.probed.relative_gradient) for m in rows)
+    return [Column("signal", signal, right=True), Column("grad/w", gradient, right=True)]
+
+
+def _measured(value: float | None) -> str:
+    return "-" if value is None or isnan(value) else f"{value:.2g}"
 
 
 def _number(value: float) -> str:

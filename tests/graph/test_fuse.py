@@ -164,3 +164,58 @@ def test_long_graphs_are_fused_quickly() -> None:
 def test_a_copy_of_an_activation_is_not_a_second_one() -> None:
     found = fuse(graph("r = relu x\nq = identity r\na = matmul q m\ny = add r a", m=w(4, 4))).nodes
     assert [node.op for node in found] == ["relu", "identity", "matmul", "add"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("z = source {value=0.0}\ny = max x z", "relu"),
+        ("z = source {value=0.0}\ng = greater x z\ny = where g x z", "relu"),
+        ("z = expand zero size\ny = max x z", "relu"),
+        ("z = constant_of_shape size\ny = max x z", "relu"),
+        ("y = max x zeros", "relu"),
+        ("o = source {value=1.0}\nq = div x r2\ne = erf q\ns = add e o\nh = mul x half\ny = mul h s", "gelu"),
+        ("l = less x zero\nb = cast l {to=9}\ny = where b zero x", "relu"),
+        (
+            "l = less x zero\nn = non_zero l\np = transpose n\nv = expand zero size\ny = scatter_nd x p v",
+            "relu",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_one_number_throughout_counts_as_that_number(text: str, name: str) -> None:
+    assert ops(text, zeros=w(2, 8) * 0, size=np.array([2, 8]))[-1] == name
+
+
+@pytest.mark.parametrize("other", ["b", "s"])
+def test_a_bound_that_is_not_known_is_no_activation(other: str) -> None:
+    assert ops(f"s = source\ny = max x {other}", b=w(8))[-1] == "max"
+
+
+def test_a_bound_beyond_all_values_hands_them_on() -> None:
+    assert ops("y = max x low", low=-1e30) == ["identity"]
+    assert ops("s = sub low x\nl = exp s\ny = add x l", low=-1e38)[-1] == "add"
+
+
+HALVES = "a b = split x {axis=1}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (HALVES + "g = sigmoid b\ny = mul a g", ["glu"]),
+        (HALVES + "g = sigmoid b\ny = mul g a", ["glu"]),
+        (HALVES + "g = sigmoid a\ny = mul g b", ["split", "sigmoid", "mul"]),
+        (HALVES + "g = sigmoid b\nt = tanh a\ny = mul t g", ["split", "sigmoid", "tanh", "mul"]),
+        (HALVES + "g = sigmoid b\nm = mul a g\ny = add m g", ["split", "sigmoid", "mul", "add"]),
+        ("a b = split x {axis=1, split=[2, 6]}\ng = sigmoid b\ny = mul a g", ["split", "sigmoid", "mul"]),
+        ("a b c = split x {axis=1}\ng = sigmoid b\nm = mul a g\ny = add m c", ["split", "sigmoid", "mul", "add"]),
+        ("a = slice x i0 i4 i1\nb = slice x i4 i8 i1\ng = sigmoid b\ny = mul a g", ["glu"]),
+        (
+            "a = slice x i0 i4 i1\nb = slice x i0 i4 i1\ng = sigmoid b\ny = mul a g",
+            ["slice", "slice", "sigmoid", "mul"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_gated_linear_unit_that_was_written_out(text: str, found: list[str]) -> None:
+    ends = {f"i{k}": np.array([k]) for k in (0, 1, 4, 8)}
+    assert ops(text, **ends) == found

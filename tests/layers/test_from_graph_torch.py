@@ -68,10 +68,10 @@ def test_products(target, args, axes, shape):
     assert (layer.activation, layer.activation_evidence) == ("relu", Evidence.TRACED)
 
 
-def test_a_weight_turned_on_the_way_is_read_as_the_product_finds_it():
+def test_a_weight_turned_on_the_way_is_read_as_it_is_stored():
     net = Net(w=(5, 8))
     layer = net.rows(net("matmul", X, net("t", Ref("w"))))["w"]
-    assert (layer.axes, layer.weight.shape, layer.fan_in, layer.fan_out) == ("io", (8, 5), 8.0, 5.0)
+    assert (layer.axes, layer.weight.shape, layer.fan_in, layer.fan_out) == ("oi", (5, 8), 8.0, 5.0)
 
 
 def test_experts_turned_for_a_grouped_product():
@@ -197,3 +197,88 @@ def test_a_weight_computed_from_two():
     weight = net("_weight_norm", Ref("v"), Ref("g"), 0)
     layer = net.rows(net("relu", net("linear", X, weight)))["v"]
     assert (layer.kind, layer.fan_in, [t.name for t in layer.extra], layer.activation) == ("linear", 8.0, ["g"], "relu")
+
+
+NOT_TOLD = [
+    lambda net, x: net("maximum", x, Ref("v")),
+    lambda net, x: net("min", x, Ref("v")),
+    lambda net, x: net("maximum", x, net("rand_like", x)),
+    lambda net, x: net("maximum", x, net("mul", x, Ref("v"))),
+    lambda net, x: net("where", net("gt", x, Ref("v")), x, net("zeros_like", x)),
+    lambda net, x: net("where", net("gt", x, 0), x, net("mul", x, Ref("v"))),
+    lambda net, x: net("mul", x, net("sigmoid", net("mul", x, Ref("v")))),
+    lambda net, x: net("pow", x, Ref("v")),
+    lambda net, x: net("div", Ref("v"), x),
+]
+
+
+@pytest.mark.parametrize("write", NOT_TOLD)
+def test_a_function_with_an_operand_that_is_not_known_is_not_said_to_be_none(write):
+    net = Net(w=(5, 8), v=(5,), u=(3, 5))
+    layer = net.rows(net("linear", write(net, net("linear", X, Ref("w"))), Ref("u")))["w"]
+    assert (layer.activation, layer.activation_evidence) == (None, Evidence.ASSUMED)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda net, x: net("maximum", x, net("zeros_like", x)),
+        lambda net, x: net("max", x, net("full", (2, 5), 0.0)),
+        lambda net, x: net("where", net("gt", x, 0), x, net("new_zeros", x, (2, 5))),
+        lambda net, x: net("__setitem__", x, net("lt", x, 0), 0.0),
+        lambda net, x: net("mul", net("relu", x), net("ones_like", x)),
+        lambda net, x: net("clamp", net("relu", x), -65504.0, 65504.0),
+    ],
+)
+def test_tensors_of_one_known_number(write):
+    net = Net(w=(5, 8), u=(3, 5))
+    layer = net.rows(net("linear", write(net, net("linear", X, Ref("w"))), Ref("u")))["w"]
+    assert (layer.activation, layer.activation_evidence) == ("relu", Evidence.TRACED)
+
+
+def test_what_another_weight_makes_as_a_bound_is_not_sure():
+    net = Net(w=(5, 8), t=(5, 5), u=(3, 5))
+    x = net("linear", X, Ref("w"))
+    layer = net.rows(net("linear", net("maximum", x, net("linear", x, Ref("t"))), Ref("u")))["w"]
+    assert layer.activation_evidence < Evidence.TRACED
+
+
+def test_a_first_state_of_zeros_is_no_weight():
+    net = Net("aten", w=(8, 8), u=(3, 8))
+    state = net("mm", net("zeros", (2, 8)), net("t", Ref("w")))
+    rows = net.rows(net("linear", net("tanh", net("add", state, X)), Ref("u")))
+    assert (rows["w"].axes, rows["w"].weight.shape) == ("oi", (8, 8))
+
+
+def test_a_weight_joined_from_two_has_the_fans_of_both():
+    net = Net(a=(3, 6), b=(5, 6))
+    joined = net("cat", [Ref("a"), Ref("b")], 0)
+    rows = net.rows(net("matmul", X, joined))
+    assert list(rows) == ["b"]
+    assert (rows["b"].weight.shape, rows["b"].fan_in, rows["b"].weight.parts) == ((8, 6), 8.0, ("a", "b"))
+    assert rows["b"].weight.load().shape == (8, 6)
+
+
+def test_a_weight_as_a_batch_of_copies():
+    net = Net("aten", w=(5, 8), b=(5,))
+    turned = net("permute", Ref("w"), [1, 0], shape=(8, 5))
+    copies = net("view", net("expand", turned, [4, 8, 5]), [4, 8, 5])
+    out = net("view", net("bmm", X, copies), [4, 2, 5])
+    layer = net.rows(net("relu", net("add", out, Ref("b"))))["w"]
+    assert (layer.axes, layer.fan_in, layer.fan_out) == ("oi", 8.0, 5.0)
+    assert layer.bias is not None and layer.bias.name == "b"
+
+
+def test_a_head_tied_by_a_turned_table_is_the_table():
+    net = Net("aten", table=(9, 8))
+    x = net("embedding", Ref("table"), X)
+    rows = net.rows(net("mm", net("tanh", x), net("permute", Ref("table"), [1, 0])))
+    assert list(rows) == ["table"]
+    assert "used 2 times" in rows["table"].reasons[-1]
+
+
+def test_a_computed_weight_that_is_turned_afterwards():
+    net = Net("aten", w=(5, 8), s=(5, 1))
+    scaled = net("div", Ref("w"), net("exp", Ref("s")))
+    layer = net.rows(net("relu", net("mm", X, net("permute", scaled, [1, 0]))))["w"]
+    assert (layer.fan_in, layer.fan_out) == (8.0, 5.0)

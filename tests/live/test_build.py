@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -131,6 +132,18 @@ def test_a_file_is_imported_once_and_sees_its_neighbours(tmp_path):
     assert first.in_features == 7
 
 
+def test_code_that_reads_the_command_line_finds_that_of_a_plain_script(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["initaudit", "check", "net.pt", "--model", "x"])
+    (tmp_path / "own_script.py").write_text(
+        "import argparse, sys\nfrom torch import nn\nparser = argparse.ArgumentParser()\n"
+        "parser.add_argument('--width', type=int, default=5)\nargs = parser.parse_args()\n"
+        "def make(): return nn.Linear(parser.parse_args().width, len(sys.argv))\n"
+    )
+    made = build.build(f"{tmp_path}/own_script.py:make")
+    assert (made.in_features, made.out_features) == (5, 1)
+    assert sys.argv[1:] == ["check", "net.pt", "--model", "x"]
+
+
 def test_architectures_refuse_what_is_not_the_librarys_own(tmp_path):
     for given in ("resnet18", "keras:vgg", "timm:", "hf:"):
         with pytest.raises(UsageError, match="--arch takes timm:NAME"):
@@ -139,6 +152,10 @@ def test_architectures_refuse_what_is_not_the_librarys_own(tmp_path):
         build.build(arch=f"hf:{tmp_path}/nothing")
     with pytest.raises(UsageError, match=r"no config\.json"):
         build.build(arch=f"hf:{tmp_path}")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UsageError, match="an adapter, which has no architecture of its own"):
+        build.build(arch=f"hf:{tmp_path}")
+    (tmp_path / "adapter_config.json").unlink()
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(UsageError, match="a diffusers pipeline"):
         build.build(arch=f"hf:{tmp_path}")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from initaudit.errors import UsageError
-from initaudit.live import model
+from initaudit.live import model, watch
 from initaudit.live.given import from_examples, from_options
 from initaudit.live.spec import Feed, Spec
 
@@ -123,6 +123,42 @@ def test_a_dict_is_found_by_the_keys_that_are_asked_for():
     assert "batch.dense (2, 6) float32" in found
     assert "batch.ids" in found
     assert "int64" in found
+
+
+class Labelled(Fn):
+    def forward(self, batch):
+        logits = self.fc(torch.relu(self.conv(batch["image"])).mean((2, 3)))
+        return {"loss": nn.functional.cross_entropy(logits, batch["label"]), "logits": logits}
+
+
+def test_entries_of_a_dict_are_guessed_by_their_names():
+    found = fed(Labelled(conv=nn.Conv2d(3, 8, 3), fc=nn.Linear(8, 4)))
+    assert "batch.image (2, 3, 64, 64) float32, batch.label (2,) int64" in found
+
+
+class Critic(Fn):
+    def forward(self, obs, action):
+        return self.q(torch.cat([torch.tanh(self.a(obs)), action], -1))
+
+
+def test_one_of_what_is_joined_gets_the_width_that_is_left():
+    found = fed(Critic(a=nn.Linear(17, 64), q=nn.Linear(64 + 6, 1)))
+    assert "obs (2, 17) float32, action (2, 6) float32" in found
+
+
+class Endless(Fn):
+    def forward(self, x):
+        while True:
+            x = torch.relu(self.a(x))
+
+
+def test_a_pass_without_end_is_ended(monkeypatch):
+    monkeypatch.setattr(watch, "MOST_IN_A_PASS", 500)
+    found = model.read(Endless(a=nn.Linear(4, 4)))
+    assert found.graph is None
+    assert "no end after 500 calls" in found.skipped[-1].why
+    with pytest.raises(UsageError, match="no end after 500 calls"):
+        model.read(Endless(a=nn.Linear(4, 4)), torch.zeros(2, 4))
 
 
 class Graphs(Fn):

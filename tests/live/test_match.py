@@ -162,6 +162,15 @@ def test_a_vector_that_fits_by_accident_is_no_match():
         match(bare(tensor("h.weight", 4), tensor("h.c.weight", 5, 5)), module, "net")
 
 
+def test_what_hardly_anything_fits_is_the_checkpoint_of_another_model():
+    head = tensor("head.w", 4, 4)
+    module = bare(head, *(tensor(f"a.{k}.w", 2, 3) for k in range(15)))
+    checkpoint = bare(head, *(tensor(f"b.{k}.v", 3, 5) for k in range(15)))
+    with pytest.raises(UsageError, match="no checkpoint of net: 1 of its 16 tensors fit the 16 there"):
+        match(checkpoint, module, "net")
+    assert match(bare(head), module, "net").mismatches  # all that there is fits: an adapter, a part
+
+
 def test_of_two_prefixes_the_one_that_fits_more_wins():
     module = bare(tensor("a.w", 2, 2), tensor("b.w", 3, 3), tensor("c.w", 4, 4))
     checkpoint = bare(

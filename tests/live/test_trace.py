@@ -13,7 +13,7 @@ from initaudit.errors import InitauditError, UnsupportedError, UsageError
 from initaudit.live.fakes import as_fake, fake_mode
 from initaudit.live.feeding import outputs_of
 from initaudit.live.spec import Feed, Spec
-from initaudit.live.trace import Traced, trace
+from initaudit.live.trace import Traced, attempt, trace, unwrapped
 from initaudit.types import Node
 from tests.live.replay import replay
 
@@ -344,6 +344,23 @@ def test_the_module_is_left_as_it_was() -> None:
     assert torch.equal(x, given)
 
 
+def test_an_exported_program_has_one_mode() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Dropout(), nn.Linear(4, 2)).eval()
+    exported = torch.export.export(module, (torch.randn(2, 4),)).module()
+    with pytest.raises(NotImplementedError):
+        exported.train()
+    assert traced(exported).read == {"0.weight", "0.bias", "2.weight", "2.bias"}
+
+
+def test_one_attempt_tells_whether_the_arguments_fit() -> None:
+    module = Made(lambda m, x: m.a(x) if x.sum() > 0 else m.b(x), a=nn.Linear(4, 4), b=nn.Linear(4, 4))
+    first = attempt(module, Feed((X,)))
+    assert (first.read, first.other) == ({"a.weight", "a.bias"}, ())
+    assert trace(module, Feed((X,)), first=first).read == {"b.weight", "b.bias"}
+    with pytest.raises(InitauditError, match="RuntimeError"):
+        attempt(module, Feed((Spec((2, 5)),)))
+
+
 def test_an_error_is_one_line_that_says_where() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.ReLU(), nn.Linear(5, 5)))
     with pytest.raises(UnsupportedError) as caught:
@@ -385,13 +402,16 @@ def test_what_leads_nowhere_is_left_out_but_weights() -> None:
         return y
 
     done = traced(Made(forward, a=nn.Linear(4, 4), gate=nn.Linear(4, 4)))
-    assert [n.op for n in done.graph.nodes] == ["linear", "add", "linear", "sigmoid"]
+    assert [n.op for n in done.graph.nodes] == ["linear", "linear", "sigmoid"]
+    assert [[n.op for n in graph.nodes] for graph in done.other] == [["linear", "add", "linear", "sigmoid"]]
 
 
 def test_wrappers_are_taken_off() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     assert trace(nn.DataParallel(module), Feed((X,))).read == {"0.weight", "0.bias"}
     assert trace(torch.compile(module), Feed((X,))).read == {"0.weight", "0.bias"}
+    scripted = torch.jit.script(module)
+    assert unwrapped(scripted) is scripted
     inner = nn.Sequential(torch.compile(nn.Linear(4, 4)))
     assert trace(inner, Feed((X,))).read == {"0._orig_mod.weight", "0._orig_mod.bias"}
 

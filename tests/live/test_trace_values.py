@@ -86,7 +86,7 @@ def test_every_expert_is_run(forward: Any) -> None:
 
 
 def test_loops_on_values_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "MOST_YES", 20)
+    monkeypatch.setattr(answers, "MOST_ALIKE", 20)
 
     def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
         while x.norm() > 1e-3:
@@ -96,7 +96,9 @@ def test_loops_on_values_end(monkeypatch: pytest.MonkeyPatch) -> None:
         return x
 
     done = traced(Made(forward, a=nn.Linear(4, 4), b=nn.Linear(4, 4)))
-    assert len(reading(done, "a.weight")) == 20
+    assert len(reading(done, "b.weight")) == 1 + 20  # the first reads what was not read before
+    (met,) = done.other
+    assert len([n for n in met.nodes if "a.weight" in n.inputs]) == 1 + 20
 
 
 def test_the_other_way_is_tried_where_one_leaves_weights_out() -> None:

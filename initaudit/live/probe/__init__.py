@@ -1,0 +1,6 @@
+"""One small seeded batch through a graph, forward and backward: what each layer really does to signal and gradient."""
+
+from initaudit.live.probe.data import read as read_data
+from initaudit.live.probe.run import probe
+
+__all__ = ["probe", "read_data"]

@@ -1,0 +1,118 @@
+"""Takes the measures while a batch passes through, so that no value is kept for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+
+from initaudit.live.probe.measures import Spread, Weights, attention, slopes, spread
+from initaudit.live.probe.places import Bend, Places
+from initaudit.types import Attending, Node
+
+_BACK = frozenset({"add", "sub", "mul", "div", "where", "masked_fill", "clip", "tanh", "cast", "reshape", "max"})
+_FAR = 10
+
+
+class Watching:
+    """Told the values of one pass.
+
+    Args:
+        places: of the graph.
+        outs: values whose spread is wanted.
+        bends: activations with the number of units that they act on.
+        sizes: values whose largest size is wanted.
+        closely: look at activations and attention too.
+    """
+
+    def __init__(
+        self, places: Places, outs: Iterable[str], bends: Mapping[Bend, int], sizes: Iterable[str], closely: bool
+    ) -> None:
+        self.spreads: dict[str, Spread | None] = {}
+        self.slopes: dict[Bend, tuple[float, float | None] | None] = {}
+        self.sizes: dict[str, float] = {}
+        self.attending: list[Attending] = []
+        self._outs = frozenset(outs)
+        self._sizes = frozenset(sizes)
+        self._bends: dict[str, list[tuple[Bend, int]]] = {}
+        self._softmax: dict[str, Node] = {}
+        self._whole: dict[str, Node] = {}
+        self._held: dict[str, Sequence[torch.Tensor]] = {}
+        self._roots: dict[str, Sequence[torch.Tensor]] = {}
+        self._hold: set[str] = set()
+        if closely:
+            for bend, units in bends.items():
+                self._bends.setdefault(bend.after, []).append((bend, units))
+            self._find(places)
+            self._hold = {bend.before for bend in bends}
+            self._hold |= {name for node in self._whole.values() for name in node.inputs if name}
+
+    def __call__(self, name: str, values: Sequence[torch.Tensor], whole: torch.Tensor | None) -> None:
+        """Take one value of all runs, and what it was cut from."""
+        if name in self._outs:
+            self.spreads[name] = spread(values)
+        if name in self._sizes:
+            self.sizes[name] = max(float(v.detach().abs().amax()) for v in values if v.numel())
+        if name in self._hold:
+            self._held[name] = values
+            self._roots[name] = values if whole is None else [whole]
+        for bend, units in self._bends.get(name, ()):
+            before = self._roots.get(bend.before)
+            self.slopes[bend] = None if before is None else slopes(bend, before, values, units)
+        if name in self._softmax:
+            node = self._softmax[name]
+            axis = node.attrs.get("axis", -1)
+            self._attends(node, attention(values, axis if isinstance(axis, int) else -1))
+        if name in self._whole:
+            self._attends(self._whole[name], self._logits(self._whole[name]))
+
+    def _find(self, places: Places) -> None:
+        for node in places.view.nodes:
+            if node.op == "softmax" and node.inputs and _scores(places, node.inputs[0]):
+                self._softmax[node.inputs[0]] = node
+            elif node.op == "scaled_dot_product_attention" and len(node.inputs) > 2:
+                self._whole[node.outputs[0]] = node
+
+    def _attends(self, node: Node, weights: Weights | None) -> None:
+        if weights is not None:
+            name = str(node.attrs.get("@scope") or node.name or node.outputs[0])
+            self.attending.append(Attending(name, weights.entropy, weights.spread))
+
+    def _logits(self, node: Node) -> Weights | None:
+        """Return the measures of an attention that is one operation, from its operands."""
+        queries, keys = (self._held.get(name) for name in node.inputs[:2])
+        masks = self._held.get(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] else None
+        if queries is None or keys is None:
+            return None
+        logits = []
+        with torch.no_grad():
+            for at, q in enumerate(queries):
+                k = keys[min(at, len(keys) - 1)]
+                if q.dim() > 2 and q.shape[-3] != k.shape[-3] and k.shape[-3]:
+                    k = k.repeat_interleave(q.shape[-3] // k.shape[-3], -3)
+                scale = node.attrs.get("scale")
+                scores = q @ k.transpose(-1, -2) * (scale if isinstance(scale, float) else q.shape[-1] ** -0.5)
+                if node.attrs.get("is_causal"):
+                    later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+                    scores = scores.masked_fill(later, -torch.inf)
+                if masks is not None:
+                    mask = masks[min(at, len(masks) - 1)]
+                    scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+                logits.append(scores)
+        return attention(logits, -1)
+
+
+def _scores(places: Places, name: str) -> bool:
+    """Whether logits come from a product of two signals, as those of attention do."""
+    for _ in range(_FAR):
+        at = places.view.producer.get(name)
+        if at is None:
+            return False
+        node = places.view.nodes[at]
+        moving = places.view.moving(node)
+        if node.op in ("matmul", "einsum", "gemm"):
+            return len(moving) > 1
+        if node.op not in _BACK or not moving:
+            return False
+        name = node.inputs[moving[0]]
+    return False
