@@ -18,6 +18,7 @@ from initaudit.layers.from_graph_origin import PRODUCTS, SKIP_NORMS, SUMS
 from initaudit.types import Node
 
 _SHORT = 8  # steps from attention logits to their softmax
+_BRANCH = 60  # values between the two ends of a branch
 _ALONG = frozenset({"neg", "sqrt", "min", "max", "where", "reciprocal"})  # elementwise ops left over by fusing
 
 
@@ -175,9 +176,26 @@ class Flow(Gates):
         if founds is None and node.op == "gather":
             return self._move(use, node)[0]
         into = founds is None or any(found.source == name for found in founds)
-        decision = Decision(use.node, None, f"goes into {label}", True)
+        past = founds is not None and len(founds) == 1 and self._past(name, founds[0])
+        decision = Decision(use.node, None, f"goes into {label}", firm=not past)  # the branch it passes says more
         inside = inner(self.fate(found.out) for found in founds or ())
         return Fate(decision, Ends.WEIGHT if into else Ends.MIX, True, False, inside + 1 if inside >= 0 else inside)
+
+    def _past(self, name: str, found: Found) -> bool:
+        """Whether a weight projects a value on its way past a branch: its output is added to what the branch does."""
+        readers = self.view.readers(found.out)
+        if len(readers) != 1 or self.view.nodes[readers[0].node].op not in SUMS:
+            return False
+        todo = [one for one in self.view.nodes[readers[0].node].inputs if one != found.out]
+        seen: set[str] = set()
+        while todo and len(seen) < _BRANCH:
+            one = todo.pop()
+            if one == name:
+                return bool(seen)
+            if one in self.view.producer and one not in seen:
+                seen.add(one)
+                todo += [i for i in self.view.nodes[self.view.producer[one]].inputs if i not in self.view.fixed]
+        return False
 
     def _move(self, use: Use, node: Node) -> tuple[Fate, str]:
         values = {"concat", "where", "sequence_construct", "concat_from_sequence", "phi"}
