@@ -49,7 +49,7 @@ class Frame:
 
 
 class Evaluator:
-    """Works out expressions; `invoke` follows what they call."""
+    """Works out expressions; `invoke`, which follows what they call, is its subclass's: statements lie behind it."""
 
     def __init__(self, code: Code, tree: Tree, machine: Machine) -> None:
         self.code = code
