@@ -11,11 +11,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from initaudit import formats, laws, layers, names_from, rules, schemes, state, stats
+from initaudit import formats, laws, layers, names_from, risk, rules, schemes, state, stats, theory
 from initaudit.errors import InitauditError, UsageError
 from initaudit.naming import pattern
 from initaudit.registry import Rule
-from initaudit.types import Audit, Finding, Layer, Measured, Model, Probe, Report, Skip, Stats, Tensor
+from initaudit.types import Audit, Finding, Layer, Measured, Model, Report, Signals, Skip, Stats, Tensor
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -184,11 +184,13 @@ def audit_model(
         raise InitauditError(f"nothing to audit: no weight with values among {len(model.tensors)} tensors{why}")
     standing, reasons = state.judge(measured)
     skipped = (*model.skipped, *unread, *absent, *failed)
-    probed: Probe | None = None
+    measured, told = _predicted(model, measured)
+    probed: Signals | None = None
     if probe:
         measured, probed = _probed(model, measured, data, seed)
         skipped += (Skip("probe", probed.why, parameter=False),) if probed.why else ()
-    whole = Audit(model, measured, standing, reasons, skipped, probed)
+    whole = Audit(model, measured, standing, reasons, skipped, probed, told)
+    whole = replace(whole, risk=risk.judge(whole))
     findings, crashed = _run(rules.catalogue() if chosen is None else chosen, whole)
     shown = measured
     if only:
@@ -210,6 +212,8 @@ def audit_model(
         coverage=judged / parameters if parameters else 0.0,
         crashed=crashed,
         probe=probed,
+        theory=told,
+        risk=whole.risk,
     )
 
 
@@ -272,11 +276,19 @@ def _others(layer: Layer) -> Iterator[Tensor]:
     yield from (t for t in (layer.bias, *layer.extra) if t is not None and t.is_float)
 
 
-def _probed(model: Model, measured: Sequence[Measured], data: Any, seed: int) -> tuple[tuple[Measured, ...], Probe]:
+def _predicted(model: Model, measured: Sequence[Measured]) -> tuple[tuple[Measured, ...], Signals | None]:
+    """Add to each layer what theory says of it."""
+    if model.graph is None:
+        return tuple(measured), None
+    made = theory.predict(model.graph, measured)
+    return tuple(replace(m, predicted=row) for m, row in zip(measured, made.layers, strict=True)), made
+
+
+def _probed(model: Model, measured: Sequence[Measured], data: Any, seed: int) -> tuple[tuple[Measured, ...], Signals]:
     """Add to each layer what a small batch through the model says of it."""
     if model.graph is None:
         why = "there is no graph to run: name the code with --model or --arch, or audit an ONNX export"
-        return tuple(measured), Probe((), why=why)
+        return tuple(measured), Signals((), why=why)
     try:
         from initaudit.live import probe as probing  # noqa: PLC0415  imports torch
     except ModuleNotFoundError as error:

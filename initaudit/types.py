@@ -330,15 +330,23 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
-    """What one small batch through the model said of a layer; None where it could not be told."""
+class Signal:
+    """What one small batch does at a layer, measured by the probe or told by theory; None where it is not known.
+
+    Gradients are those of one input: the root mean square over inputs, the way back started with a random unit vector
+    on the output.
+    """
 
     forward_variance: float | None = None  # of what it hands on before its activation, across inputs, per unit
+    second_moment: float | None = None  # of the same values
     input_correlation: float | None = None  # cosine between what it hands on for two inputs
     dead: float | None = None  # share of units whose activation has no slope for any input
     saturated: float | None = None  # share of units whose activation has hardly any slope
     relative_gradient: float | None = None  # |dL/dW| / |W|; None where W is zero
     gradient: float | None = None  # |dL/dW|
+    common: float | None = None  # |mean over inputs of dL/dW|^2 with one unit vector for all: what learns no difference
+    contrast: float | None = None  # the same with weights over inputs that sum to zero: what learns to tell them apart
+    tied: float | None = None  # share of units that are copies of another, in what comes in and in what comes back
     behind_gate: bool = False  # sleeps: with the zero or small parameters before it at work, it gets a gradient
     gate: str = ""  # name of the tensor that it sleeps behind
     gate_gradient: float | None = None  # of the gate as it is, relative to its values when open
@@ -357,7 +365,7 @@ class Attending:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """An output of the model, as the probe saw it."""
+    """An output of the model."""
 
     name: str
     shape: tuple[int, ...]  # of one run
@@ -367,15 +375,41 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """One small batch through a model, forward and backward."""
+class Signals:
+    """What one small batch does in a model, forward and backward: measured, or told by theory."""
 
-    layers: tuple[Probed, ...]  # one per layer asked for, in that order
+    layers: tuple[Signal, ...]  # one per layer asked for, in that order
     attention: tuple[Attending, ...] = ()
     heads: tuple[Head, ...] = ()
     inputs: int = 0  # in the batch
     macs: float = 0.0  # multiplications it was estimated at
-    why: str = ""  # why it could not be run; empty where it was
+    why: str = ""  # why there is nothing to say, or not all; empty where all is well
+    by: str = "probe"  # "probe" or "theory"
+    unread: tuple[str, ...] = ()  # operations not understood: what they touch is not told
+    folded: bool = False  # batch norms are merged into the weights, so that this is not the signal of training
+
+
+@dataclass(frozen=True, slots=True)
+class Symptom:
+    """Something that signal or gradient does in the whole graph, and how much it matters."""
+
+    kind: str  # "vanishing-signal": the name of the rule that tells it
+    risk: float  # that a net with this symptom alone does not train, by the calibrated fit
+    value: float  # the figure that it is told by: a factor, a share, an entropy, ...
+    layers: tuple[str, ...] = ()  # names, from the one where it starts to the one where it ends
+    factor: float | None = None  # per layer, of the variance or of the squared gradient
+    depth: float | None = None  # of weighted layers at which this net would still train
+    capped: str = ""  # why it is told as info at most, if it is
+
+
+@dataclass(frozen=True, slots=True)
+class Risk:
+    """That a model does not train, by the calibrated fit over what its signal does."""
+
+    value: float  # 0 to 1
+    by: str  # "probe" or "theory"
+    symptoms: tuple[Symptom, ...] = ()  # gravest first
+    disagreement: str = ""  # where theory and probe differ by more than they should; empty otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +421,8 @@ class Measured:
     others: Mapping[str, Stats] = field(default_factory=dict)  # bias and extra, by tensor name
     expected: Expectation | None = None
     identified: Law | None = None
-    probed: Probed | None = None
+    probed: Signal | None = None  # by the probe, where it ran
+    predicted: Signal | None = None  # by theory, where there is a graph
 
     @property
     def tensors(self) -> tuple[tuple[Tensor, Stats], ...]:
@@ -395,6 +430,11 @@ class Measured:
         layer = self.layer
         rest = ((layer.bias,) if layer.bias else ()) + layer.extra
         return ((layer.weight, self.stats), *((t, self.others[t.name]) for t in rest if t.name in self.others))
+
+    @property
+    def signal(self) -> Signal | None:
+        """What was measured, else what theory says."""
+        return self.probed or self.predicted
 
     @property
     def variance_ratio(self) -> float | None:
@@ -413,7 +453,9 @@ class Audit:
     state: State
     state_reasons: tuple[str, ...] = ()
     skipped: tuple[Skip, ...] = ()
-    probe: Probe | None = None
+    probe: Signals | None = None
+    theory: Signals | None = None
+    risk: Risk | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,7 +488,9 @@ class Report:
     coverage: float
     crashed: bool = False  # a rule failed; exit 2 whatever was found
     given: str = ""  # the path as it was typed; model.path is never absolute
-    probe: Probe | None = None
+    probe: Signals | None = None
+    theory: Signals | None = None
+    risk: Risk | None = None
 
     @property
     def verdict(self) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from initaudit.reporters.base import Reporter, Style, by_layer, counts
-from initaudit.types import Finding, Measured, Probed, Report, Severity
+from initaudit.types import Finding, Measured, Report, Severity, Signal
 from initaudit.version import __version__
 
 
@@ -102,7 +102,7 @@ def _layer(m: Measured, verdict: str) -> dict[str, Any]:
     }
 
 
-def _gate(p: Probed) -> dict[str, Any] | None:
+def _gate(p: Signal) -> dict[str, Any] | None:
     """Return the gate that a layer sleeps behind, or how a gate itself is pulled."""
     if p.gate_gradient is None:
         return None

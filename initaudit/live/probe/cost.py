@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from initaudit.live.probe.places import Places
+from initaudit.layers.spots import Places
 from initaudit.types import Graph
 
 Shape = tuple[int, ...]

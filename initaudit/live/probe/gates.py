@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from initaudit.live.probe.places import Places
+from initaudit.layers.spots import Places
 
 _SMALL = 1e-2  # of a factor per channel
 _TINY = 1e-3  # of a matrix's std, in terms of one that keeps variance

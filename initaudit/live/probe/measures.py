@@ -11,7 +11,7 @@ import torch
 
 from initaudit import activations
 from initaudit.activations import Family
-from initaudit.live.probe.places import Bend
+from initaudit.layers.spots import Bend
 
 _NO_SLOPE = 1e-6
 _LITTLE = 0.05  # of the steepest slope that the activation has

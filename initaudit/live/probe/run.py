@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from initaudit.errors import InitauditError
+from initaudit.layers.spots import Bend, Place, Places, reached
 from initaudit.live.probe import cost, feeds
 from initaudit.live.probe.data import Data, by_input
 from initaudit.live.probe.gates import Gate, free, gates, opened, shut, watched
 from initaudit.live.probe.lockstep import Lockstep
 from initaudit.live.probe.measures import excess_loss, spread
-from initaudit.live.probe.places import Bend, Place, Places, reached
 from initaudit.live.probe.watching import Watching
-from initaudit.types import Graph, Head, Layer, Probe, Probed
+from initaudit.types import Graph, Head, Layer, Signal, Signals
 
 _WAKES = 10.0  # times the gradient that a layer gets once gates are open, if it sleeps behind one
 _PROBABILITIES = frozenset({"softmax", "log_softmax"})
@@ -34,7 +34,7 @@ class _Pass:
     heads: tuple[Head, ...]
 
 
-def probe(graph: Graph, layers: Sequence[Layer], given: Data | None = None, *, seed: int = 0) -> Probe:
+def probe(graph: Graph, layers: Sequence[Layer], given: Data | None = None, *, seed: int = 0) -> Signals:
     """Run a small batch through a graph, forward and backward, and measure what each layer does to it.
 
     Batch norms use the statistics of the batch, dropout is off. The way back starts with a random unit vector per input
@@ -77,8 +77,8 @@ def probe(graph: Graph, layers: Sequence[Layer], given: Data | None = None, *, s
     return _refused(layers, f"it cannot be run: {why}")
 
 
-def _refused(layers: Sequence[Layer], why: str) -> Probe:
-    return Probe(tuple(Probed() for _ in layers), why=why)
+def _refused(layers: Sequence[Layer], why: str) -> Signals:
+    return Signals(tuple(Signal() for _ in layers), why=why)
 
 
 def _attempts(places: Places, data: Mapping[str, torch.Tensor]) -> Iterator[dict[str, feeds.Kind]]:
@@ -145,7 +145,7 @@ class _Probing:
         }
         self.outs = frozenset(out for place in own for out in place.outs)
 
-    def made(self) -> Probe:
+    def made(self) -> Signals:
         """Return what there is to say."""
         found = gates(self.places, self.runner.parameters)
         first = self._pass(watched(found), closely=True)
@@ -153,7 +153,7 @@ class _Probing:
         closed = shut(found, first.watching.sizes)
         if closed:
             rows = self._woken(rows, closed, first)
-        return Probe(
+        return Signals(
             tuple(_rounded(row) for row in rows),
             tuple(replace(a, entropy=_short(a.entropy), spread=_short(a.spread)) for a in first.watching.attending),
             first.heads,
@@ -209,11 +209,11 @@ class _Probing:
         loss = _short(excess_loss(runs)) if logits else None
         return Head(name, shape, _short(apart.variance) if apart else math.nan, std, loss)
 
-    def _row(self, place: Place, layer: Layer, seen: _Pass) -> Probed:
+    def _row(self, place: Place, layer: Layer, seen: _Pass) -> Signal:
         spreads = [s for out in place.outs if (s := seen.watching.spreads.get(out)) is not None]
         bend = seen.watching.slopes.get(place.bend) if place.bend is not None else None
         gradient, size = self._gradient(place, seen)
-        return Probed(
+        return Signal(
             forward_variance=_mean([s.variance for s in spreads]),
             input_correlation=_mean([s.correlation for s in spreads if s.correlation is not None]),
             dead=None if bend is None else bend[0],
@@ -234,7 +234,7 @@ class _Probing:
 
     # ---- gates
 
-    def _woken(self, rows: Sequence[Probed], closed: Sequence[Gate], first: _Pass) -> list[Probed]:
+    def _woken(self, rows: Sequence[Signal], closed: Sequence[Gate], first: _Pass) -> list[Signal]:
         with opened(closed, self.runner.parameters, self.seed + 2):
             second = self._pass(set(), closely=False)
             open_rows = [self._row(place, layer, second) for place, layer in zip(self.own, self.layers, strict=True)]
@@ -275,7 +275,7 @@ class _Probing:
         return None if at is None else by_node[at]
 
 
-def _wakes(row: Probed, now: Probed) -> bool:
+def _wakes(row: Signal, now: Signal) -> bool:
     if row.gradient is None or not now.gradient:
         return False
     return now.gradient >= _WAKES * row.gradient
@@ -294,7 +294,7 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _rounded(row: Probed) -> Probed:
+def _rounded(row: Signal) -> Signal:
     def short(value: float | None) -> float | None:
         return None if value is None else _short(value)
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
+from initaudit.layers.spots import Bend, Places
 from initaudit.live.probe.measures import Spread, Weights, attention, slopes, spread
-from initaudit.live.probe.places import Bend, Places
 from initaudit.types import Attending, Node
 
 _BACK = frozenset({"add", "sub", "mul", "div", "where", "masked_fill", "clip", "tanh", "cast", "reshape", "max"})
