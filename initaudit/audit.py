@@ -184,12 +184,12 @@ def audit_model(
         raise InitauditError(f"nothing to audit: no weight with values among {len(model.tensors)} tensors{why}")
     standing, reasons = state.judge(measured)
     skipped = (*model.skipped, *unread, *absent, *failed)
-    measured, told = _predicted(model, measured)
+    measured, predicted = _predicted(model, measured)
     probed: Signals | None = None
     if probe:
         measured, probed = _probed(model, measured, data, seed)
         skipped += (Skip("probe", probed.why, parameter=False),) if probed.why else ()
-    whole = Audit(model, measured, standing, reasons, skipped, probed, told)
+    whole = Audit(model, measured, standing, reasons, skipped, probed, predicted)
     whole = replace(whole, risk=risk.judge(whole))
     findings, crashed = _run(rules.catalogue() if chosen is None else chosen, whole)
     shown = measured
@@ -212,7 +212,7 @@ def audit_model(
         coverage=judged / parameters if parameters else 0.0,
         crashed=crashed,
         probe=probed,
-        theory=told,
+        theory=predicted,
         risk=whole.risk,
     )
 
