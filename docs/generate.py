@@ -1,13 +1,24 @@
-"""Write the generated pages again: `python -m docs.generate`. They hold what `explain` and `schemes` print."""
+"""Write the generated pages again: `python -m docs.generate`. They hold what `explain` and `schemes` print.
+
+The README's report is what `check` prints of the fixture.
+"""
 
 from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from initaudit import activations, rules, schemes
+from initaudit import activations, audit, rules, schemes
 from initaudit.layers import from_graph_tags
+from initaudit.live.execute.case import OPERATORS
+from initaudit.live.execute.executor import TABLES
+from initaudit.ops import OPS, Op
+from initaudit.reporters import reporters
+from initaudit.reporters.base import Style
+from initaudit.theory import engine
 
 HERE = Path(__file__).resolve().parent
 
@@ -37,6 +48,51 @@ def tags_page() -> str:
     return f"# Tags\n\n{intro}\n\n| tag | meaning |\n|---|---|\n{table}"
 
 
+_SILENT = {"index", "source"}  # families that hand on no signal
+_READ = {"constant", "if", "loop", "scan"}  # what readers resolve before anything is run
+_TOLD = [op for op in OPS.values() if op.name not in _READ]
+
+
+def operations_page() -> str:
+    """Return docs/operations.md: what neither the probe nor theory understands."""
+    assert TABLES  # they fill OPERATORS
+    unrun = [op for op in _TOLD if op.onnx and op.name not in OPERATORS]
+    unread = [op for op in _TOLD if op.family not in _SILENT and not engine.known(op.name)]
+    run = sum(name in OPERATORS for name, op in OPS.items() for _ in op.onnx)
+    return (
+        "# Operations\n\nGenerated from the tables of the code. What a graph holds beyond them is in its report:"
+        " `skipped` and `summary.probe.why` for the probe, `summary.theory.unread` for theory.\n\n"
+        "## ONNX operations that the probe cannot run\n\n"
+        f"{run} of the ONNX operations that initaudit has a name for can be run; how they do on ONNX's own tests is in"
+        " [executor.md](../benchmarks/results/executor.md). Graphs of torch (traced, TorchScript, `.pt2`) are run"
+        " with the torch functions that they recorded. `If`, `Loop` and `Scan` are run as far as the reader could"
+        " resolve them. Not run:\n\n"
+        f"{_by_family(unrun, lambda op: ', '.join(op.onnx))}\n"
+        "## Operations that theory does not follow\n\n"
+        "By their canonical name. What comes after one of these is not known to theory, and neither is the gradient of"
+        " what comes before.\n\n"
+        f"{_by_family(unread, lambda op: op.name)}"
+    )
+
+
+def _by_family(ops: list[Op], name: Callable[[Op], str]) -> str:
+    families = dict.fromkeys(op.family for op in ops)
+    rows = (f"| {family} | {', '.join(name(op) for op in ops if op.family == family)} |\n" for family in families)
+    return f"| family | operations |\n|---|---|\n{''.join(rows)}"
+
+
+_SHOWN = "$ initaudit check fixtures/broken.onnx\n"
+
+
+def readme() -> str:
+    """Return README.md with the report that `check` prints today."""
+    text = (HERE.parent / "README.md").read_text()
+    start = text.index(_SHOWN) + len(_SHOWN)
+    report = audit.audit_path(HERE.parent / "fixtures" / "broken.onnx")
+    shown = reporters()["console"].render([replace(report, given="fixtures/broken.onnx")], Style(width=100))
+    return text[:start] + shown + text[text.index("```", start) :]
+
+
 def pages() -> dict[str, str]:
     """Return every generated page by file name."""
     return {
@@ -44,9 +100,11 @@ def pages() -> dict[str, str]:
         "schemes.md": table_page("Schemes", "schemes", list(schemes.listing())),
         "activations.md": table_page("Activations", "activations", list(activations.listing())),
         "tags.md": tags_page(),
+        "operations.md": operations_page(),
     }
 
 
 if __name__ == "__main__":
     for name, text in pages().items():
         (HERE / name).write_text(text)
+    (HERE.parent / "README.md").write_text(readme())

@@ -57,7 +57,8 @@ def check(
         layers: shell patterns on layer names; the other layers are neither listed nor judged.
         jobs: threads that measure, at least 1; all cores where None.
         probe: run one small batch through the graph, forward and backward, and report what each layer does to signal
-            and gradient; needs torch. None: where data is given.
+            and gradient; needs torch. None: where data is given, and for a module that comes with example inputs
+            (their shapes are taken, their values only from `data`). Elsewhere theory predicts the same figures.
         data: what the batch is made of, the first axis being that of the samples: an array or a tensor for the first
             input, a dict by input name, or the path of a .npy, .npz or torch.save file. Drawn where it is None.
         seed: of what the probe draws.
@@ -80,13 +81,14 @@ def check(
         raise UsageError("example inputs are for a module: give one, or model or arch")
     if jobs is not None and jobs < 1:
         raise UsageError(f"jobs is at least 1, not {jobs}")
+    fresh = live or path is None  # a module with its own weights: torch is there already
     settings: dict[str, Any] = {
         "activation": activations.named(activation) if activation is not None else None,
         "chosen": audit.select(_words(select), _words(ignore)),
         "only": _words(layers),
         "jobs": jobs,
         "names": audit.named_by(Path(names)) if names is not None else None,
-        "probe": data is not None if probe is None else probe,
+        "probe": data is not None or (fresh and example_inputs is not None) if probe is None else probe,
         "data": data,
         "seed": seed,
     }

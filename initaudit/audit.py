@@ -11,11 +11,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from initaudit import formats, laws, layers, names_from, risk, rules, schemes, state, stats, theory
+from initaudit import formats, laws, layers, names_from, rules, schemes, signals, state, stats
 from initaudit.errors import InitauditError, UsageError
 from initaudit.naming import pattern
 from initaudit.registry import Rule
-from initaudit.types import Audit, Finding, Layer, Measured, Model, Report, Signals, Skip, Stats, Tensor
+from initaudit.signals import Notice
+from initaudit.types import Audit, Finding, Layer, Measured, Model, Report, Skip, Stats, Tensor
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -56,6 +57,7 @@ def audit_path(
     probe: bool = False,
     data: Any = None,
     seed: int = 0,
+    notice: Notice | None = None,
 ) -> Report:
     """Read a file or folder and return what there is to say about it.
 
@@ -71,6 +73,7 @@ def audit_path(
         probe: run a small batch through the graph, forward and backward.
         data: what the batch is made of: see `initaudit.check`.
         seed: of what the probe draws.
+        notice: told what a probe that takes a while will cost, before it runs.
 
     Raises:
         InitauditError: the model could not be read, or holds nothing to audit.
@@ -81,7 +84,7 @@ def audit_path(
             model = _fitted(model, meant)
         report = audit_model(
             model, names=names, activation=activation, chosen=chosen, only=only, jobs=jobs, progress=progress,
-            probe=probe, data=data, seed=seed,
+            probe=probe, data=data, seed=seed, notice=notice,
         )  # fmt: skip
     except InitauditError as error:
         raise error.at(str(path)) from None
@@ -164,6 +167,7 @@ def audit_model(
     probe: bool = False,
     data: Any = None,
     seed: int = 0,
+    notice: Notice | None = None,
 ) -> Report:
     """Return what there is to say about a model that has been read.
 
@@ -183,16 +187,10 @@ def audit_model(
         why = next((f" ({one.name}: {one.why})" for one in (*failed, *model.skipped) if one.parameter), "")
         raise InitauditError(f"nothing to audit: no weight with values among {len(model.tensors)} tensors{why}")
     standing, reasons = state.judge(measured)
-    skipped = (*model.skipped, *unread, *absent, *failed)
-    measured, predicted = _predicted(model, measured)
-    probed: Signals | None = None
-    if probe:
-        measured, probed = _probed(model, measured, data, seed)
-        skipped += (Skip("probe", probed.why, parameter=False),) if probed.why else ()
-    whole = Audit(model, measured, standing, reasons, skipped, probed, predicted)
-    whole = replace(whole, risk=risk.judge(whole))
-    findings, crashed = _run(rules.catalogue() if chosen is None else chosen, whole)
-    shown = measured
+    whole = Audit(model, measured, standing, reasons, (*model.skipped, *unread, *absent, *failed))
+    whole, crashes = signals.judged(whole, probe=probe, data=data, seed=seed, notice=notice)
+    findings, crashed = _run(rules.catalogue() if chosen is None else chosen, whole, crashes)
+    measured = shown = whole.measured
     if only:
         for glob in only:
             if not any(fnmatchcase(m.layer.name, glob) for m in measured):
@@ -200,19 +198,19 @@ def audit_model(
         shown = tuple(m for m in measured if any(fnmatchcase(m.layer.name, glob) for glob in only))
         left = {m.layer.name for m in shown}
         findings = [f for f in findings if f.layer is None or left & {f.layer, *f.also}]
-    parameters, judged = _coverage(model, shown, skipped)
+    parameters, judged = _coverage(model, shown, whole.skipped)
     return Report(
         model=model,
         measured=shown,
         findings=tuple(findings),
-        skipped=skipped,
+        skipped=whole.skipped,
         state=standing,
         state_reasons=reasons,
         parameters=parameters,
         coverage=judged / parameters if parameters else 0.0,
         crashed=crashed,
-        probe=probed,
-        theory=predicted,
+        probe=whole.probe,
+        theory=whole.theory,
         risk=whole.risk,
     )
 
@@ -276,39 +274,17 @@ def _others(layer: Layer) -> Iterator[Tensor]:
     yield from (t for t in (layer.bias, *layer.extra) if t is not None and t.is_float)
 
 
-def _predicted(model: Model, measured: Sequence[Measured]) -> tuple[tuple[Measured, ...], Signals | None]:
-    """Add to each layer what theory says of it."""
-    if model.graph is None:
-        return tuple(measured), None
-    made = theory.predict(model.graph, measured)
-    return tuple(replace(m, predicted=row) for m, row in zip(measured, made.layers, strict=True)), made
-
-
-def _probed(model: Model, measured: Sequence[Measured], data: Any, seed: int) -> tuple[tuple[Measured, ...], Signals]:
-    """Add to each layer what a small batch through the model says of it."""
-    if model.graph is None:
-        why = "there is no graph to run: name the code with --model or --arch, or audit an ONNX export"
-        return tuple(measured), Signals((), why=why)
-    try:
-        from initaudit.live import probe as probing  # noqa: PLC0415  imports torch
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise UsageError("the probe needs torch: pip install torch") from None
-    given = None if data is None else probing.read_data(data)
-    made = probing.probe(model.graph, [m.layer for m in measured], given, seed=seed)
-    return tuple(replace(m, probed=row) for m, row in zip(measured, made.layers, strict=True)), made
-
-
-def _run(chosen: Iterable[Rule], whole: Audit) -> tuple[list[Finding], bool]:
-    findings: list[Finding] = []
-    crashed = False
+def _run(chosen: Iterable[Rule], whole: Audit, crashes: Sequence[str]) -> tuple[list[Finding], bool]:
+    """Return what the rules find, and whether one of them, or what they build on, failed."""
+    broken = next(r for r in rules.catalogue() if r.code == "INI001")
+    findings = [
+        broken.at(None, why, failed=why.partition(" ")[0], remedy="please report it; the rest of the report holds")
+        for why in crashes
+    ]
     for rule in chosen:
         try:
             findings.extend(rule(whole))
         except Exception as error:
-            crashed = True
-            broken = next(r for r in rules.catalogue() if r.code == "INI001")
             findings.append(
                 broken.at(
                     None,
@@ -319,7 +295,7 @@ def _run(chosen: Iterable[Rule], whole: Audit) -> tuple[list[Finding], bool]:
             )
     order = {m.layer.name: k for k, m in enumerate(whole.measured)}
     findings.sort(key=lambda f: (-f.severity, order.get(f.layer or "", -1), f.rule))
-    return findings, crashed
+    return findings, any(f.rule == broken.code for f in findings)
 
 
 def _coverage(model: Model, measured: Sequence[Measured], skipped: Sequence[Skip]) -> tuple[int, int]:

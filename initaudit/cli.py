@@ -14,7 +14,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from threading import Timer
@@ -24,6 +23,28 @@ import typer
 
 from initaudit import reporters
 from initaudit.errors import InitauditError, UsageError, WriteError
+from initaudit.options import (
+    CONSOLE,
+    ActivationOption,
+    ArchOption,
+    DataOption,
+    FailOn,
+    FailOnOption,
+    FormatOption,
+    IgnoreOption,
+    InputOption,
+    JobsOption,
+    LayersOption,
+    ModelOption,
+    NamesOption,
+    OutputOption,
+    Paths,
+    ProbeOption,
+    QuietOption,
+    SeedOption,
+    SelectOption,
+    VerboseOption,
+)
 from initaudit.reporters.base import Style
 from initaudit.types import Model, Report, Severity
 from initaudit.version import __version__
@@ -37,84 +58,6 @@ app = typer.Typer(
     help="Tells whether the weights you are about to train can be trained.",
     epilog="Exit codes: 0 nothing at or above --fail-on, 1 findings, 2 the work could not be done.",
 )
-
-Format = StrEnum("Format", {name: name for name in sorted(reporters.reporters())})  # type: ignore[misc]
-
-
-CONSOLE = Format("console")
-
-
-class FailOn(StrEnum):
-    """The least severity that makes the exit code 1."""
-
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-    NEVER = "never"
-
-
-Paths = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="PATH...",
-        help="ONNX graph, torch.save file, safetensors file, or a folder. Without one, --model or --arch is built and"
-        " its fresh weights are judged.",
-    ),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MODULE:CALLABLE",
-        help="The nn.Module that the weights are for: package.module:callable or file.py:callable. Runs your code.",
-    ),
-]
-ArchOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="LIBRARY:NAME",
-        help="The same from a library: timm:NAME, torchvision:NAME or hf:FOLDER (its config.json; never remote code).",
-    ),
-]
-InputOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--input",
-        metavar="NAME=1,3,224,224[:DTYPE]",
-        help="Shape of an input of --model or --arch, repeatable; guessed where it is not given.",
-    ),
-]
-NamesOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="CHECKPOINT",
-        help="Call layers as in this file of the same weights: for graphs whose exporter renamed them.",
-    ),
-]
-FormatOption = Annotated[Format, typer.Option("--format", help="How the report is written.")]
-OutputOption = Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to; - is stdout.")]
-FailOnOption = Annotated[FailOn, typer.Option(help="Least severity that makes the exit code 1.")]
-SelectOption = Annotated[
-    list[str] | None, typer.Option(metavar="RULE,...", help="Run only these rules: codes, prefixes (INI1) or names.")
-]
-IgnoreOption = Annotated[list[str] | None, typer.Option(metavar="RULE,...", help="Leave these rules out.")]
-LayersOption = Annotated[list[str] | None, typer.Option(metavar="GLOB,...", help="Judge only layers with such a name.")]
-ActivationOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="What follows the weights, where the file does not say.")
-]
-JobsOption = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Threads that measure; default all cores.")]
-ProbeOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--probe/--no-probe", help="Run one small batch forward and backward; needs torch. Done where there is --data."
-    ),
-]
-DataOption = Annotated[
-    str | None,
-    typer.Option(metavar="FILE", help="What the batch is made of: .npy, .npz or .pt, by input name; drawn by default."),
-]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of what the probe draws.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings, errors and the closing line.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Every row, every finding, what was not judged.")]
 
 
 def _version(wanted: bool) -> None:
@@ -156,8 +99,7 @@ def check(
     """Judge the weights of a checkpoint or graph."""
     if quiet and verbose:
         raise UsageError("--quiet and --verbose contradict each other")
-    if data is not None and probe is False:
-        raise UsageError("--data and --no-probe contradict each other")
+    _refuse_idle_data(data, probe)
     from initaudit import activations, audit  # noqa: PLC0415  numpy is not needed for --help
 
     paths = paths or []
@@ -175,6 +117,7 @@ def check(
                     "activation": activation, "chosen": chosen, "only": _split(layers), "jobs": jobs,
                     "progress": progress, "names": twin,
                     "probe": data is not None if probe is None else probe, "data": data, "seed": seed,
+                    "notice": _notice(path, quiet, verbose),
                 }  # fmt: skip
                 if paths:
                     reports.append(audit.audit_path(path, meant=meant, **settings))
@@ -203,11 +146,16 @@ def show(
     layers: LayersOption = None,
     activation: ActivationOption = None,
     jobs: JobsOption = None,
+    probe: ProbeOption = None,
+    data: DataOption = None,
+    seed: SeedOption = 0,
 ) -> None:
-    """List every weight with its distribution, without judging it."""
+    """List every weight with its distribution, and draw signal and gradient against depth, without judging."""
     from initaudit import activations, audit  # noqa: PLC0415
+    from initaudit.reporters import plot  # noqa: PLC0415
     from initaudit.reporters.table import distributions  # noqa: PLC0415
 
+    _refuse_idle_data(data, probe)
     if activation is not None:
         activation = activations.named(activation)
     meant = _meant([path] if path else [], model, arch, input)
@@ -216,6 +164,8 @@ def show(
         settings: dict[str, Any] = {
             "activation": activation, "chosen": (), "only": _split(layers), "jobs": jobs, "progress": progress,
             "names": audit.named_by(names) if names is not None else None,
+            "probe": data is not None if probe is None else probe, "data": data, "seed": seed,
+            "notice": _notice(name, quiet=False, verbose=False),
         }  # fmt: skip
         try:
             if path is None and meant is not None:
@@ -224,7 +174,8 @@ def show(
                 report = audit.audit_path(name, meant=meant, **settings)
         except InitauditError as error:
             raise error.at(name) from None
-    _emit("\n".join(distributions(report, _width())) + "\n")
+    drawn = plot.plots(report, _width(), plot.ink(sys.stdout.encoding if sys.stdout is not None else None))
+    _emit("\n".join((*distributions(report, _width()), "", *drawn)).rstrip() + "\n")
 
 
 def _meant(
@@ -257,7 +208,7 @@ def rules() -> None:
     """List the rules: code, name, severity, what each finds."""
     from initaudit import rules as package  # noqa: PLC0415
 
-    _emit("".join(f"{r.code}  {r.name:<20}  {r.severity.label:<7}  {r.title}\n" for r in package.catalogue()))
+    _emit("".join(f"{r.code}  {r.name:<24}  {r.severity.label:<7}  {r.title}\n" for r in package.catalogue()))
 
 
 @app.command()
@@ -357,6 +308,17 @@ def _code(reports: list[Report], fail_on: FailOn) -> int:
     if fail_on is FailOn.NEVER:
         return 0
     return int(any(f.severity >= Severity[fail_on.name] for r in reports for f in r.findings))
+
+
+def _refuse_idle_data(data: str | None, probe: bool | None) -> None:
+    if data is not None and probe is False:
+        raise UsageError("--data and --no-probe contradict each other")
+
+
+def _notice(path: str, quiet: bool, verbose: bool) -> Callable[[str], None] | None:
+    """Return what tells a person, before it starts, what will take a while."""
+    person = sys.stderr is not None and sys.stderr.isatty() and not quiet
+    return (lambda line: _complain(f"{path}: {line}")) if person or verbose else None
 
 
 def _width() -> int:

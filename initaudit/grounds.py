@@ -6,6 +6,8 @@ weight is a fault, while gates, branch ends, adapters and heads are often zeroed
 
 from __future__ import annotations
 
+import math
+
 from initaudit.types import Audit, Evidence, Measured, Role, State, Stats, Tensor
 
 # Kinds that map input units to output units; everything else is told by value only.
@@ -65,6 +67,29 @@ def excuse(m: Measured, audit: Audit) -> str:
     if not born(audit):
         return "the model is trained"
     return "" if plain(m) else HARMLESS.get(m.layer.role, f"a {m.layer.role} may be so")
+
+
+def wakes(m: Measured, audit: Audit) -> bool | None:
+    """Whether a weight gets a gradient: now, or once the gate that it sleeps behind has moved; None if it is not known.
+
+    A gate may sleep behind another one: the chain is followed to one that moves at the first step.
+    """
+    seen: set[str] = set()
+    one: Measured | None = m
+    while one is not None and one.layer.name not in seen:
+        seen.add(one.layer.name)
+        signal = one.signal
+        if signal is None or signal.gradient is None or math.isnan(signal.gradient):
+            return None
+        if signal.gradient > 0:
+            return True
+        if not signal.behind_gate:
+            return False
+        gate = next((o for o in audit.measured if o.layer.weight.name == signal.gate), None)
+        if gate is None and signal.gate_gradient is not None:
+            return signal.gate_gradient > 0
+        one = gate
+    return None if one is None else False
 
 
 def varied(m: Measured) -> bool:

@@ -372,6 +372,9 @@ class Head:
     variance: float  # across inputs, averaged over units and positions
     std: float  # of all its values
     excess_loss: float | None = None  # cross entropy against random classes less log C, where it may hold logits
+    open_variance: float | None = None  # with the gates of the model open, where it has any
+    open_std: float | None = None
+    open_excess_loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,6 +403,7 @@ class Symptom:
     factor: float | None = None  # per layer, of the variance or of the squared gradient
     depth: float | None = None  # of weighted layers at which this net would still train
     capped: str = ""  # why it is told as info at most, if it is
+    severity: Severity = Severity.INFO  # what that risk amounts to, by the calibrated thresholds
 
 
 @dataclass(frozen=True, slots=True)

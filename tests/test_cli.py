@@ -48,7 +48,7 @@ def test_broken_exits_1_and_its_healthy_twin_0(cli):
 def test_fail_on_decides_the_code_in_every_format(cli):
     for form in ("console", "json"):
         assert cli("check", BROKEN, "--format", form, "--select", "INI301")[0] == 0
-        assert cli("check", BROKEN, "--format", form, "--select", "INI301", "--fail-on", "warning")[0] == 1
+        assert cli("check", BROKEN, "--format", form, "--select", "INI301", "--fail-on", "info")[0] == 1
         assert cli("check", BROKEN, "--format", form, "--fail-on", "never")[0] == 0
 
 

@@ -98,7 +98,9 @@ def test_without_a_path_fresh_weights_are_judged_and_are_the_same_twice(cli):
     assert report["summary"]["coverage"] == 1
     assert one == cli("check", "--model", "own_nets:Net", "--format", "json")
     code, out, _ = cli("check", "--model", "own_nets:Net", "-q")
-    assert (code, out) == (0, "own_nets:Net: healthy: 0 errors, 0 warnings, 0 infos; 100 % of parameters judged\n")
+    assert code == 0
+    assert out.startswith("own_nets:Net: healthy: 0 errors, 0 warnings, 0 infos; 100 % of parameters judged; risk 0.")
+    assert out.count("\n") == 1
     code, out, _ = cli("show", "--model", "own_nets:Net")
     assert code == 0
     assert "hidden" in out
@@ -169,7 +171,7 @@ def test_check_takes_a_live_module(net):
     with torch.no_grad():
         net.hidden.weight.zero_()
     found = initaudit.check(net).findings
-    assert [(f.rule, f.layer, f.severity.label) for f in found] == [("INI103", "hidden", "error")]
+    assert [(f.rule, f.layer) for f in found if f.severity > 1] == [("INI103", "hidden")]
 
 
 def test_check_takes_a_path_and_the_module_or_what_makes_it(net, tmp_path):

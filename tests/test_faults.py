@@ -32,9 +32,10 @@ def test_no_warning_on_a_healthy_or_recognised_layer(report):
     assert not grave & {NAMES[k] for k in ("he", "torch_default", "identity", "sparse", "he2")}
 
 
-def test_every_format_says_the_same():
+def test_every_format_says_the_same_of_the_values():
+    values = ("INI1", "INI2", "INI3")  # the rest takes a graph
     said = [
-        {(f.layer, f.rule, f.message) for f in initaudit.check(FIXTURES / f"faults.{suffix}").findings}
+        {(f.layer, f.rule) for f in initaudit.check(FIXTURES / f"faults.{suffix}", select=values).findings}
         for suffix in ("onnx", "pt", "safetensors")
     ]
     assert said[0] == said[1] == said[2]

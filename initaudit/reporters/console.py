@@ -139,7 +139,35 @@ def _table(page: _Page, report: Report, style: Style) -> None:
         )
     if notes:
         page.line(f"and {'; '.join(notes)} (-v shows them)", indent=4)
+    for line in _judges(report):
+        page.line(line, indent=4)
     page.gap()
+
+
+def _judges(report: Report) -> Iterator[str]:
+    """Yield who told the columns of signal and gradient, and why no one else did."""
+    probed = sum(m.probed is not None for m in report.measured)
+    predicted = sum(m.probed is None and m.predicted is not None for m in report.measured)
+    what = "signal: variance across inputs, grad/w: gradient over weight of one input"
+    if probed:
+        inputs = report.probe.inputs if report.probe else 0
+        yield f"{what}; measured on {inputs} inputs" + ("; ~ predicted from the weights" if predicted else "")
+    elif predicted:
+        yield f"{what}; ~ predicted from the weights" + ("" if report.probe else ", --probe measures it")
+    elif report.model.graph is None:
+        yield "signal and gradient are not known: there is no graph (--model, --arch or an ONNX export gives one)"
+    elif report.theory is not None and report.theory.why:
+        yield f"signal and gradient are not known: {report.theory.why}"
+    if report.probe is not None and report.probe.why:
+        yield f"the probe: {report.probe.why}"
+    if report.theory is not None and report.theory.unread and not probed:
+        unread = report.theory.unread
+        more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
+        yield f"theory does not follow {', '.join(unread[:5])}{more}"
+    if report.theory is not None and report.theory.folded:
+        yield "batch norms are merged into the weights here: signal and gradient are not those of training"
+    if report.risk is not None and report.risk.disagreement:
+        yield f"theory and probe disagree: {report.risk.disagreement}"
 
 
 def _plural(kind: str, n: int) -> str:
@@ -195,7 +223,8 @@ def _closing(page: _Page, report: Report, style: Style) -> None:
     word = report.verdict
     parts = ", ".join(f"{n[s]} {s.label}{'' if n[s] == 1 else 's'}" for s in sorted(Severity, reverse=True))
     capped = [f for f in report.findings if f.capped is not None]
-    closing = f": {parts}; {_percent(report.coverage)} of parameters judged"
+    risk = f"; risk {report.risk.value:.2f} by {report.risk.by}" if report.risk is not None else ""
+    closing = f": {parts}; {_percent(report.coverage)} of parameters judged{risk}"
     if style.verbosity < 0:  # one line for one path, however long, so that it can be searched
         path = printable(f"{report.given or report.model.path}: ")
         page.console.print(Text.assemble(path, (word, VERDICT_COLOURS[word]), closing), soft_wrap=True)

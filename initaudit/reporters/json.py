@@ -16,9 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from initaudit.reporters.agreement import FIGURES, compared
 from initaudit.reporters.base import Reporter, Style, by_layer, counts
-from initaudit.types import Finding, Measured, Report, Severity, Signal
+from initaudit.types import Finding, Measured, Report, Risk, Severity, Signal, Signals
 from initaudit.version import __version__
+
+_NOTHING = Signal()
 
 
 def document(report: Report) -> dict[str, Any]:
@@ -48,7 +51,10 @@ def document(report: Report) -> dict[str, Any]:
                 "verdict": report.verdict,
                 "coverage": report.coverage,
                 "capped": sum(f.capped is not None for f in report.findings),
-                "probe": _probe(report),
+                "probe": _signals(report.probe),
+                "theory": _signals(report.theory),
+                "risk": _risk(report.risk),
+                "agreement": _agreement(report),
             },
         }
     )
@@ -57,6 +63,7 @@ def document(report: Report) -> dict[str, Any]:
 
 def _layer(m: Measured, verdict: str) -> dict[str, Any]:
     layer, stats = m.layer, m.stats
+    signal = m.signal or _NOTHING
     return {
         "name": layer.name,
         "kind": layer.kind,
@@ -80,8 +87,8 @@ def _layer(m: Measured, verdict: str) -> dict[str, Any]:
         "expected": {"scheme": m.expected.scheme, "std": m.expected.std} if m.expected else None,
         "variance_ratio": m.variance_ratio,
         "identified": {"scheme": m.identified.scheme, "law": m.identified.law} if m.identified else None,
-        "forward_variance": m.probed.forward_variance if m.probed else None,
-        "relative_gradient": m.probed.relative_gradient if m.probed else None,
+        "forward_variance": signal.forward_variance,
+        "relative_gradient": signal.relative_gradient,
         "verdict": verdict,
         "role": str(layer.role),
         "tags": list(layer.tags),
@@ -93,12 +100,28 @@ def _layer(m: Measured, verdict: str) -> dict[str, Any]:
         "parts": list(layer.parts),
         "part_std": [math.sqrt(v) if v >= 0 else None for v in stats.part_variance],
         "reasons": list(layer.reasons),
-        "input_correlation": m.probed.input_correlation if m.probed else None,
-        "dead": m.probed.dead if m.probed else None,
-        "saturated": m.probed.saturated if m.probed else None,
-        "gradient": m.probed.gradient if m.probed else None,
-        "behind_gate": m.probed.behind_gate if m.probed else None,
-        "gate": _gate(m.probed) if m.probed else None,
+        "signal_by": "probe" if m.probed else "theory" if m.predicted else None,
+        "second_moment": signal.second_moment,
+        "input_correlation": signal.input_correlation,
+        "dead": signal.dead,
+        "saturated": signal.saturated,
+        "gradient": signal.gradient,
+        "common": signal.common,
+        "contrast": signal.contrast,
+        "tied": signal.tied,
+        "behind_gate": signal.behind_gate if m.signal else None,
+        "gate": _gate(signal),
+        "theory": _theory_beside(m),
+    }
+
+
+def _theory_beside(m: Measured) -> dict[str, Any] | None:
+    """Return what theory says where the probe's figures are shown."""
+    if m.probed is None or m.predicted is None:
+        return None
+    return {
+        "forward_variance": m.predicted.forward_variance,
+        "relative_gradient": m.predicted.relative_gradient,
     }
 
 
@@ -114,20 +137,56 @@ def _gate(p: Signal) -> dict[str, Any] | None:
     }
 
 
-def _probe(report: Report) -> dict[str, Any] | None:
-    p = report.probe
-    if p is None:
+def _signals(told: Signals | None) -> dict[str, Any] | None:
+    """Return what a judge says of the whole: attention, outputs, and what it could not read."""
+    if told is None:
         return None
     return {
-        "why": p.why or None,
-        "inputs": p.inputs,
-        "macs": p.macs,
-        "attention": [{"name": a.name, "entropy": a.entropy, "spread": a.spread} for a in p.attention],
+        "why": told.why or None,
+        "unread": list(told.unread),
+        "folded": told.folded,
+        "inputs": told.inputs,
+        "macs": told.macs,
+        "attention": [{"name": a.name, "entropy": a.entropy, "spread": a.spread} for a in told.attention],
         "outputs": [
             {"name": h.name, "shape": list(h.shape), "variance": h.variance, "std": h.std, "excess_loss": h.excess_loss}
-            for h in p.heads
+            for h in told.heads
         ],
     }
+
+
+def _risk(risk: Risk | None) -> dict[str, Any] | None:
+    if risk is None:
+        return None
+    return {
+        "value": risk.value,
+        "by": risk.by,
+        "symptoms": [
+            {
+                "kind": s.kind,
+                "severity": s.severity.label,
+                "risk": s.risk,
+                "value": s.value,
+                "layers": list(s.layers),
+                "factor": s.factor,
+                "depth": s.depth,
+                "capped": s.capped or None,
+            }
+            for s in risk.symptoms
+        ],
+    }
+
+
+def _agreement(report: Report) -> dict[str, Any] | None:
+    """Return how far theory and probe are apart; None where only one of them spoke."""
+    found = [a for a in (compared(report, figure) for figure in FIGURES) if a is not None]
+    if not found:
+        return None
+    told: dict[str, Any] = {
+        a.figure: {"layers": a.layers, "median": a.median, "worst": a.worst, "worst_layer": a.worst_layer}
+        for a in found
+    }
+    return {**told, "disagreement": (report.risk.disagreement if report.risk else "") or None}
 
 
 def _fan(fan: float | None) -> int | None:

@@ -43,17 +43,18 @@ def folded(rows: Sequence[Measured], verdicts: Mapping[str, str], *, fold: bool)
 def layout(groups: Sequence[Group], width: int) -> list[str]:
     """Return the heading and one line per group of rows, at most `width` characters each."""
     firsts = [g[0] for g in groups]
+    told = any(m.signal for m in firsts)  # two columns more, for which others give way
     return lines(
         [
             Column("layer", tuple(_name(g) for g in groups)),
-            Column("kind", tuple(m.layer.kind for m in firsts), gives_way=2),
+            Column("kind", tuple(m.layer.kind for m in firsts), gives_way=2 + told),
             Column("fan in > out", tuple(_fans(m) for m in firsts), right=True),
-            Column("then", tuple(_then(m) for m in firsts)),
-            Column("drawn from", tuple(_law(m) for m in firsts), gives_way=1),
-            Column("std", tuple(_number(m.stats.std) for m in firsts), right=True),
+            Column("then", tuple(_then(m) for m in firsts), gives_way=4 * told),
+            Column("drawn from", tuple(_law(m) for m in firsts), gives_way=1 + told),
+            Column("std", tuple(_number(m.stats.std) for m in firsts), right=True, gives_way=int(told)),
             Column("expected", tuple(_expected(m) for m in firsts), right=True),
             Column("ratio", tuple(_ratio(m) for m in firsts), right=True),
-            *_probed(firsts),
+            *_signal(groups),
         ],
         width,
     )
@@ -100,7 +101,7 @@ def lines(columns: Sequence[Column], width: int) -> list[str]:
 
     while first + rest() > width and any(c.gives_way for c in kept):
         kept.remove(min((c for c in kept if c.gives_way), key=lambda c: c.gives_way))
-    limits = [max(12, min(kept[0].width, width - rest())), *(c.width for c in kept[1:])]
+    limits = [min(kept[0].width, max(12, width - rest())), *(c.width for c in kept[1:])]
     rows = [[c.heading for c in kept], *zip(*(c.cells for c in kept), strict=True)]
     return [
         "  ".join(
@@ -158,17 +159,25 @@ def _law(m: Measured) -> str:
     return m.identified.scheme or f"unknown {m.identified.law}"
 
 
-def _probed(rows: Sequence[Measured]) -> list[Column]:
-    """Return the columns of a probe: variance across inputs, and gradient over weight; none without one."""
-    if not any(m.probed for m in rows):
+def _signal(groups: Sequence[Group]) -> list[Column]:
+    """Return the columns of signal: variance across inputs, and gradient over weight; none where nobody told them."""
+    if not any(m.signal for group in groups for m in group):
         return []
-    signal = tuple("-" if m.probed is None else _measured(m.probed.forward_variance) for m in rows)
-    gradient = tuple("-" if m.probed is None else _measured(m.probed.relative_gradient) for m in rows)
-    return [Column("signal", signal, right=True), Column("grad/w", gradient, right=True)]
+    return [
+        Column("signal", tuple(_told(group, "forward_variance") for group in groups), right=True),
+        Column("grad/w", tuple(_told(group, "relative_gradient") for group in groups), right=True),
+    ]
 
 
-def _measured(value: float | None) -> str:
-    return "-" if value is None or isnan(value) else f"{value:.2g}"
+def _told(group: Group, figure: str) -> str:
+    """Show what was measured as it is, what was predicted behind a ~; of rows that differ the first and the last."""
+    values = [value for m in group if (value := getattr(m.signal, figure, None)) is not None and not isnan(value)]
+    if not values:
+        return "-"
+    guess = "" if group[0].probed else "~"
+    if max(values) <= 2 * min(values):
+        return f"{guess}{values[0]:.2g}"
+    return f"{guess}{values[0]:.0e}>{values[-1]:.0e}"
 
 
 def _number(value: float) -> str:

@@ -6,11 +6,18 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from initaudit.grounds import certainty, describe, excuse, operator, redraw
+from initaudit.grounds import born, certainty, describe, excuse, operator, redraw, wakes
 from initaudit.registry import rule
 from initaudit.types import Audit, Finding, Measured, Role, Severity
 
 _FACTOR = re.compile(r"(lora|ia3|adapter)[._]?(embedding_)?(A|B|down|up)\b", re.IGNORECASE)
+
+_ALIKE = 0.5  # share of units that are copies for good, from which a weight that moves is no cure
+_OUTLOOK = {
+    None: "",
+    True: " past it, until the gradient that it gets itself has moved it",
+    False: ", and it gets none itself: it stays zero",
+}
 
 
 @rule("INI103", Severity.ERROR)
@@ -19,11 +26,15 @@ def all_zero(audit: Audit) -> Iterator[Finding]:
 
     ## Why it matters
     Nothing passes a zero trunk weight in either direction: what comes after sees the bias only, what comes before gets
-    no gradient, and all its units are the same.
+    no gradient, and all its units are the same. Whether that lasts depends on what follows: a ReLU at zero has no
+    slope, so that the weight itself gets no gradient either and stays zero for ever; before a tanh it moves at the
+    first step, and what sleeps behind it wakes.
 
     ## How it is measured
-    Every value is exactly zero. It is an error in a weight that is known to be plain trunk, and in both factors of one
-    adapter; elsewhere the report says what the weight is and why zero may be meant.
+    Every value is exactly zero. In a weight that is known to be plain trunk it is an error, unless the weight itself
+    gets a gradient (by the probe or by theory) that differs between its units, or sleeps behind a gate that does: then
+    it is a warning. It is an error in both factors of one adapter; elsewhere the report says what the weight is and why
+    zero may be meant.
 
     ## When to ignore it
     Zero is deliberate for the last weight of a residual branch, LoRA B, ControlNet's zero convolutions, adaLN-Zero,
@@ -34,14 +45,15 @@ def all_zero(audit: Audit) -> Iterator[Finding]:
     pytorch/vision#5804, microsoft/LoRA#42.
 
     ## Source
-    Certain from the values; the role from the graph, the module tree or the names.
+    Certain from the values; the role from the graph, the module tree or the names. A zero matrix in a linear net moves
+    as long as what comes after it is not zero (Saxe, McClelland and Ganguli 2014, section 1).
     """
     zero = [m for m in audit.measured if m.stats.count and m.stats.zeros == m.stats.count and not m.layer.tied]
     pairs = Counter(_pair(m) for m in zero if m.layer.role is Role.ADAPTER)
     for m in zero:
         if not operator(m) and m.layer.role is not Role.NORM:
             continue
-        why = excuse(m, audit)
+        why, woken = excuse(m, audit), wakes(m, audit)
         if m.layer.role is Role.ADAPTER and pairs[_pair(m)] > 1:
             yield all_zero.at(
                 m,
@@ -53,21 +65,29 @@ def all_zero(audit: Audit) -> Iterator[Finding]:
             )
             continue
         if not why:
+            signal = m.signal
+            alike = bool(woken) and signal is not None and (signal.tied or 0.0) > _ALIKE
             yield all_zero.at(
                 m,
-                f"all {m.stats.count:,} values of {describe(m)} are zero: no signal goes up and no gradient goes down",
+                f"all {m.stats.count:,} values of {describe(m)} are zero: no signal goes up and no gradient goes down"
+                + _OUTLOOK[woken]
+                + ("; all its units get the same gradient and stay one" if alike else ""),
+                severity=Severity.WARNING if woken and not alike else Severity.ERROR,
                 needs=certainty(m),
                 count=m.stats.count,
                 role=str(m.layer.role),
+                wakes=woken,
                 remedy=redraw(m),
             )
         else:
             yield all_zero.at(
                 m,
-                f"all {m.stats.count:,} values are zero ({m.layer.role}): {why}",
+                f"all {m.stats.count:,} values are zero ({m.layer.role}): {why}"
+                + ("; here it gets no gradient itself" if woken is False and born(audit) else ""),
                 severity=Severity.INFO,
                 count=m.stats.count,
                 role=str(m.layer.role),
+                wakes=woken,
                 remedy="none, if this is meant",
             )
 

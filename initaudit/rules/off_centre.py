@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import sqrt
 
-from initaudit.grounds import born, drawn, operator, plain, redraw, uniformity
+from initaudit.grounds import born, drawn, operator, plain, redraw
 from initaudit.registry import rule
 from initaudit.types import Audit, Finding, Severity
 
 
-@rule("INI302", Severity.WARNING)
+@rule("INI302", Severity.INFO)
 def off_centre(audit: Audit, *, most: float = 0.5, least: int = 200) -> Iterator[Finding]:
     """A weight whose values are not centred on zero.
 
     ## Why it matters
     A common offset adds the same multiple of the inputs' sum to every unit: the units start nearly alike, and the sum
-    grows with fan_in while the part that tells them apart grows with its square root.
+    grows with fan_in while the part that tells them apart grows with its square root. What that does depends on the
+    rest of the graph (inputs with mean zero, norms), so one layer's offset is told, never judged: whether inputs really
+    become alike says INI503.
 
     ## How it is measured
     |mean| / std above `most` in a plain weight of at least `least` values, drawn at random otherwise. By chance it
@@ -50,7 +52,6 @@ def off_centre(audit: Audit, *, most: float = 0.5, least: int = 200) -> Iterator
         yield off_centre.at(
             m,
             f"the mean, {stats.mean:.3g}, is {ratio:.2g} of the std, {stats.std:.3g}: all units share one large part",
-            needs=uniformity(m),
             mean=stats.mean,
             std=stats.std,
             ratio=ratio,

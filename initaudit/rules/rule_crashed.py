@@ -10,7 +10,7 @@ from initaudit.types import Audit, Finding, Severity
 
 @rule("INI001", Severity.ERROR)
 def rule_crashed(audit: Audit) -> Iterator[Finding]:
-    """A rule failed on this model: a fault of initaudit, not of the model.
+    """A rule, or what rules build on, failed on this model: a fault of initaudit, not of the model.
 
     ## Why it matters
     What the rule would have said is missing from the report; everything else in it still holds.

@@ -5,26 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import log2, sqrt
 
-from initaudit.grounds import born, certainty, drawn, operator, plain, redraw
+from initaudit.grounds import born, drawn, operator, redraw
 from initaudit.registry import rule
 from initaudit.types import Audit, Finding, Measured, Severity
 
 
-@rule("INI301", Severity.WARNING)
-def unexpected_variance(
-    audit: Audit, *, info_factor: float = 2.0, warning_factor: float = 10.0, least: int = 200
-) -> Iterator[Finding]:
+@rule("INI301", Severity.INFO)
+def unexpected_variance(audit: Audit, *, factor: float = 2.0, least: int = 200) -> Iterator[Finding]:
     """A weight whose spread fits neither Xavier nor He nor any other scheme we know.
 
     ## Why it matters
     Xavier and He keep the variance of signal and gradient steady from layer to layer; a layer that is off by a factor
     multiplies both by it, and many such layers in a row make them vanish or explode. What a factor does depends on the
-    rest of the graph: norms after the layer cancel it, residual paths soften it; one layer's ratio is told, not judged.
+    rest of the graph: norms after the layer cancel it, residual paths soften it. So one layer's ratio is told, never
+    judged: whether signal and gradient really suffer say the rules on the whole graph (INI501 and on).
 
     ## How it is measured
     The std of a weight with at least `least` values is compared with Xavier's and He's for its fans, and its law with
-    every scheme in `initaudit schemes`. Off both by more than `info_factor`, and drawn by no known scheme, is told as
-    info; beyond `warning_factor` in a plain weight that no norm follows it is a warning.
+    every scheme in `initaudit schemes`. Off both by more than `factor`, and drawn by no known scheme, is told, with the
+    slip in a formula that gives this very number where there is one.
 
     ## When to ignore it
     Layers whose output is normalised; deliberate small outputs (gates, last layers of branches, heads); schemes of your
@@ -47,17 +46,14 @@ def unexpected_variance(
             continue
         xavier = sqrt(2 / (layer.fan_in + layer.fan_out))
         off = min(max(stats.std / s, s / stats.std) for s in (expected.std, xavier, sqrt(2 / layer.fan_in)))
-        if off <= info_factor:
+        if off <= factor:
             continue
         times = stats.std / expected.std
         how = f"{times:.3g}x too large" if times > 1 else f"{1 / times:.3g}x too small"
-        grave = off > warning_factor and plain(m) and not layer.normed
         yield unexpected_variance.at(
             m,
             f"std {stats.std:.3g} is {how} for {expected.scheme} ({expected.std:.3g}){_cause(m)}"
             + ("; a norm follows and cancels it" if layer.normed else ""),
-            severity=Severity.WARNING if grave else Severity.INFO,
-            needs=certainty(m),
             std=stats.std,
             expected_std=expected.std,
             scheme=expected.scheme,

@@ -4,9 +4,85 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from initaudit.graph.integers import plain as real
+from initaudit.graph.view import View, sound
+from initaudit.layers.spots import Places
+from initaudit.theory import (  # noqa: F401  they register operations
+    activate,
+    attention,
+    contraction,
+    convolution,
+    dense,
+    embedding,
+    experts,
+    gates,
+    moves,
+    norms,
+    pooling,
+    predicted,
+    recurrent,
+    sources,
+    sums,
+)
+from initaudit.theory.attention_found import folded
+from initaudit.theory.composite import Parts
+from initaudit.theory.engine import Walk
+from initaudit.theory.feeds import feeds, ids
+from initaudit.theory.folding import folded_norms
+from initaudit.theory.weights import Weights
 from initaudit.types import Graph, Measured, Signal, Signals
+
+_RUNS = 4  # of the probe, for figures that depend on how many inputs there are
 
 
 def predict(graph: Graph, measured: Sequence[Measured]) -> Signals:
-    """Return what theory says of each layer, in that order."""
-    return Signals(tuple(Signal() for _ in measured), by="theory", why="not there yet")
+    """Return what theory says of each layer, in that order.
+
+    Args:
+        graph: of the model, from whatever source.
+        measured: its layers with their measures.
+    """
+    places, walk = walked(graph, measured)
+    own = [places.of(m.layer) for m in measured]
+    inputs = _RUNS * predicted.inputs_of(walk)
+    ends = predicted.targets(places)
+
+    def rows_of(one: Walk) -> list[Signal]:
+        return [predicted.row(one, place, m, inputs) for place, m in zip(own, measured, strict=True)]
+
+    rows = rows_of(walk)
+    closed = gates.shut(gates.gates(places, walk.weights, measured), walk)
+    if closed:
+        second = _walk(
+            walk.view, walk.weights.with_opened({gate.value: gate.opened for gate in closed}), ends, walk.parts
+        )
+        rows = gates.woken(places, own, rows, rows_of(second), closed, walk, ends)
+    return Signals(
+        tuple(predicted.shortened(row) for row in rows),
+        attention=tuple(walk.attending),
+        heads=predicted.heads(walk, ends, any(ids(places.view).values())),
+        inputs=inputs,
+        by="theory",
+        unread=tuple(walk.unread),
+        folded=folded_norms(places.view),
+    )
+
+
+def walked(graph: Graph, measured: Sequence[Measured]) -> tuple[Places, Walk]:
+    """Return a walk through a graph, up and down, with the places of its layers."""
+    places = Places(graph)
+    view = folded(places.view)
+    plain = View(sound(graph))
+    parts = Parts(real(plain.graph)) if any(node.op == "composite" for node in view.nodes) else None
+    return places, _walk(view, Weights(view, measured, plain=plain), predicted.targets(places), parts)
+
+
+def _walk(view: View, weights: Weights, ends: Sequence[str], parts: Parts | None) -> Walk:
+    walk = Walk(view, weights)
+    walk.parts = parts
+    walk.up(feeds(view))
+    walk.down(ends)
+    return walk
+
+
+__all__ = ["Signal", "predict"]

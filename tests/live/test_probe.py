@@ -110,27 +110,48 @@ def test_signal_and_gradient_are_those_of_eager_hooks(case):
     build, draw, watched = CASES[case]
     torch.manual_seed(0)
     module = build()
-    directions = []
-    original = torch.autograd.grad
+    starts = []
+    original = torch.autograd.backward
 
-    def spy(values, leaves, given=None, **options):
-        if options.get("allow_unused") and len(leaves) > 3:  # the way back, not an activation's slope
-            directions[:] = given
-        return original(values, leaves, given, **options)
+    def spy(values, given, **options):
+        starts.append(list(given))
+        return original(values, given, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.autograd, "grad", spy)
+        patch.setattr(torch.autograd, "backward", spy)
         rows, made, data = probed(module, draw())
     assert made.inputs == 8
+    module.double()  # as the probe computes where it is cheap
+    data = {name: value.double() if value.is_floating_point() else value for name, value in data.items()}
     variance, y = eager(module, data, watched)
     for name in watched:
         assert rows[f"{name}.weight"].forward_variance == pytest.approx(variance[name], rel=1e-3), name
-    y.backward(torch.cat(directions))
-    for name, p in module.named_parameters():
-        if name in rows and name != "cls":
-            assert rows[name].gradient == pytest.approx(float(p.grad.norm()), rel=2e-4), name
-            relative = float(p.grad.norm() / p.detach().norm())
-            assert rows[name].relative_gradient == pytest.approx(relative, rel=2e-4), name
+    kinds = {"gradient": starts[0::3], "common": starts[1::3], "contrast": starts[2::3]}
+    for kind, calls in kinds.items():
+        squares = {}
+        for call in calls:
+            module.zero_grad()
+            y.backward(torch.cat(call), retain_graph=True)
+            for name, p in module.named_parameters():
+                squares[name] = squares.get(name, 0.0) + float(p.grad.norm()) ** 2 / len(calls)
+        for name, p in module.named_parameters():
+            if name in rows and name != "cls":
+                wanted = math.sqrt(squares[name])
+                value = getattr(rows[name], kind)
+                assert (value if kind == "gradient" else math.sqrt(value)) == pytest.approx(wanted, rel=1e-3), name
+                if kind == "gradient":
+                    relative = wanted / float(p.detach().norm())
+                    assert rows[name].relative_gradient == pytest.approx(relative, rel=1e-3), name
+    for call in kinds["gradient"]:
+        assert torch.cat(call).flatten(1).norm(dim=1) * math.sqrt(8) == pytest.approx(1, rel=1e-5)
+    for call in kinds["common"]:
+        each = torch.cat(call)
+        assert torch.equal(each, each[:1].expand_as(each))
+        assert float(each[0].norm()) == pytest.approx(1 / 8, rel=1e-5)
+    for one, call in zip(kinds["common"], kinds["contrast"], strict=True):
+        weights = (torch.cat(call) / torch.cat(one)).flatten(1)[:, 0] / math.sqrt(8)
+        assert weights.square() == pytest.approx(1, rel=1e-4)
+        assert float(weights.sum()) == pytest.approx(0, abs=1e-4)
 
 
 def test_variance_is_across_inputs_and_not_the_second_moment():
@@ -230,8 +251,10 @@ def test_a_dead_layer_is_no_sleeper():
     nn.init.zeros_(module.parts[2].weight)
     nn.init.zeros_(module.parts[2].bias)
     rows, _, _ = probed(module, torch.randn(2, 6))
-    assert rows["parts.0.weight"].gate_gradient == 0
+    assert not any(row.behind_gate for row in rows.values())
+    assert rows["parts.2.weight"].gate_gradient == 0
     assert rows["parts.2.weight"].gradient == 0
+    assert rows["parts.0.weight"].open_relative_gradient is None
 
 
 def test_attention_and_head():
@@ -304,7 +327,7 @@ def test_data_of_the_user(tmp_path, suffix):
     report = initaudit.check(module, torch.zeros(2, 12), data=path)
     z = module.parts[0](torch.from_numpy(x)).detach().double().reshape(4, 2, -1)
     assert report.measured[0].probed.forward_variance == pytest.approx(float(z.var(0).mean()), rel=1e-4)
-    assert initaudit.check(module, torch.zeros(2, 12)).measured[0].probed is None
+    assert initaudit.check(module, torch.zeros(2, 12), probe=False).measured[0].probed is None
 
 
 def test_data_that_do_not_fit(tmp_path):
@@ -334,6 +357,4 @@ def test_the_report_has_columns_and_keys():
     assert math.isfinite(row["input_correlation"])
     assert document(report)["summary"]["probe"]["inputs"] == 8
     assert "grad/w" in reporters()["console"].render([report], Style(width=120))
-    plain = initaudit.check(mlp(), torch.zeros(2, 12))
-    assert document(plain)["layers"][0]["forward_variance"] is None
-    assert "grad/w" not in reporters()["console"].render([plain], Style(width=120))
+    assert initaudit.check(mlp(), torch.zeros(2, 12), probe=False).probe is None

@@ -1,11 +1,12 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from initaudit.reporters import reporters
 from initaudit.reporters.base import Style
-from initaudit.types import Role
+from initaudit.types import Graph, Risk, Role, Severity, Signal, Signals, Symptom
 from tests.build import he, layer, report
 
 
@@ -68,3 +69,69 @@ def test_a_long_table_is_cut_but_not_what_is_wrong_in_it():
 def test_a_run_of_blocks_folds_whatever_the_order_of_the_file():
     names = sorted(f"layer.{k}.fc" for k in range(12))
     assert "layer.0-11.fc" in rendered(*(layer(n, he(64, 64, k)) for k, n in enumerate(names)))
+
+
+def judged(probed=None, predicted=None, probe=None, theory=None, risk=None, **style) -> str:
+    """The page of twelve layers whose signal falls tenfold from one to the next."""
+    made = report(*(layer(f"encoder.blocks.{k}.feed_forward", he(64, 64, k)) for k in range(12)))
+    rows = [
+        replace(
+            m,
+            probed=probed and Signal(forward_variance=10.0**-k, relative_gradient=probed),
+            predicted=predicted and Signal(forward_variance=10.0**-k, relative_gradient=predicted),
+        )
+        for k, m in enumerate(made.measured)
+    ]
+    graph = replace(made.model, graph=Graph((), {}, (), {}))
+    made = replace(made, model=graph, measured=tuple(rows), probe=probe, theory=theory, risk=risk)
+    return reporters()["console"].render([made], Style(**style))
+
+
+def test_what_was_measured_and_what_was_predicted_are_told_apart():
+    out = judged(probed=0.5, predicted=0.25, probe=Signals((), inputs=8), verbosity=1)
+    assert "measured on 8 inputs" in out
+    assert "~" not in out
+    assert " 0.001 " in out
+    out = judged(predicted=0.25, verbosity=1)
+    assert out.count("~0.25") == 12
+    assert "~ predicted from the weights, --probe measures it" in " ".join(out.split())
+    assert "signal" not in judged()
+
+
+def test_rows_told_as_one_show_the_signal_of_the_first_and_the_last():
+    out = judged(probed=0.5)
+    assert "1e+00>1e-11" in out
+    assert " 0.5" in out
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_a_page_with_signal_fits_its_width_and_keeps_names_legible(width):
+    symptom = Symptom("vanishing-signal", 0.97, 1e-11, ("encoder.blocks.0.feed_forward",), severity=Severity.ERROR)
+    out = judged(probed=0.5, predicted=0.2, risk=Risk(0.97, "probe", (symptom,)), width=width)
+    assert max(map(len, out.splitlines())) <= max(width, 70)
+    if width >= 80:
+        assert max(map(len, out.splitlines())) <= width
+        assert "feed_forward" in out
+        assert "ratio" in out
+    assert "\x1b" not in out
+
+
+def test_the_closing_line_shows_the_risk_and_who_told_it():
+    out = judged(predicted=0.2, risk=Risk(0.973, "theory"))
+    assert " ".join(out.split()).endswith("of parameters judged; risk 0.97 by theory")
+    quiet = judged(predicted=0.2, risk=Risk(0.973, "theory"), verbosity=-1)
+    assert quiet.count("\n") == 1
+    assert "risk 0.97 by theory" in quiet
+
+
+def test_refusals_and_disagreement_are_told():
+    out = " ".join(judged(predicted=0.2, probe=Signals((), why="it cannot be run: Foo")).split())
+    assert "the probe: it cannot be run: Foo" in out
+    out = " ".join(judged(predicted=0.2, theory=Signals((), unread=("Foo", "Bar"), folded=True)).split())
+    assert "theory does not follow Foo, Bar" in out
+    assert "batch norms are merged" in out
+    out = " ".join(judged(theory=Signals((), why="no shapes")).split())
+    assert "not known: no shapes" in out
+    out = " ".join(judged(probed=0.5, risk=Risk(0.5, "probe", (), "fc3 by 1e4")).split())
+    assert "theory and probe disagree: fc3 by 1e4" in out
+    assert "there is no graph" in " ".join(rendered(layer("fc", he(64, 64))).split())

@@ -1,5 +1,7 @@
 """INI1xx: what the values alone say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from initaudit.rules.all_zero import all_zero
 from initaudit.rules.constant import constant
 from initaudit.rules.not_finite import not_finite
 from initaudit.rules.raw_memory import raw_memory
-from initaudit.types import Evidence, Role, Severity, State
+from initaudit.types import Evidence, Role, Severity, Signal, State
 from tests.build import audit, he, layer, rng, tensor
 
 
@@ -77,6 +79,62 @@ def test_deliberate_zeros_are_told_as_what_they_are(role):
     (finding,) = all_zero(audit(layer("fc", np.zeros((8, 8), np.float32), role=role)))
     assert finding.severity is Severity.INFO
     assert str(role) in finding.message
+
+
+def _with_signals(whole, *signals):
+    rows = tuple(replace(m, predicted=s) for m, s in zip(whole.measured, signals, strict=True))
+    return replace(whole, measured=rows)
+
+
+def _zero(name, **fields):
+    return layer(name, np.zeros((8, 8), np.float32), **fields)
+
+
+@pytest.mark.parametrize(
+    ("signal", "severity", "words"),
+    [
+        (Signal(gradient=0.3), Severity.WARNING, "until the gradient that it gets itself has moved it"),
+        (Signal(gradient=0.3, tied=1.0), Severity.ERROR, "stay one"),
+        (Signal(gradient=0.0), Severity.ERROR, "it stays zero"),
+        (Signal(), Severity.ERROR, "no gradient goes down"),
+    ],
+)
+def test_a_zero_trunk_weight_is_as_grave_as_what_becomes_of_it(signal, severity, words):
+    (finding,) = all_zero(_with_signals(audit(_zero("fc")), signal))
+    assert finding.severity is severity
+    assert words in finding.message
+
+
+def test_the_probe_is_believed_before_theory():
+    whole = _with_signals(audit(_zero("fc")), Signal(gradient=0.3))
+    probed = replace(whole, measured=(replace(whole.measured[0], probed=Signal(gradient=0.0)),))
+    assert next(all_zero(probed)).severity is Severity.ERROR
+
+
+@pytest.mark.parametrize(("last", "severity"), [(0.2, Severity.WARNING), (0.0, Severity.ERROR)])
+def test_zero_weights_in_a_row_wake_if_the_last_one_does(last, severity):
+    asleep = [Signal(gradient=0.0, behind_gate=True, gate=f"fc.{k + 1}.weight", gate_gradient=0.0) for k in range(2)]
+    whole = _with_signals(audit(*(_zero(f"fc.{k}") for k in range(3))), *asleep, Signal(gradient=last))
+    assert {f.severity for f in all_zero(whole)} == {severity}
+
+
+def test_two_gates_that_wait_for_each_other_never_wake():
+    rows = [Signal(gradient=0.0, behind_gate=True, gate=f"fc.{1 - k}.weight") for k in range(2)]
+    whole = _with_signals(audit(_zero("fc.0"), _zero("fc.1")), *rows)
+    assert {f.severity for f in all_zero(whole)} == {Severity.ERROR}
+
+
+@pytest.mark.parametrize(("gradient", "woken"), [(0.5, True), (0.0, False)])
+def test_a_gate_that_is_no_layer_counts_by_its_own_gradient(gradient, woken):
+    sleeps = Signal(gradient=0.0, behind_gate=True, gate="alpha", gate_gradient=gradient)
+    (finding,) = all_zero(_with_signals(audit(_zero("fc")), sleeps))
+    assert finding.evidence["wakes"] is woken
+
+
+def test_what_a_deliberate_zero_gets_is_told_and_not_judged():
+    (finding,) = all_zero(_with_signals(audit(_zero("fc", role=Role.BRANCH_END)), Signal(gradient=0.0)))
+    assert finding.severity is Severity.INFO
+    assert "no gradient itself" in finding.message
 
 
 def test_all_zero_ignores_norms_and_a_single_other_value():

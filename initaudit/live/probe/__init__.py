@@ -1,6 +1,6 @@
 """One small seeded batch through a graph, forward and backward: what each layer really does to signal and gradient."""
 
 from initaudit.live.probe.data import read as read_data
-from initaudit.live.probe.run import probe
+from initaudit.live.probe.run import estimate, probe
 
-__all__ = ["probe", "read_data"]
+__all__ = ["estimate", "probe", "read_data"]

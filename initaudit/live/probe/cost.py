@@ -3,61 +3,143 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from initaudit.layers.spots import Places
 from initaudit.types import Graph
 
 Shape = tuple[int, ...]
-_PASSES = 3  # forward, and backward to the input and to the weight
-_EASY = 1.2e11  # multiplications of a probe that takes a few seconds
-MOST = 2e12  # multiplications
+MOST = 1e12  # multiplications
 MOST_BYTES = 6 << 30  # of weights, their gradients and the values that the way back needs
 MOST_CALLS = 4
+MOST_DRAWS = 4
 _FEWEST = 2
+_EASY = 1e11  # multiplications of a probe that takes a few seconds
+_CHEAP = 1.5e9  # multiplications that double precision costs little for
+_SLOW = 2e10  # multiplications from which on two threads are taken
+_STEPS = 4e4  # operations, likewise
+_MEGA = 1e6
+_BACK = 2  # a way back goes to the input and to the weight
+_SPEED = {False: 2.5e10, True: 8e9}  # multiplications a second of one thread, in single and in double precision
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """One run of the graph."""
+
+    macs: float
+    values: float  # bytes of all that it makes, in single precision
+    weights: float  # bytes, with their gradients
+    nodes: int
+    sure: bool  # all shapes are known, so that this is no guess
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Multiplications and bytes of one run of the graph, and bytes of weights with gradients."""
+    """A whole probe, as it would be run."""
 
+    runs: int
+    draws: int  # of unit vectors to start the ways back with
+    double: bool  # computed in double precision
     macs: float
-    values: float
-    weights: float
+    bytes: float
+    threads: int = 1  # fixed, so that sums are taken in one order wherever it runs
+    refused: str = ""  # why it is not run
+
+    @property
+    def seconds(self) -> float:
+        """A rough guess."""
+        return self.macs / _SPEED[self.double] / self.threads
+
+    @property
+    def sentence(self) -> str:
+        """What a person is told: "about 12 GFLOP, 0.4 GiB, a few seconds"."""
+        if self.refused:
+            return self.refused
+        time = next((word for most, word in _TIMES if self.seconds <= most), f"about {self.seconds / 60:.0f} minutes")
+        about = "" if 2 * self.macs < _MEGA else "about "
+        return f"{about}{_flop(self.macs)}, {_size(self.bytes)}, {time}"
 
 
-def cost(places: Places, graph: Graph, fed: Mapping[str, Shape], read: Iterable[str]) -> Cost:
-    """Estimate one run; where shapes are not known, from the inputs' size."""
+_TIMES = ((1.0, "a second"), (8.0, "a few seconds"), (40.0, "half a minute"), (90.0, "a minute"))
+
+
+def once(places: Places, graph: Graph, fed: Mapping[str, Shape], read: Iterable[str]) -> Once:
+    """Estimate one run; extents that are not known are taken to be the inputs'."""
     largest = max((prod(shape) / max(1, shape[1] if len(shape) > 2 else 1) for shape in fed.values()), default=1.0)
-    macs = 0.0
+    longest = max(fed.values(), key=prod, default=())
+    macs, sure = 0.0, True
     for found in places.founds:
         if found.kind in ("embedding", "norm") or found.source in places.view.fixed:
             continue
-        shape = _known(graph, found.out) or _known(graph, places.view.nodes[found.node].outputs[0])
+        shape = _known(graph, found.out, longest) or _known(graph, places.view.nodes[found.node].outputs[0], longest)
         units = prod(n for label, n in zip(found.axes, found.weight.shape, strict=False) if label in "os")
         positions = prod(shape) / max(1, units) if shape else largest
+        sure = sure and bool(shape) and None not in (graph.shapes.get(found.out) or (0,))[1:]
         macs += found.weight.size * max(1.0, positions)
-    numbers = sum(prod(shape) for name in graph.shapes if (shape := _known(graph, name)) is not None)
+    numbers = sum(prod(shape) for name in graph.shapes if (shape := _known(graph, name, longest)) is not None)
     weights = {t.identity: t.size for n in read if (t := graph.constants.get(n)) is not None and t.is_float}
-    return Cost(macs, 4.0 * numbers, 8.0 * sum(weights.values()))
+    return Once(macs, 4.0 * numbers, 8.0 * sum(weights.values()), len(graph.nodes), sure)
 
 
-def calls(one: Cost, batch: int) -> tuple[int, str]:
-    """Return how many runs to make of a graph that takes `batch` inputs at a time; 0 and why where it is too much."""
-    several = MOST_CALLS if batch > 1 else 2 * MOST_CALLS
-    while several > _FEWEST and _PASSES * one.macs * several > _EASY:
-        several -= 1
-    macs, size = _PASSES * one.macs * several, one.values * several + one.weights
-    if macs > MOST:
-        return 0, f"too large to run: about {macs:.1g} multiplications, at most {MOST:.0g}"
-    if size > MOST_BYTES:
-        return 0, f"too large to run: about {size / 2**30:.1f} GiB, at most {MOST_BYTES >> 30} GiB"
-    return several, ""
+def exact(one: Once, found: tuple[float, float] | None) -> Once:
+    """Return an estimate with the multiplications and bytes that shapes told, where they did."""
+    return one if found is None else replace(one, macs=found[0], values=found[1], sure=True)
 
 
-def _known(graph: Graph, name: str) -> Shape | None:
+def planned(one: Once, batch: int) -> Cost:
+    """Return how to probe a graph that takes `batch` inputs at a time: less closely where it costs more."""
+    runs = MOST_CALLS if batch > 1 else 2 * MOST_CALLS
+    draws = MOST_DRAWS
+    while draws > 1 and (_whole(one, runs, draws) > _CHEAP or one.nodes * runs * draws > _STEPS):
+        draws //= 2
+    while runs > _FEWEST and _whole(one, runs, draws) > _EASY:
+        runs -= 1
+    double = _whole(one, runs, draws) <= _CHEAP and 2 * _bytes(one, runs) <= MOST_BYTES / 6
+    macs, size = _whole(one, runs, draws), _bytes(one, runs) * (1 + double)
+    refused = ""
+    if one.sure and macs > MOST:
+        refused = f"too large to run: about {_flop(macs)}, at most {_flop(MOST)}; theory is used instead"
+    elif (size if one.sure else one.weights) > MOST_BYTES:
+        refused = f"too large to run: about {_size(size)}, at most {_size(MOST_BYTES)}; theory is used instead"
+    return Cost(runs, draws, double, macs, size, 2 if macs > _SLOW else 1, refused)
+
+
+def doubled(cost: Cost) -> bool:
+    """Whether a probe may be repeated in double precision, where single precision cannot tell."""
+    return not cost.double and 2 * cost.bytes <= MOST_BYTES and cost.macs <= _EASY / 2
+
+
+def pass_limits() -> tuple[float, float]:
+    """Return the bytes and multiplications that one way forward may take, whatever was estimated."""
+    return MOST_BYTES, MOST / (1 + 2 * _BACK)
+
+
+def _whole(one: Once, runs: int, draws: int) -> float:
+    return (1 + _BACK * (2 * draws + (draws > 1))) * one.macs * runs
+
+
+def _bytes(one: Once, runs: int) -> float:
+    return one.values * runs + one.weights
+
+
+def _flop(macs: float) -> str:
+    """Return operations: a multiplication comes with an addition."""
+    for unit, size in (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", _MEGA)):
+        if 2 * macs >= size:
+            return f"{2 * macs / size:.2g} {unit}" if 2 * macs < 100 * size else f"{2 * macs / size:.0f} {unit}"
+    return "less than 1 MFLOP"
+
+
+def _size(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 0.1 * 2**30 else f"{max(1, round(size / 2**20))} MiB"
+
+
+def _known(graph: Graph, name: str, fed: Shape) -> Shape | None:
+    """Return a value's shape; extents that are open are those of the largest input."""
     shape = graph.shapes.get(name)
-    if shape is None or any(extent is None for extent in shape):
+    if shape is None:
         return None
-    return tuple(extent for extent in shape if extent is not None)
+    filled = [n if n is not None else fed[k] if k < len(fed) else None for k, n in enumerate(shape)]
+    return None if None in filled else tuple(n for n in filled if n is not None)

@@ -6,13 +6,15 @@ all else is N(0, 1).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
 from initaudit.errors import UsageError
 from initaudit.graph.view import View
+from initaudit.layers.from_graph_found import Found
 from initaudit.types import Node
 
 BATCH = 2  # inputs per run where the graph leaves it open
@@ -31,20 +33,38 @@ class Kind:
     below: int = 2
 
 
-def kinds(view: View, sizes: tuple[int, int]) -> dict[str, Kind]:
-    """Return what each input of a graph takes; unknown extents become `sizes`."""
+def kinds(view: View, sizes: tuple[int, int], founds: Sequence[Found] = ()) -> dict[str, Kind]:
+    """Return what each input of a graph takes; unknown extents become `sizes`.
+
+    Args:
+        view: of the graph.
+        sizes: of sequences, and of images.
+        founds: the weights in it.
+    """
     out = {}
     for name, declared in view.graph.inputs.items():
         shape = declared
         word, below = _word(view, name)
         if shape is None or (shape and all(extent is None for extent in shape)):
-            shape = _guessed(view, name, word, None if shape is None else len(shape))
+            shape = _guessed(view, name, word, None if shape is None else len(shape), founds)
         filled = [
             extent if extent is not None else BATCH if k == 0 else sizes[len(shape) == 4 and k > 1]
             for k, extent in enumerate(shape)
         ]
         out[name] = Kind(tuple(filled), word, below)
     return out
+
+
+def as_rows(kind: Kind) -> Kind:
+    """Return what has no axis of places, where one with it did not do; a mask keeps one place per token."""
+    if kind.word == "mask":
+        return Kind(kind.shape[:2], kind.word)
+    return Kind((kind.shape[0], kind.shape[-1]), kind.word) if len(kind.shape) == 3 else kind
+
+
+def numbers(kinds: Mapping[str, Kind]) -> int:
+    """Return how many numbers one run is fed with."""
+    return sum(prod(kind.shape) for kind in kinds.values())
 
 
 def as_integers(kind: Kind) -> Kind:
@@ -155,12 +175,16 @@ def _shape(view: View, name: str) -> tuple[int | None, ...] | None:
     return view.graph.inputs.get(name) or view.graph.shapes.get(name)
 
 
-def _guessed(view: View, name: str, word: str, rank: int | None) -> tuple[int | None, ...]:
+def _guessed(view: View, name: str, word: str, rank: int | None, founds: Sequence[Found]) -> tuple[int | None, ...]:
     """Return a shape for an input of which none is known, as its first weight takes it."""
     if word == "numbers":
         for use in view.readers(name):
             node = view.nodes[use.node]
+            own = next((f for f in founds if f.node == use.node and f.source == name), None)
             weight = view.oriented(node.inputs[1]) if len(node.inputs) > 1 and use.position == 0 else None
+            if own is not None and "k" in own.axes and "i" in own.axes:
+                channels = own.weight.shape[own.axes.index("i")] * (own.groups if node.op == "conv" else 1)
+                return (None, channels, *(None,) * own.axes.count("k"))
             if weight is None or len(weight.shape) < 2:
                 continue
             if node.op == "conv":
@@ -175,3 +199,8 @@ def _guessed(view: View, name: str, word: str, rank: int | None) -> tuple[int | 
 def batch(kinds: Mapping[str, Kind]) -> int:
     """Return how many inputs one run takes."""
     return max((kind.shape[0] for kind in kinds.values() if kind.shape), default=1)
+
+
+def rows(fed: Sequence[Mapping[str, torch.Tensor]]) -> int:
+    """Return how many inputs one run of these feeds takes."""
+    return max((value.shape[0] for value in fed[0].values() if value.dim()), default=1)

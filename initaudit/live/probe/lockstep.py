@@ -50,6 +50,10 @@ class Lockstep(Executor):
         kept = set(names)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
+            for name in runs[0]:
+                given = [run[name] for run in runs]
+                if all(isinstance(value, torch.Tensor) for value in given):
+                    seen(name, given, None)
             for at in plan:
                 node = self.graph.nodes[at]
                 moves = not varying.isdisjoint(self._uses[at])
@@ -75,6 +79,10 @@ class Lockstep(Executor):
                 raise UnsupportedError(f"{name[:80]} is no tensor")
             out[name] = own
         return out
+
+    def constant(self, name: str) -> torch.Tensor | None:
+        """Return a tensor of the file."""
+        return self._leaf(name) if name in self.graph.constants else None
 
     def maker(self, name: str) -> int | None:
         """Return the place of the node that makes a value."""

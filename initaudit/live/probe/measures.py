@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from initaudit import activations
 from initaudit.activations import Family
 from initaudit.layers.spots import Bend
+from initaudit.live.probe.sums import norm
 
 _NO_SLOPE = 1e-6
 _LITTLE = 0.05  # of the steepest slope that the activation has
@@ -22,6 +23,7 @@ class Spread:
     """How the values of one place differ between runs."""
 
     variance: float  # across inputs, per unit and position, then averaged
+    moment: float  # mean square of all of them
     correlation: float | None  # of two inputs: the cosine between their values; None where all are 0
 
 
@@ -31,30 +33,28 @@ def spread(values: Sequence[torch.Tensor]) -> Spread | None:
     if not first.is_floating_point() or not first.numel() or any(v.shape != first.shape for v in values):
         return None
     if len(values) < 2:  # no input moves it
-        return Spread(0.0, 1.0)
+        size = norm(first)
+        return Spread(0.0, size * size / first.numel(), 1.0)
     with torch.no_grad():
         flat = [v.detach().reshape(-1) for v in values]
-        square, products = _moments(flat)
-        largest = max(map(max, products))
-        if square < 1e-30 or not largest < 1e30:  # beyond what squares in single precision can say
-            flat = [v.double() for v in flat]
-            square, products = _moments(flat)
-    pairs = [
-        both / math.sqrt(row[a] * products[b][b])
-        for a, row in enumerate(products)
-        for b, both in enumerate(row[:a])
-        if products[a][a] * products[b][b] > 0
-    ]
-    return Spread(square / ((len(values) - 1) * first.numel()), math.fsum(pairs) / len(pairs) if pairs else None)
+        sizes = [norm(v) for v in flat]
+        apart = {(a, b): norm(flat[a] - flat[b]) for a in range(len(flat)) for b in range(a)}
+    cosines = [_cosine(sizes[a], sizes[b], d) for (a, b), d in apart.items() if sizes[a] > 0 and sizes[b] > 0]
+    count = len(flat) * first.numel()
+    return Spread(
+        _squares(apart.values()) / (count * (len(flat) - 1)),
+        _squares(sizes) / count,
+        math.fsum(cosines) / len(cosines) if cosines and all(map(math.isfinite, cosines)) else None,
+    )
 
 
-def _moments(flat: Sequence[torch.Tensor]) -> tuple[float, list[list[float]]]:
-    """Return the sum of squares about the mean of the runs, and the products of each two up to the diagonal."""
-    mean = flat[0] / len(flat)
-    for v in flat[1:]:
-        mean = mean.add_(v, alpha=1 / len(flat))
-    square = math.fsum(float(torch.linalg.vector_norm(v - mean)) ** 2 for v in flat)
-    return square, [[float(torch.dot(v, w)) for w in flat[: k + 1]] for k, v in enumerate(flat)]
+def _squares(sizes: Iterable[float]) -> float:
+    return sum(size * size for size in sizes)
+
+
+def _cosine(a: float, b: float, apart: float) -> float:
+    """Return the cosine between two vectors from their sizes and their distance: what is left to 1 keeps its digits."""
+    return 1.0 - max(0.0, (apart - (a - b)) / a * ((apart + (a - b)) / b) / 2)
 
 
 def slopes(

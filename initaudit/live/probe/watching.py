@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from initaudit.layers.spots import Bend, Places
+from initaudit.live.probe.gating import LAYERS, Driven, Value, driven
 from initaudit.live.probe.measures import Spread, Weights, attention, slopes, spread
 from initaudit.types import Attending, Node
 
 _BACK = frozenset({"add", "sub", "mul", "div", "where", "masked_fill", "clip", "tanh", "cast", "reshape", "max"})
 _FAR = 10
+_MOST_LOGITS = 1 << 26  # of one run
 
 
 class Watching:
@@ -22,16 +25,26 @@ class Watching:
         outs: values whose spread is wanted.
         bends: activations with the number of units that they act on.
         sizes: values whose largest size is wanted.
-        closely: look at activations and attention too.
+        closely: look at activations, gates and attention too.
+        value: tells weights by name.
     """
 
     def __init__(
-        self, places: Places, outs: Iterable[str], bends: Mapping[Bend, int], sizes: Iterable[str], closely: bool
+        self,
+        places: Places,
+        outs: Iterable[str],
+        bends: Mapping[Bend, int],
+        sizes: Iterable[str],
+        closely: bool,
+        value: Value,
     ) -> None:
         self.spreads: dict[str, Spread | None] = {}
         self.slopes: dict[Bend, tuple[float, float | None] | None] = {}
         self.sizes: dict[str, float] = {}
         self.attending: list[Attending] = []
+        self.driven: dict[str, list[Driven]] = {}  # by the output of a recurrent layer
+        self._recurrent: dict[str, Node] = {}
+        self._value = value
         self._outs = frozenset(outs)
         self._sizes = frozenset(sizes)
         self._bends: dict[str, list[tuple[Bend, int]]] = {}
@@ -45,10 +58,20 @@ class Watching:
                 self._bends.setdefault(bend.after, []).append((bend, units))
             self._find(places)
             self._hold = {bend.before for bend in bends}
+            self._recurrent = {n.outputs[0]: n for n in places.view.nodes if n.op in LAYERS and n.inputs and n.outputs}
+            self._hold |= {name for node in self._recurrent.values() for name in node.inputs if name}
             self._hold |= {name for node in self._whole.values() for name in node.inputs if name}
+
+        self._wanted = self._outs | self._sizes | self._hold | set(self._bends) | set(self._softmax)
+        self._wanted |= set(self._whole) | set(self._recurrent)
 
     def __call__(self, name: str, values: Sequence[torch.Tensor], whole: torch.Tensor | None) -> None:
         """Take one value of all runs, and what it was cut from."""
+        if name in self._wanted:
+            with _disable_current_modes():  # what is measured is no part of the graph
+                self._take(name, values, whole)
+
+    def _take(self, name: str, values: Sequence[torch.Tensor], whole: torch.Tensor | None) -> None:
         if name in self._outs:
             self.spreads[name] = spread(values)
         if name in self._sizes:
@@ -63,8 +86,15 @@ class Watching:
             node = self._softmax[name]
             axis = node.attrs.get("axis", -1)
             self._attends(node, attention(values, axis if isinstance(axis, int) else -1))
+        if name in self._recurrent:
+            node = self._recurrent[name]
+            self.driven[name] = driven(node, self._held.get(node.inputs[0], ()), values, self._operand)
         if name in self._whole:
             self._attends(self._whole[name], self._logits(self._whole[name]))
+
+    def _operand(self, name: str) -> torch.Tensor | None:
+        held = self._held.get(name)
+        return self._value(name) if held is None else held[0]
 
     def _find(self, places: Places) -> None:
         for node in places.view.nodes:
@@ -90,6 +120,8 @@ class Watching:
                 k = keys[min(at, len(keys) - 1)]
                 if q.dim() > 2 and q.shape[-3] != k.shape[-3] and k.shape[-3]:
                     k = k.repeat_interleave(q.shape[-3] // k.shape[-3], -3)
+                if q.numel() // q.shape[-1] * k.shape[-2] > _MOST_LOGITS:
+                    return None
                 scale = node.attrs.get("scale")
                 scores = q @ k.transpose(-1, -2) * (scale if isinstance(scale, float) else q.shape[-1] ** -0.5)
                 if node.attrs.get("is_causal"):

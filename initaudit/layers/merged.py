@@ -1,0 +1,50 @@
+"""Whether batch norms that training has were merged into the weights of convolutions before the graph was written.
+
+Exporters and optimisers do so: y = scale * (W x - mean) / std + shift is a convolution again. What the file shows then
+is no longer the signal of training, which is normalised layer by layer. Two traces are left:
+
+* the node runs in the place of the norm, not of its weight (torch's exporter: scope `bn1`, weight `conv1.weight`);
+* the node still has its place, but the weight lost its own name, since it is a product (`onnx::Conv_193`).
+
+A convolution that still goes by its weight's name is one as it was written, and where a norm is still there nobody
+merged them.
+"""
+
+from __future__ import annotations
+
+import re
+
+from initaudit.graph.fuse import fuse
+from initaudit.graph.integers import plain
+from initaudit.graph.view import sound
+from initaudit.types import Graph, Node
+
+_LEAST = 3  # convolutions
+_SHARE = 2 / 3  # of them with a trace
+_OPS = ("conv", "conv_transpose")
+_KEPT = ("batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm")
+_OWN = re.compile(r"^(?P<module>.+)\.weight$")
+_MADE = re.compile(r"::|^\d+$|^(val|view|const|onnx)_?\d*$")  # numbered by an exporter
+
+
+def merged(graph: Graph) -> bool:
+    """Return whether a graph looks as if its batch norms were merged into its convolutions."""
+    convolutions = [node for node in graph.nodes if node.op in _OPS and len(node.inputs) > 1]
+    traced = sum(_traced(node, graph) for node in convolutions)
+    if len(convolutions) < _LEAST or traced < _SHARE * len(convolutions):
+        return False
+    return not any(node.op in _KEPT for node in (*graph.nodes, *fuse(plain(sound(graph))).nodes))
+
+
+def _traced(node: Node, graph: Graph) -> bool:
+    weight = graph.constants.get(node.inputs[1])
+    if weight is None:
+        return False
+    if _MADE.search(weight.name):
+        bias = graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
+        module = node.name.split("/")[-2] if node.name.count("/") > 1 else node.name
+        return bias is None or not f".{bias.name}".endswith(f".{module}.bias")
+    own, scope = _OWN.match(weight.name), node.attrs.get("@scope")
+    if own is None or not isinstance(scope, str) or not scope:
+        return False
+    return not (own["module"] + ".").startswith(scope + ".") and not scope.endswith(own["module"])

@@ -1,0 +1,103 @@
+"""Signal and gradient of a model: theory, then the probe if it is asked for, then the risk that both speak of.
+
+Each of the three may fail without taking the rest of the report with it: what failed is a skip with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from initaudit import risk, theory
+from initaudit.errors import InitauditError, UsageError
+from initaudit.graph.settled import settled
+from initaudit.layers.merged import merged
+from initaudit.types import Audit, Graph, Measured, Signal, Signals, Skip
+
+Notice = Callable[[str], None]  # takes a line for the user, before something that takes a while
+_NOTHING = Signal()
+_SLOW = 1.0  # seconds from which a probe is announced
+
+
+def judged(
+    whole: Audit, *, probe: bool, data: Any = None, seed: int = 0, notice: Notice | None = None
+) -> tuple[Audit, tuple[str, ...]]:
+    """Return the audit with what theory, probe and risk say, and the parts of these that failed by a fault of ours.
+
+    Args:
+        whole: without signals.
+        probe: run a small batch.
+        data: what the batch is made of, see `initaudit.check`.
+        seed: of what the probe draws.
+        notice: told what the probe will cost, before it runs.
+
+    Raises:
+        UsageError: torch is not there, or the data do not fit.
+    """
+    crashes: list[str] = []
+
+    def tried(part: str, work: Callable[[], Audit]) -> Audit:
+        try:
+            return work()
+        except InitauditError:
+            raise
+        except Exception as error:
+            crashes.append(f"{part} failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            return replace(whole, skipped=(*whole.skipped, Skip(part, crashes[-1], parameter=False)))
+
+    graph = whole.model.graph
+    if graph is not None:
+        whole = tried("theory", lambda: _predicted(whole, graph))
+    if probe:
+        whole = tried("probe", lambda: _probed(whole, data, seed, notice))
+    if graph is not None and whole.model.graph_source != "traced" and merged(graph):
+        whole = replace(whole, probe=_folded(whole.probe), theory=_folded(whole.theory))
+    whole = tried("risk", lambda: replace(whole, risk=risk.judge(whole)))
+    return whole, tuple(crashes)
+
+
+def _folded(signals: Signals | None) -> Signals | None:
+    return None if signals is None else replace(signals, folded=True)
+
+
+def _predicted(whole: Audit, graph: Graph) -> Audit:
+    """Add to each layer what theory says of it."""
+    made = theory.predict(settled(graph), whole.measured)
+    return replace(whole, measured=_with(whole.measured, made, "predicted"), theory=made)
+
+
+def _probed(whole: Audit, data: Any, seed: int, notice: Notice | None) -> Audit:
+    """Add to each layer what a small batch through the model says of it; where it cannot run, the reason is a skip."""
+    made = _run(whole, data, seed, notice)
+    skipped = (*whole.skipped, Skip("probe", made.why, parameter=False)) if made.why else whole.skipped
+    return replace(whole, measured=_with(whole.measured, made, "probed"), probe=made, skipped=skipped)
+
+
+def _run(whole: Audit, data: Any, seed: int, notice: Notice | None) -> Signals:
+    graph = whole.model.graph
+    if graph is None:
+        why = "there is no graph to run: name the code with --model or --arch, or audit an ONNX export"
+        return Signals((), why=why)
+    try:
+        from initaudit.live import probe as probing  # noqa: PLC0415  imports torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UsageError("the probe needs torch: pip install torch") from None
+    given = None if data is None else probing.read_data(data)
+    graph = settled(graph)
+    own = [m.layer for m in whole.measured]
+    if notice is not None:
+        cost = probing.estimate(graph, own, given)
+        if cost.seconds > _SLOW and not cost.refused:
+            notice(f"probing: {cost.sentence}")
+    return probing.probe(graph, own, given, seed=seed)
+
+
+def _with(measured: Sequence[Measured], made: Signals, name: str) -> tuple[Measured, ...]:
+    """Add rows under a name; a row that says nothing is left out, so that the other judge's figures stand."""
+    if not made.layers:
+        return tuple(measured)
+    rows: list[Any] = [None if row == _NOTHING else row for row in made.layers]
+    return tuple(replace(m, **{name: row}) for m, row in zip(measured, rows, strict=True))

@@ -1,0 +1,170 @@
+"""Values of small constants that nodes compute: shapes, masks, scales."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from initaudit.graph.evaluate import POINTWISE
+from initaudit.graph.moved import moved
+from initaudit.graph.view import View
+from initaudit.types import Array, Node, Tensor
+
+Ask = Callable[[str], Array | None]
+Shape = tuple[int | None, ...]
+
+
+def evaluated(
+    view: View, node: Node, output: str, ask: Ask, most: int, shape_of: Callable[[str], Shape | None] | None = None
+) -> Array | None:
+    """Return what a node makes of small constants; None where that is not known or not small.
+
+    Args:
+        view: of the graph.
+        node: one of it.
+        output: which of the node's outputs.
+        ask: for the values of its operands.
+        most: elements of what is small.
+        shape_of: for the shape of a value, where the graph leaves it open.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            made = _made(view, node, output, ask, most, shape_of)
+    except (ValueError, TypeError, IndexError, KeyError, OverflowError, ZeroDivisionError):
+        return None
+    return made if made is not None and made.size <= most else None
+
+
+def _made(
+    view: View, node: Node, output: str, ask: Ask, most: int, shape_of: Callable[[str], Shape | None] | None
+) -> Array | None:
+    if node.op in ("shape", "size"):
+        name = node.inputs[0]
+        shape = view.graph.shapes.get(name) or view.graph.inputs.get(name)
+        if (shape is None or any(n is None for n in shape)) and shape_of is not None:
+            shape = shape_of(name)
+        if shape is None or any(n is None for n in shape):
+            return None
+        full = np.asarray([int(n or 0) for n in shape], np.int64)
+        if node.op == "size":
+            return np.asarray(np.prod(full))
+        return full[node.attrs.get("start", 0) : node.attrs.get("end")]
+    if node.op == "source":
+        counted = _counted(node)
+        if counted is not None:
+            return counted if counted.size <= most else None
+        value = node.attrs.get("value")
+        shape = view.graph.shapes.get(output)
+        if not isinstance(value, (bool, int, float)) or shape is None or any(n is None for n in shape):
+            return None
+        return np.full([int(n or 0) for n in shape], value) if _size(shape) <= most else None
+    if node.op == "constant_of_shape":
+        wanted = ask(node.inputs[0])
+        value = node.attrs.get("value")
+        first = 0.0 if value is None else np.ravel(value.load() if isinstance(value, Tensor) else value)[0]
+        if wanted is None or int(np.prod(wanted)) > most:
+            return None
+        return np.full([int(n) for n in wanted.ravel()], first)
+    values = [ask(name) for name in node.inputs if name]
+    if any(v is None for v in values):
+        return None
+    known = [v for v in values if v is not None]
+    if node.op == "range" and len(known) == 3:
+        start, stop, step = (float(v.ravel()[0]) for v in known)
+        return np.arange(start, stop, step).astype(known[0].dtype) if abs((stop - start) / step) <= most else None
+    if node.op in POINTWISE:
+        if int(np.prod(np.broadcast_shapes(*(v.shape for v in known)))) > most:
+            return None
+        return np.asarray(POINTWISE[node.op](known, node.attrs))
+    first = known[0] if known else np.zeros(0)
+    if node.op == "concat":
+        axis = node.attrs.get("axis", 0)
+        return np.stack(known, axis) if node.attrs.get("new_axis") else np.concatenate(known, axis)
+    if node.op == "gather" and len(known) == 2:
+        return np.take(known[0], known[1].astype(np.int64), node.attrs.get("axis", 0))
+    if node.op in ("unsqueeze", "squeeze", "reshape", "expand") and len(known) == 2:
+        return _shaped(node.op, first, [int(n) for n in known[1].ravel()], most)
+    if node.op == "slice" and len(known) > 2:
+        return _cut(known)
+    if node.op == "flatten" and node.call is None:
+        axis = node.attrs.get("axis", 1)
+        return first.reshape(int(np.prod(first.shape[:axis])), -1)
+    if node.op in _MOVES and len(known) > 1 and node.call is None:
+        return _MOVES[node.op](known, node.attrs)
+    if node.op in ("identity", "cast", "dropout"):
+        return first
+    if node.op == "transpose" and node.call is None:
+        return first.transpose(node.attrs.get("perm"))
+    if node.op in ("unsqueeze", "squeeze") and "axes" in node.attrs and node.call is None:
+        return _shaped(node.op, first, list(node.attrs["axes"]), most)
+    if len(known) == 1 and first.dtype.kind in "fiub":
+        tensor = Tensor("", first.shape, str(first.dtype), lambda: first)
+        turned = moved(node, output, tensor)
+        return np.asarray(turned.load()).reshape(turned.shape) if turned is not None else None
+    return None
+
+
+def _counted(node: Node) -> Array | None:
+    """Return the numbers that torch's arange makes."""
+    if node.call is None or node.call.target.rpartition(".")[2] != "arange":
+        return None
+    given = [a for a in node.call.args if isinstance(a, (int, float)) and not isinstance(a, bool)]
+    given += [v for k in ("start", "end", "step") if isinstance(v := node.call.kwargs.get(k), (int, float))]
+    refs = len(node.call.args) + sum(k in node.call.kwargs for k in ("start", "end", "step"))
+    return np.arange(*given) if 0 < len(given) <= 3 and refs == len(given) else None
+
+
+def _trilu(known: list[Array], upper: bool) -> Array:
+    shift = int(known[1].ravel()[0]) if len(known) > 1 else 0
+    return np.triu(known[0], shift) if upper else np.tril(known[0], shift)
+
+
+_MOVES: dict[str, Callable[[list[Array], Mapping[str, object]], Array]] = {
+    "gather_elements": lambda v, a: np.take_along_axis(v[0], v[1].astype(np.int64), _int(a, "axis", 0)),
+    "gather_nd": lambda v, _: v[0][tuple(np.moveaxis(v[1].astype(np.int64), -1, 0))],
+    "tile": lambda v, _: np.tile(v[0], tuple(int(n) for n in v[1].ravel())),
+    "trilu": lambda v, a: _trilu(v, bool(_int(a, "upper", 1))),
+    "cumsum": lambda v, _: np.cumsum(v[0], int(v[1].ravel()[0])),
+    "mod": lambda v, _: np.mod(v[0], v[1]),
+    "scatter_nd": lambda v, _: _scattered(*v[:3]),
+}  # fmt: skip
+
+
+def _int(attrs: Mapping[str, object], name: str, default: int) -> int:
+    given = attrs.get(name, default)
+    return given if isinstance(given, int) else default
+
+
+def _scattered(data: Array, places: Array, values: Array) -> Array:
+    out = np.array(data)
+    out[tuple(np.moveaxis(places.astype(np.int64), -1, 0))] = values
+    return out
+
+
+def _size(shape: tuple[int | None, ...]) -> int:
+    out = 1
+    for n in shape:
+        out *= int(n or 0)
+    return out
+
+
+def _shaped(op: str, value: Array, given: list[int], most: int) -> Array | None:
+    if op == "unsqueeze":
+        return np.expand_dims(value, tuple(given))
+    if op == "squeeze":
+        return np.squeeze(value, tuple(given))
+    if op == "reshape":
+        return value.reshape([value.shape[k] if n == 0 else n for k, n in enumerate(given)])
+    shape = np.broadcast_shapes(value.shape, tuple(given))
+    return np.broadcast_to(value, shape) if int(np.prod(shape)) <= most else None
+
+
+def _cut(known: list[Array]) -> Array:
+    value, starts, ends, *rest = known
+    axes = [int(a) for a in rest[0].ravel()] if rest else list(range(starts.size))
+    steps = [int(s) for s in rest[1].ravel()] if len(rest) > 1 else [1] * starts.size
+    index: list[slice] = [slice(None)] * value.ndim
+    for start, end, axis, step in zip(starts.ravel(), ends.ravel(), axes, steps, strict=True):
+        index[axis] = slice(int(start), int(end), step)
+    return value[tuple(index)]
