@@ -12,13 +12,16 @@ and what their first audit said stays in false_alarms.json.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +29,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-LIMITS = {"export": 240, "audit": 600}  # seconds for one model
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONHASHSEED": "0"}
+LIMITS = {"export": 240, "audit": 900}  # seconds for one model
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 WAYS = ("probe", "static", "onnx", "state_dict")
 
 Record = dict[str, Any]
@@ -49,10 +52,11 @@ def main() -> int:
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS, help="only these; the results are printed")
     parser.add_argument("--exports", action="store_true", help="only fill the cache")
     parser.add_argument("--json", type=Path, help="also write what was found here")
-    parser.add_argument("--step", nargs=3, metavar=("STEP", "NAME", "WHERE"), help=argparse.SUPPRESS)
+    parser.add_argument("--export-one", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.step:
-        return _step(*options.step)
+    os.environ.update(ENVIRONMENT)
+    if options.export_one:
+        return _export_one(options.export_one[0], Path(options.export_one[1]))
     from benchmarks import false_alarms_models as models
     from benchmarks import false_alarms_report as report
 
@@ -62,17 +66,21 @@ def main() -> int:
         for r in models.EVERY
         if not options.only or {r.name, r.library, groups[models.held_out(r.name)]} & set(options.only)
     ]
-    caches = [folder.resolve() for folder in options.cache]
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(options.jobs) as pool:
-        places = caches or [Path(scratch)]
-
-        def one(row: Any) -> Record:
-            return _model(row.name, places, Path(scratch), tuple(options.ways), only_export=options.exports)
-
-        found = list(pool.map(one, rows))
-    if options.exports:
-        return 0
+    with tempfile.TemporaryDirectory() as scratch:
+        caches = [folder.resolve() for folder in options.cache] or [Path(scratch)]
+        failed: dict[str, str] = {}
+        if "onnx" in options.ways:
+            with ThreadPoolExecutor(options.jobs) as pool:
+                troubles = pool.map(lambda r: _export(r.name, caches), rows)
+            failed = {r.name: why for r, why in zip(rows, troubles, strict=True) if why}
+        if options.exports:
+            return 0
+        todo = [(r.name, _exported(r.name, caches), tuple(options.ways)) for r in rows]
+        found = _audits(todo, options.jobs, Path(scratch))
+    for record in found:
+        if record["name"] in failed:
+            record["failed"]["onnx"] = failed[record["name"]]
     for row, record in zip(rows, found, strict=True):
         record.update(library=row.library, held_out=models.held_out(row.name))
     whole = not options.only and set(options.ways) == set(WAYS)
@@ -97,84 +105,117 @@ def _first_looks() -> dict[str, Record]:
     return looks
 
 
-def _model(name: str, caches: list[Path], scratch: Path, ways: tuple[str, ...], *, only_export: bool) -> Record:
-    """Export where there is none yet, then audit, each in a process of its own."""
-    start = time.perf_counter()
-    record: Record = {"name": name, "ways": {}, "failed": {}}
-    exported = _exported(name, caches)
-    if exported is None and "onnx" in ways:
-        target = caches[0] / name / "dynamo_20.onnx"
-        refusal = target.parent / "no_dynamo_20.txt"
-        if not refusal.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            trouble = _run("export", name, target)
-            if trouble:
-                target.unlink(missing_ok=True)
-                refusal.write_text(trouble, encoding="utf-8")
-        exported = target if target.exists() else None
-        if exported is None:
-            record["failed"]["onnx"] = refusal.read_text(encoding="utf-8")
-    if not only_export:
-        answers = scratch / f"{name}.json"
-        where = os.pathsep.join([str(answers), str(exported or ""), *ways])
-        trouble = _run("audit", name, where)
-        if answers.exists():
-            told = json.loads(answers.read_text(encoding="utf-8"))
-            record["ways"], failed = told["ways"], told["failed"]
-            record["failed"].update(failed)
-        if trouble:
-            record["failed"]["all"] = trouble
-    print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    return record
+def _export(name: str, caches: list[Path]) -> str | None:
+    """Export where there is none yet, in a process of its own; return why it failed, if it did."""
+    if _exported(name, caches) is not None:
+        return None
+    target = caches[0] / name / "dynamo_20.onnx"
+    refusal = target.parent / "no_dynamo_20.txt"
+    if not refusal.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        trouble = _run(name, target)
+        print(f"{name}: {trouble or 'exported'}", file=sys.stderr, flush=True)
+        if not trouble:
+            return None
+        target.unlink(missing_ok=True)
+        refusal.write_text(trouble, encoding="utf-8")
+    return refusal.read_text(encoding="utf-8")
+
+
+def _audits(todo: list[tuple[str, Path | None, tuple[str, ...]]], jobs: int, scratch: Path) -> list[Record]:
+    """Audit each model in a process of its own: a fork of this one, which has imported all libraries."""
+    _import_all()
+    fork = multiprocessing.get_context("fork")
+    records: list[Record] = [{"name": name, "ways": {}, "failed": {}} for name, _, _ in todo]
+    waiting = list(enumerate(todo))
+    running: dict[int, tuple[Any, float]] = {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            at, (name, exported, ways) = waiting.pop(0)
+            process = fork.Process(target=_audit, args=(name, exported, ways, scratch / f"{name}.json"))
+            process.start()
+            running[at] = process, time.perf_counter()
+        for at, (process, began) in list(running.items()):
+            process.join(0.1)
+            late = time.perf_counter() - began > LIMITS["audit"]
+            if process.is_alive() and not late:
+                continue
+            if process.is_alive():
+                process.kill()
+                process.join()
+            del running[at]
+            record = records[at]
+            answers = scratch / f"{record['name']}.json"
+            if answers.exists():
+                record.update(json.loads(answers.read_text(encoding="utf-8")))
+            if late or process.exitcode:
+                record["failed"]["all"] = f"more than {LIMITS['audit']} s" if late else f"exit {process.exitcode}"
+            print(f"{record['name']}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    return records
+
+
+def _import_all() -> None:
+    import torch
+
+    from benchmarks import zoo_torchvision
+    from initaudit import audit
+
+    torch.set_num_threads(1)
+    zoo_torchvision.prepare()
+    for name in ("timm", "transformers", "diffusers", "peft", "initaudit.live.opened", "initaudit.live.probe"):
+        importlib.import_module(name)
+    audit.select()  # all rules
 
 
 def _exported(name: str, caches: list[Path]) -> Path | None:
     return next((p for folder in caches for p in sorted((folder / name).glob("dynamo_*.onnx"), reverse=True)), None)
 
 
-def _run(step: str, name: str, where: Path | str) -> str | None:
-    """Run one step in a process; return why it failed, if it did."""
-    command = [sys.executable, "-m", "benchmarks.false_alarms", "--step", step, name, str(where)]
+def _run(name: str, target: Path) -> str | None:
+    """Export one model; return why it failed, if it did."""
+    command = [sys.executable, "-m", "benchmarks.false_alarms", "--export-one", name, str(target)]
     try:
         done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True,
-            timeout=LIMITS[step], check=False,
+            command, cwd=ROOT, capture_output=True, text=True, timeout=LIMITS["export"], check=False
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return f"{step}: more than {LIMITS[step]} s"
+        return f"export: more than {LIMITS['export']} s"
     if done.returncode == 0:
         return None
     last = done.stderr.strip().splitlines()[-1:] or ["no output"]
-    return re.sub(r"(?<![:/\w])/(\S+/)+", "", f"{step}: exit {done.returncode}: {last[0]}")[:300]
+    return re.sub(r"(?<![:/\w])/(\S+/)+", "", f"export: exit {done.returncode}: {last[0]}")[:300]
 
 
-def _step(step: str, name: str, where: str) -> int:
-    """What a child process does."""
-    import warnings
-
+def _export_one(name: str, target: Path) -> int:
+    """What a child process does: write an export."""
     import torch
 
     from benchmarks import false_alarms_models as models
-    from benchmarks import save, zoo
+    from benchmarks import save
 
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     row = models.row(name)
-    if step == "export":
-        save._onnx(replace(row, build=lambda: _run_in(*row.build())), Path(where), dynamo=True, opset=20)
-        return 0
-    answers, exported, *ways = where.split(os.pathsep)
+    save._onnx(replace(row, build=lambda: _run_in(*row.build())), target, dynamo=True, opset=20)
+    return 0
+
+
+def _audit(name: str, exported: Path | None, ways: tuple[str, ...], answers: Path) -> None:
+    """What a child process does: audit a model in all ways, and write down what is said after each."""
+    from benchmarks import false_alarms_models as models
+    from benchmarks import zoo
+
+    warnings.filterwarnings("ignore")
     told: Record = {"ways": {}, "failed": {}}
-    model, inputs = zoo.build(row)
+    model, inputs = zoo.build(models.row(name))
     for way in ways:
-        if way == "onnx" and not exported:
+        if way == "onnx" and exported is None:
             continue
         try:
-            told["ways"][way] = _audited(way, model, inputs, exported)
+            told["ways"][way] = _audited(way, model, inputs, str(exported))
         except Exception as error:
             told["failed"][way] = f"{type(error).__name__}: {error}"[:300]
-        Path(answers).write_text(json.dumps(told), encoding="utf-8")
-    return 0
+        answers.write_text(json.dumps(told), encoding="utf-8")
 
 
 def _run_in(model: Any, inputs: dict[str, Any]) -> Any:

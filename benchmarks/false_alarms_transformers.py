@@ -11,7 +11,8 @@ import torch
 Built = tuple[Any, dict[str, Any]]
 Inputs = Callable[[], dict[str, Any]]
 
-# What configurations call their sizes. A type takes those that it knows.
+# What configurations call their sizes. A type takes those that it knows. Where widths decide the scale of plain layers,
+# as in DPT's fusion of N(0, 0.02) convolutions without norms, they stay as their authors chose them.
 _SIZES: dict[str, Any] = {
     "vocab_size": 200, "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 160, "max_position_embeddings": 64, "head_dim": 16, "d_model": 64, "encoder_layers": 2,
@@ -129,7 +130,7 @@ MODELS: dict[str, Callable[[], Built]] = {
                         focal_levels=[2, 2], focal_windows=[3, 3], patch_size=4),
     "yolos": _row("yolos", "ForObjectDetection", _image(), image_size=[32, 32], num_detection_tokens=6),
     "vit_mae": _row("vit_mae", "", _image()),
-    "hf_dpt": _row("dpt", "ForDepthEstimation", _image(64), image_size=64, patch_size=16, fusion_hidden_size=32,
+    "hf_dpt": _row("dpt", "ForDepthEstimation", _image(64), image_size=64, patch_size=16, fusion_hidden_size=256,
                    backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[16, 32, 48, 64]),
     "dinov3": _row("dinov3_vit", "", _image()),
     # video, time

@@ -2,10 +2,11 @@
 
     python -m benchmarks.theory [--only NAME ...] [--cache FOLDER] [--jobs N] [--layers]
 
-NAME is a model, a library, `nets`, or the beginning of a net's name. Writes benchmarks/results/theory.md, unless --only is
-given: then the page is only printed, with --layers followed by each layer of the models. With --cache, what the probe says is
-kept there and reused: a rerun costs only the theory. Each model of the zoo is probed in a process of its own, so that a
-crash costs one row. `python -m benchmarks.theory_values MODEL --cache FOLDER` shows where in a model theory goes wrong.
+NAME is a model, a library, `nets`, or the beginning of the name of a net. Writes benchmarks/results/theory.md, unless
+--only is given: then the page is only printed, with --layers followed by each layer of the models. With --cache, what
+the probe says is kept there and reused: a rerun costs only the theory. Each model of the zoo is probed in a process of
+its own, so that a crash costs one row. `python -m benchmarks.theory_values MODEL --cache FOLDER` shows where in a model
+theory goes wrong.
 """
 
 from __future__ import annotations
@@ -70,9 +71,7 @@ def _made(chosen: Sequence[tuple[str, str]], folder: Path, jobs: int) -> dict[st
     """Probe what is not in the folder yet; return why it failed by name."""
     known = {name: found for name, _ in chosen if (found := theory_cases.failure(folder, name))}
     lacking = [
-        (name, family)
-        for name, family in chosen
-        if name not in known and not theory_cases.path(folder, name).exists()
+        (name, family) for name, family in chosen if name not in known and not theory_cases.path(folder, name).exists()
     ]
     groups: dict[str, list[str]] = {}
     for name, family in lacking:
@@ -93,8 +92,14 @@ def _run(names: Sequence[str], folder: Path) -> str:
     start = time.perf_counter()
     try:
         done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, timeout=LIMIT, check=False
-        )  # fmt: skip
+            command,
+            cwd=ROOT,
+            env={**os.environ, **ENVIRONMENT},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return f"more than {LIMIT} s"
     print(f"{names[0]}: probed in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)

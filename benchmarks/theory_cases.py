@@ -1,8 +1,8 @@
 """The cases of `benchmarks.theory`: each model's graph, its measured weights and what the probe says, kept on disk.
 
-What the probe says does not change while the theory is worked on, so a case is made once: the module is built, traced and
-measured, and probed three times, to tell the probe's own noise: as it is, with other inputs and another cotangent, and
-with weights drawn anew.
+What the probe says does not change while the theory is worked on, so a case is made once: the module is built, traced
+and measured, and probed three times, to tell the probe's own noise: as it is, with other inputs and another
+cotangent, and with weights drawn anew.
 """
 
 from __future__ import annotations

@@ -14,14 +14,28 @@ NOTHING = 1e-30  # below it both say: nothing arrives
 DECADES = range(-14, 9, 2)
 WORST = 15
 
+MAIN = ("forward variance", "relative gradient")
+
+
+def _kernel(s: Signal) -> float | None:
+    """Return the tangent kernel of one input, of one weight."""
+    return None if s.common is None or s.contrast is None else s.common + s.contrast
+
+
+def _apart(s: Signal) -> float | None:
+    """Return the share of a gradient that tells inputs apart; `common` alone is noise where it is much the smaller."""
+    whole = _kernel(s)
+    return None if not whole or s.contrast is None else s.contrast / whole
+
+
 QUANTITIES: Mapping[str, Callable[[Signal], float | None]] = {
     "forward variance": lambda s: s.forward_variance,
     "relative gradient": lambda s: s.gradient if s.relative_gradient is None else s.relative_gradient,
     "second moment": lambda s: s.second_moment,
-    "common": lambda s: s.common,
     "contrast": lambda s: s.contrast,
+    "common + contrast": _kernel,
+    "contrast / (common + contrast)": _apart,
 }
-MAIN = ("forward variance", "relative gradient")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +118,9 @@ def render(rows: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
-_ABOUT = """Decades between what theory predicts from second moments of the weights, without running anything, and what the
-probe measures on one small batch: log10(predicted / measured) per layer. *told* is the share of the measured layers of
-which theory says anything; the shares within a factor 2 and 10 are of all measured layers, so that silence counts as a miss.
+_ABOUT = """Decades between what theory predicts from second moments of the weights, without running anything, and what
+the probe measures on one small batch: log10(predicted / measured) per layer. *told* is the share of the measured layers
+of which theory says anything; the shares within a factor 2 and 10 are of all measured layers, so silence is a miss.
 Rows *probe, other inputs* and *other weights* hold the probe against itself, with another batch and cotangent, and with
 weights drawn anew from the same laws: no theory that knows only the laws can agree better than the latter.
 """
@@ -198,7 +212,8 @@ def _label(decade: int) -> str:
 
 def _worst(rows: Sequence[Row]) -> str:
     """List models by the share of layers that theory gets wrong, with the layer where it first does."""
-    out = "| model | layers | forward 2x | gradient 2x | forward 10 to 90 % | gradient 10 to 90 % | first wrong layer | seconds |\n"
+    out = "| model | layers | forward 2x | gradient 2x | forward 10 to 90 % | gradient 10 to 90 % | first wrong layer "
+    out += "| seconds |\n"
     out += "|---|---:|---:|---:|---|---|---|---:|\n"
     judged = [row for row in rows if not row.failed and any(row.points.get(word) for word in MAIN)]
     judged.sort(key=lambda row: (_good(row), row.name))
@@ -256,7 +271,9 @@ def layers(row: Row) -> str:
     if row.unread:
         out += f"unread: {', '.join(row.unread)}\n\n"
     forward, gradient = ({p.layer: p for p in row.points.get(word, ())} for word in MAIN)
-    out += f"{'layer':60} {'kind':10} | {'variance':>9} {'said':>9} {'off':>6} | {'rel grad':>9} {'said':>9} {'off':>6}\n"
+    out += (
+        f"{'layer':60} {'kind':10} | {'variance':>9} {'said':>9} {'off':>6} | {'rel grad':>9} {'said':>9} {'off':>6}\n"
+    )
     for name in dict.fromkeys([*forward, *gradient]):
         cells = [_cells(side.get(name)) for side in (forward, gradient)]
         kind = next(side[name].kind for side in (forward, gradient) if name in side)

@@ -2,11 +2,11 @@
 
     python -m benchmarks.theory_values MODEL [--cache FOLDER] [--from N] [--nodes N] [--off 0.15] [--back]
 
-MODEL is a model of the zoo or a pair of trainability_nets. One line a value: the op that makes it, second moment, variance
-across inputs, cosine between inputs, the mean square of the cotangent of one input (the way back as the probe starts it),
-each measured by the probe's own run and told by theory, with the decades between them. A line is marked `<` where a
-figure is off by more than --off decades while those of everything that the op reads are not: that op is to blame. With
---back the lines go from the output to the input and the marks are of the cotangents.
+MODEL is a model of the zoo or a pair of trainability_nets. One line a value: the op that makes it, second moment,
+variance across inputs, cosine between inputs, the mean square of the cotangent of one input (the way back as the
+probe starts it), each measured by the probe's own run and told by theory, with the decades between them. A line is
+marked `<` where a figure is off by more than --off decades while those of everything that the op reads are not: that
+op is to blame. With --back the lines go from the output to the input and the marks are of the cotangents.
 """
 
 from __future__ import annotations

@@ -45,7 +45,9 @@ def check(
         model_or_path: a torch.nn.Module, or the path of an ONNX graph, a torch.save file, a safetensors file, or a
             folder with one of these. None with `model` or `arch`: what these build is audited with its fresh weights.
         example_inputs: what the module is run with once, without computing anything: a tensor, a tuple of arguments, or
-            a dict by name. Guessed from the configuration and the weights where it is None; the report says what.
+            a dict by name. Guessed from the configuration and the weights where it is None; the report says what. The
+            probe's inputs follow its values: several different inputs are used as they are, of a single one others are
+            drawn that have its values, of constants and of N(0, 1) only the shape is taken. See docs/signal.md.
         model: the module that a checkpoint is meant for: the module, something that makes it, or its name as
             "package.module:callable" or "path/to/file.py:callable". This code is run.
         arch: the same for what libraries know: "timm:NAME", "torchvision:NAME" or "hf:FOLDER".
@@ -57,8 +59,8 @@ def check(
         layers: shell patterns on layer names; the other layers are neither listed nor judged.
         jobs: threads that measure, at least 1; all cores where None.
         probe: run one small batch through the graph, forward and backward, and report what each layer does to signal
-            and gradient; needs torch. None: where data is given, and for a module that comes with example inputs
-            (their shapes are taken, their values only from `data`). Elsewhere theory predicts the same figures.
+            and gradient; needs torch. None: where data is given, and for a module that comes with example inputs.
+            Elsewhere theory predicts the same figures.
         data: what the batch is made of, the first axis being that of the samples: an array or a tensor for the first
             input, a dict by input name, or the path of a .npy, .npz or torch.save file. Drawn where it is None.
         seed: of what the probe draws.

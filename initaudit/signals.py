@@ -63,7 +63,7 @@ def _folded(signals: Signals | None) -> Signals | None:
 
 def _predicted(whole: Audit, graph: Graph) -> Audit:
     """Add to each layer what theory says of it."""
-    made = theory.predict(settled(graph), whole.measured)
+    made = theory.predict(settled(graph), whole.measured, whole.model.examples)
     return replace(whole, measured=_with(whole.measured, made, "predicted"), theory=made)
 
 
@@ -92,7 +92,7 @@ def _run(whole: Audit, data: Any, seed: int, notice: Notice | None) -> Signals:
         cost = probing.estimate(graph, own, given)
         if cost.seconds > _SLOW and not cost.refused:
             notice(f"probing: {cost.sentence}")
-    return probing.probe(graph, own, given, seed=seed)
+    return probing.probe(graph, own, given, seed=seed, examples=whole.model.examples)
 
 
 def _with(measured: Sequence[Measured], made: Signals, name: str) -> tuple[Measured, ...]:

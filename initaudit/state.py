@@ -107,7 +107,7 @@ def _drawn_norm(m: Measured, measured: Sequence[Measured]) -> bool:
 
 def _weight(m: Measured) -> Iterator[Vote]:
     stats, law = m.stats, m.identified
-    if stats.count < laws.LEAST or stats.constant or len(m.layer.weight.shape) < 2:
+    if stats.count < laws.LEAST or stats.constant or len(m.layer.weight.shape) < 2 or _no_trace(stats):
         return
     if law is None:
         if not _few_values(stats):
@@ -159,6 +159,8 @@ def _drifted(measured: Sequence[Measured], sure: float) -> bool:
         law = m.identified.law if m.identified else ""
         if law not in ("normal", "uniform", "truncated") or m.stats.digest in seen or m.stats.zeros:
             continue
+        if _no_trace(m.stats):
+            continue
         if m.stats.count < laws.LEAST or m.layer.kind == "norm" or len(m.layer.weight.shape) < 2:
             continue
         seen.add(m.stats.digest)
@@ -170,6 +172,15 @@ def _drifted(measured: Sequence[Measured], sure: float) -> bool:
     v = 2 / (9 * len(means))
     off = ((sum(means) / len(means)) ** (1 / 3) - (1 - v)) / math.sqrt(v)
     return together > sure or off > sure
+
+
+def _no_trace(stats: Stats) -> bool:
+    """Whether values are so far from any usual draw that steps of training cannot be the reason.
+
+    All of one sign, or units that equal each other to the bit: a fault of the draw, which training blurs.
+    """
+    copies = stats.rows.hash.size - np.unique(stats.rows.hash).size
+    return not stats.min < 0 < stats.max or 2 * copies >= stats.rows.hash.size > 1
 
 
 def _few_values(stats: Stats) -> bool:

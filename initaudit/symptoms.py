@@ -7,10 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from initaudit.grounds import born, certainty, operator, plain, wakes
+import numpy as np
+
+from initaudit.grounds import born, certainty, operator, plain, varied, wakes
 from initaudit.registry import Rule
 from initaudit.types import Audit, Evidence, Finding, Measured, Role, Severity, Signals, Symptom
 
+CODES = {
+    "vanishing-signal": "INI501", "exploding-signal": "INI502", "indistinguishable-inputs": "INI503",
+    "vanishing-gradient": "INI504", "exploding-gradient": "INI505", "uneven-rates": "INI506",
+    "saturated-units": "INI507", "dead-units": "INI508", "collapsed-attention": "INI509",
+    "high-initial-loss": "INI510", "growing-residual": "INI511", "tied-units": "INI512",
+}  # fmt: skip
 _RUN = 3  # layers from which a factor per layer says something
 _OFF = 1.5  # of a layer's variance against He or Xavier, from which drawing it again changes much
 _FAR = 16.0  # the same where the layers stand in residual branches, whose ends matter more
@@ -90,6 +98,13 @@ class Case:
         return self._ends("relative_gradient")
 
     @property
+    def _reason(self) -> str:
+        """Why it is told as info at most; where it follows from another symptom, by the code of that."""
+        start, _, kind = self.symptom.capped.rpartition(" ")
+        code = CODES.get(kind)
+        return f"{start} {code}" if code and start else self.symptom.capped
+
+    @property
     def _constant(self) -> tuple[str, ...]:
         """Names of plain weights of the run that hold one number: INI103 and INI104 tell these as errors."""
         return tuple(
@@ -99,7 +114,18 @@ class Case:
             and plain(m)
             and m.stats.constant
             and certainty(m) is Evidence.TRACED
-            and (m.stats.zeros == 0 or not wakes(m, self.audit))
+            and (m.layer.units // m.layer.groups > 1 if m.stats.zeros == 0 else not wakes(m, self.audit))
+        )
+
+    @property
+    def _copied(self) -> tuple[str, ...]:
+        """Names of plain weights of the run of which half the units are copies: INI201 tells these as errors."""
+        if self.symptom.kind != "tied-units":
+            return ()
+        return tuple(
+            m.layer.name
+            for m in self.run
+            if operator(m) and plain(m) and varied(m) and certainty(m) is Evidence.TRACED and _twins(m)
         )
 
     def _ends(self, figure: str) -> dict[str, float | None]:
@@ -113,10 +139,13 @@ class Case:
         symptom = self.symptom
         severity, doubt = symptom.severity, ""
         if symptom.capped:
-            severity, doubt = Severity.INFO, f" [info at most: {symptom.capped}]"
+            severity, doubt = Severity.INFO, f" [info at most: {self._reason}]"
         elif self._constant:
             severity = Severity.INFO
             doubt = f" [explained by {_some(self._constant)}: one number throughout, see INI103 and INI104]"
+        elif self._copied:
+            severity = Severity.INFO
+            doubt = f" [explained by {_some(self._copied)}: units that are copies, see INI201]"
         elif self.by == "theory" and self.signals is not None and self.signals.unread:
             severity = min(severity, Severity.WARNING)
             doubt = f" [theory does not follow {_some(self.signals.unread)}; --probe would measure it]"
@@ -140,6 +169,11 @@ class Case:
             layers=len(names),
             **figures,
         )
+
+
+def _twins(m: Measured) -> bool:
+    hashes = m.stats.rows.hash
+    return 2 * np.unique(hashes).size <= hashes.size
 
 
 def cases(rule: Rule, audit: Audit) -> Iterator[Case]:

@@ -206,6 +206,7 @@ class Model:
     source: str = ""  # where the graph comes from, if it is not ONNX: traced, torchscript, exported
     mismatches: tuple[Mismatch, ...] = ()
     other: tuple[Graph, ...] = ()  # where the graph depends on values: what else it may be
+    examples: tuple[Tensor, ...] = ()  # what the caller fed a module with, by input of the graph
 
     @property
     def graph_source(self) -> str:
@@ -344,8 +345,11 @@ class Signal:
     saturated: float | None = None  # share of units whose activation has hardly any slope
     relative_gradient: float | None = None  # |dL/dW| / |W|; None where W is zero
     gradient: float | None = None  # |dL/dW|
-    common: float | None = None  # |mean over inputs of dL/dW|^2 with one unit vector for all: what learns no difference
-    contrast: float | None = None  # the same with weights over inputs that sum to zero: what learns to tell them apart
+    # With one unit vector for all inputs: |mean over inputs of dL/dW|^2, what learns no difference, less contrast / n,
+    # what a batch of n finds of it by chance; and the same with weights over inputs that sum to zero: what tells them
+    # apart.
+    common: float | None = None
+    contrast: float | None = None
     tied: float | None = None  # share of units that are copies of another, in what comes in and in what comes back
     behind_gate: bool = False  # sleeps: with the zero or small parameters before it at work, it gets a gradient
     gate: str = ""  # name of the tensor that it sleeps behind
@@ -501,6 +505,11 @@ class Report:
         """healthy, suspect or unhealthy: an error makes unhealthy, a warning suspect."""
         worst = max((f.severity for f in self.findings), default=Severity.INFO)
         return {Severity.ERROR: "unhealthy", Severity.WARNING: "suspect", Severity.INFO: "healthy"}[worst]
+
+    @property
+    def folded(self) -> bool:
+        """Whether batch norms are merged into the weights, so that the risk told is not that of training."""
+        return any(signals is not None and signals.folded for signals in (self.probe, self.theory))
 
     def __repr__(self) -> str:
         found = f"{len(self.findings)} findings on {len(self.measured)} weights"

@@ -6,8 +6,10 @@ is no longer the signal of training, which is normalised layer by layer. Two tra
 * the node runs in the place of the norm, not of its weight (torch's exporter: scope `bn1`, weight `conv1.weight`);
 * the node still has its place, but the weight lost its own name, since it is a product (`onnx::Conv_193`).
 
-A convolution that still goes by its weight's name is one as it was written, and where a norm is still there nobody
-merged them.
+A convolution that runs in another module's place was put there: some such convolutions prove it, whatever else the
+graph holds (norms that no convolution precedes are left as they are, squeeze-and-excite convolutions never had one).
+A lost name proves less, since other products lose it too: there most convolutions must have lost theirs, and where a
+norm is left nobody merged them.
 """
 
 from __future__ import annotations
@@ -30,21 +32,28 @@ _MADE = re.compile(r"::|^\d+$|^(val|view|const|onnx)_?\d*$")  # numbered by an e
 def merged(graph: Graph) -> bool:
     """Return whether a graph looks as if its batch norms were merged into its convolutions."""
     convolutions = [node for node in graph.nodes if node.op in _OPS and len(node.inputs) > 1]
-    traced = sum(_traced(node, graph) for node in convolutions)
-    if len(convolutions) < _LEAST or traced < _SHARE * len(convolutions):
+    if sum(_displaced(node, graph) for node in convolutions) >= _LEAST:
+        return True
+    nameless = sum(_nameless(node, graph) for node in convolutions)
+    if nameless < max(_LEAST, _SHARE * len(convolutions)):
         return False
     return not any(node.op in _KEPT for node in (*graph.nodes, *fuse(plain(sound(graph))).nodes))
 
 
-def _traced(node: Node, graph: Graph) -> bool:
-    weight = graph.constants.get(node.inputs[1])
-    if weight is None:
-        return False
-    if _MADE.search(weight.name):
-        bias = graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
-        module = node.name.split("/")[-2] if node.name.count("/") > 1 else node.name
-        return bias is None or not f".{bias.name}".endswith(f".{module}.bias")
-    own, scope = _OWN.match(weight.name), node.attrs.get("@scope")
+def _displaced(node: Node, graph: Graph) -> bool:
+    """Whether a node runs in the place of a module that its weight does not belong to."""
+    weight, scope = graph.constants.get(node.inputs[1]), node.attrs.get("@scope")
+    own = None if weight is None else _OWN.match(weight.name)
     if own is None or not isinstance(scope, str) or not scope:
         return False
     return not (own["module"] + ".").startswith(scope + ".") and not scope.endswith(own["module"])
+
+
+def _nameless(node: Node, graph: Graph) -> bool:
+    """Whether a node's weight lost its name, and its bias, which a norm would have changed, did too."""
+    weight = graph.constants.get(node.inputs[1])
+    if weight is None or not _MADE.search(weight.name):
+        return False
+    bias = graph.constants.get(node.inputs[2]) if len(node.inputs) > 2 else None
+    module = node.name.split("/")[-2] if node.name.count("/") > 1 else node.name
+    return bias is None or not f".{bias.name}".endswith(f".{module}.bias")

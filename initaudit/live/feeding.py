@@ -43,6 +43,15 @@ def fed(module: nn.Module, feed: Feed, fakes: Fakes | None) -> Fed:
     return Fed(args, kwargs, tuple(named.values()))
 
 
+def given(module: nn.Module, feed: Feed) -> dict[str, torch.Tensor]:
+    """Return the tensors that the user feeds a module with, as they are, under the names that `fed` gives them."""
+    named: dict[int, tuple[str, torch.Tensor]] = {}
+    for name, value in _by_name(module, feed.args, feed.kwargs):
+        for path, tensor in _tensors(value, name, _DEPTH):
+            named.setdefault(id(tensor), (path, tensor))
+    return dict(named.values())
+
+
 def outputs_of(result: Any) -> Iterator[torch.Tensor]:
     """Yield the tensors of a result: in tuples, dicts, dataclasses and other objects."""
     for _, tensor in _tensors(result, "", _DEPTH):

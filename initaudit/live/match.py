@@ -80,6 +80,7 @@ def match(checkpoint: Model, module: Model, asked: str) -> Model:
         skipped=(*checkpoint.skipped, *module.skipped),
         source=module.source,
         mismatches=tuple(_mismatches(checkpoint, module, pairs, tied)),
+        examples=module.examples,
     )
 
 

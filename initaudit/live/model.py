@@ -14,11 +14,13 @@ from torch.nn.parameter import is_lazy
 from initaudit.errors import InitauditError, UsageError
 from initaudit.live import tree
 from initaudit.live.callables import where
+from initaudit.live.fakes import has_values
+from initaudit.live.feeding import given as given_tensors
 from initaudit.live.inputs import Guesses, described, given
 from initaudit.live.spec import Feed
 from initaudit.live.trace import Traced, attempt, trace, unwrapped
 from initaudit.live.watch import EndlessError, Limit, Watch
-from initaudit.types import Graph, Model, Skip
+from initaudit.types import Array, Graph, Model, Skip, Tensor
 
 FORMAT = "module"
 
@@ -41,12 +43,13 @@ def read(module: nn.Module, examples: Any = None, *, options: Sequence[str] = ()
     name = str(getattr(root, "original_name", type(root).__name__))  # a scripted module's own class
     fed: Feed | None = None
     traced: Traced | None = None
+    by_user = False
     if why and (examples is not None or options):
         raise UsageError(f"{name} cannot be run: {why}")
     if not why:
         fed, guesses = given(root, examples, tuple(options))
         if fed is not None:
-            traced = _by_word(root, fed)
+            traced, by_user = _by_word(root, fed), True
         else:
             fed, traced, why = _guessed(root, guesses)
             if traced is None and options:
@@ -69,7 +72,27 @@ def read(module: nn.Module, examples: Any = None, *, options: Sequence[str] = ()
         modules=tuple(content.modules), config=_config(root), skipped=tuple(skipped),
         source="traced" if traced is not None else "",
         other=tuple(_with_records(graph, content) for graph in traced.other) if traced is not None else (),
+        examples=_examples(root, fed, traced.graph) if by_user and traced is not None and fed is not None else (),
     )  # fmt: skip
+
+
+def _examples(root: nn.Module, fed: Feed, graph: Graph) -> tuple[Tensor, ...]:
+    """Return the values that the user feeds a module with, where they are inputs of its graph."""
+
+    def record(name: str, value: torch.Tensor) -> Tensor:
+        def load() -> Array:
+            plain = value.detach().to("cpu")
+            made: Array = (plain.float() if plain.is_floating_point() else plain).numpy()
+            return made
+
+        return Tensor(name, tuple(value.shape), str(value.dtype).removeprefix("torch."), load, buffer=True)
+
+    found = given_tensors(root, fed)
+    return tuple(
+        record(name, value)
+        for name, value in found.items()
+        if name in graph.inputs and not value.is_meta and has_values(value)
+    )
 
 
 def _cannot(module: nn.Module) -> str:

@@ -164,7 +164,7 @@ def _judges(report: Report) -> Iterator[str]:
         unread = report.theory.unread
         more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
         yield f"theory does not follow {', '.join(unread[:5])}{more}"
-    if report.theory is not None and report.theory.folded:
+    if report.folded:
         yield "batch norms are merged into the weights here: signal and gradient are not those of training"
     if report.risk is not None and report.risk.disagreement:
         yield f"theory and probe disagree: {report.risk.disagreement}"
@@ -223,8 +223,7 @@ def _closing(page: _Page, report: Report, style: Style) -> None:
     word = report.verdict
     parts = ", ".join(f"{n[s]} {s.label}{'' if n[s] == 1 else 's'}" for s in sorted(Severity, reverse=True))
     capped = [f for f in report.findings if f.capped is not None]
-    risk = f"; risk {report.risk.value:.2f} by {report.risk.by}" if report.risk is not None else ""
-    closing = f": {parts}; {_percent(report.coverage)} of parameters judged{risk}"
+    closing = f": {parts}; {_percent(report.coverage)} of parameters judged; {_risk(report)}"
     if style.verbosity < 0:  # one line for one path, however long, so that it can be searched
         path = printable(f"{report.given or report.model.path}: ")
         page.console.print(Text.assemble(path, (word, VERDICT_COLOURS[word]), closing), soft_wrap=True)
@@ -236,6 +235,14 @@ def _closing(page: _Page, report: Report, style: Style) -> None:
             f"{len(capped)} of these would weigh more (up to {worst.label}) if it were certain what each layer is for"
             + _settled(report)
         )
+
+
+def _risk(report: Report) -> str:
+    if report.risk is None:
+        return "signal not judged"
+    if report.folded:
+        return "risk not told: batch norms are merged into the weights"
+    return f"risk {report.risk.value:.2f} by {report.risk.by}"
 
 
 def _settled(report: Report) -> str:

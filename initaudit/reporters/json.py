@@ -18,7 +18,7 @@ import numpy as np
 
 from initaudit.reporters.agreement import FIGURES, compared
 from initaudit.reporters.base import Reporter, Style, by_layer, counts
-from initaudit.types import Finding, Measured, Report, Risk, Severity, Signal, Signals
+from initaudit.types import Finding, Measured, Report, Severity, Signal, Signals
 from initaudit.version import __version__
 
 _NOTHING = Signal()
@@ -53,7 +53,7 @@ def document(report: Report) -> dict[str, Any]:
                 "capped": sum(f.capped is not None for f in report.findings),
                 "probe": _signals(report.probe),
                 "theory": _signals(report.theory),
-                "risk": _risk(report.risk),
+                "risk": _risk(report),
                 "agreement": _agreement(report),
             },
         }
@@ -155,11 +155,12 @@ def _signals(told: Signals | None) -> dict[str, Any] | None:
     }
 
 
-def _risk(risk: Risk | None) -> dict[str, Any] | None:
+def _risk(report: Report) -> dict[str, Any] | None:
+    risk = report.risk
     if risk is None:
         return None
     return {
-        "value": risk.value,
+        "value": None if report.folded else risk.value,
         "by": risk.by,
         "symptoms": [
             {

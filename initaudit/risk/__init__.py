@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from initaudit.grounds import OPERATORS
+from initaudit.grounds import OPERATORS, born
 from initaudit.risk import model, symptoms
 from initaudit.risk.features import Features, measure, shares
 from initaudit.types import Audit, Measured, Risk, Signals
@@ -16,19 +16,22 @@ _ENOUGH = 0.5  # of the weights, by number of values
 
 def observe(audit: Audit, signals: Signals) -> Features | None:
     """Return what the risk is told by; None where no gradient is known."""
-    return measure(shares(audit.measured, signals))
+    return measure(audit.measured, signals, shares(audit.measured, signals))
 
 
 def judge(audit: Audit) -> Risk | None:
     """Return the risk that a model does not train, and the symptoms behind it; None where nothing is known.
 
-    The probe speaks where it ran, else theory.
+    The probe speaks where it ran, else theory. A model that is trained has none, nor has one with NaN or infinite
+    weights, of which any figure would be noise.
     """
+    if not born(audit) or any(m.stats.nonfinite for m in audit.measured):
+        return None
     for signals in (audit.probe, audit.theory):
         if signals is None:
             continue
         found = shares(audit.measured, signals)
-        own = measure(found)
+        own = measure(audit.measured, signals, found)
         if own is None:
             continue
         told = symptoms.find(own, found, audit.measured, signals)

@@ -13,7 +13,7 @@ from initaudit.types import Array, Measured, Role
 _RECURRENT = frozenset({"rnn", "lstm", "gru"})
 
 
-def lost(measured: Sequence[Measured], at: int, tied: float | None) -> tuple[float, float | None]:
+def lost(measured: Sequence[Measured], at: int, tied: float | None, *, seen: bool = True) -> tuple[float, float | None]:
     """Return the shares of the logarithm of a layer's width that copies cost for ever, and at first.
 
     Channels that are copies still hand on an image or a sequence, and what is added to a stream is not all there is:
@@ -22,7 +22,8 @@ def lost(measured: Sequence[Measured], at: int, tied: float | None) -> tuple[flo
     Args:
         measured: in execution order.
         at: the place of the layer.
-        tied: share of its units that stay copies, as the probe saw it; None where only the weights tell.
+        tied: share of its units that stay copies, as the judge says; None where it does not know.
+        seen: by the probe. Otherwise the weights that read the layer say it better, where these are known.
     """
     m = measured[at]
     layer, rows = m.layer, m.stats.rows.hash
@@ -30,7 +31,8 @@ def lost(measured: Sequence[Measured], at: int, tied: float | None) -> tuple[flo
         return 0.0, None
     units = len(rows)
     distinct = _distinct(rows)
-    share = _stays(measured, at) if tied is None else tied
+    own = None if seen and tied is not None else _stays(measured, at)
+    share = next((v for v in (own, tied) if v is not None), 0.0)
     dense = layer.role is Role.TRUNK and "k" not in layer.axes and m.stats.variance > 0
     return (
         math.log(units / max(distinct, (1 - share) * units)) / math.log(units),
@@ -38,8 +40,20 @@ def lost(measured: Sequence[Measured], at: int, tied: float | None) -> tuple[flo
     )
 
 
-def _stays(measured: Sequence[Measured], at: int) -> float:
-    """Return the share of units with equal incoming weights, as far as what reads them weighs them equally too."""
+def around(measured: Sequence[Measured], at: int) -> bool:
+    """Whether a path leads past a layer: one that comes later is no further from the input than the layer itself."""
+    own = measured[at].layer.depth
+    if own is None:
+        return False
+    depths = (m.layer.depth for m in measured)
+    return any(d is not None and d[0] > own[0] and d[1] <= own[1] for d in depths)
+
+
+def _stays(measured: Sequence[Measured], at: int) -> float | None:
+    """Return the share of units with equal incoming weights, as far as what reads them weighs them equally too.
+
+    The reader is taken to be the next weight of that many inputs; None where there is none.
+    """
     rows = measured[at].stats.rows.hash
     if _distinct(rows) == len(rows) or not measured[at].stats.variance + measured[at].stats.mean ** 2 > 0:
         return 0.0
@@ -49,7 +63,7 @@ def _stays(measured: Sequence[Measured], at: int) -> float:
         columns = reader.stats.columns.hash
         if reader.layer.kind in OPERATORS and not reader.layer.tied and len(columns) in (len(rows), hidden):
             return min(_shared(rows), _shared(columns))
-    return 0.0
+    return None
 
 
 def _distinct(hashes: Array) -> int:

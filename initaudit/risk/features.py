@@ -2,12 +2,13 @@
 
 Each is in decades, and each has one physical meaning that does not depend on a net's width or kind:
 
-`slow`   the logarithm of the number of steps that it takes to learn a difference between two inputs. With gradients g_a
-         of one number for inputs a, the tangent kernel splits into what all inputs share, common = |mean g|^2, and what
-         tells them apart, contrast = E|g_a - mean g|^2. A learning rate is at most about 1, and at most 2 / their sum,
-         beyond which the shared part oscillates; so one step learns contrast * min(1, 2 / (1 + common + contrast)) of a
-         difference (Xiao, Pennington and Schoenholz 2020; the limit: LeCun et al. 1998). Zero weights count by the
-         gradient that they get: a gate that opens is no fault.
+`slow`   the logarithm of the number of steps, at a learning rate of 1, in which the weights change by their own size in
+         what tells two inputs apart. The gradient splits into what all inputs share, common = |mean g|^2, and what
+         differs, contrast = E|g - mean g|^2 (Xiao, Pennington and Schoenholz 2020); what counts is the sum of
+         sqrt(contrast) / |W|. Relative to the weights, because a net with small weights leaves the saddle at zero
+         exponentially, at that rate, however little comes out of it at first (Saxe, McClelland and Ganguli 2014). Zero
+         weights count as of usual size, gates as open: that they open is no fault. Where common is more than 100 times
+         contrast, the rate that common bears (LeCun et al. 1998) bounds what contrast gets.
 `loud`   the change of all weights at a learning rate of 1, in terms of the weights: sum of |dL/dW| / |W|. A net of
          which every weight changes by its own size at the smallest learning rate that anybody uses diverges. A weight
          before a norm does not count: a step that is too large makes it larger, and so the next step smaller (Arora,
@@ -15,9 +16,14 @@ Each is in decades, and each has one physical meaning that does not depend on a 
 `rough`  how far the net is from being linear in its weights: the change that linear extrapolation promises if a weight
          is drawn anew, |dL/dW| * rms(W), over the size of what comes out. A linear net has 1. A net with 1000 forgets
          what it computed when a weight moves by a thousandth: chaos, saturated units, attention on a single key.
-`tied`   share of the logarithm of a layer's width that is lost because its units are copies of each other for ever; or,
-         where it is more, the mean over dense layers of what is lost because units start as copies, so that what passes
-         is hardly more than one number.
+`tied`   share of the logarithm of a layer's width that is lost because its units are copies of each other for ever: of
+         the worst layer that all must pass, or the mean over layers where paths go around them; or, where it is more,
+         the mean over dense layers of what is lost because units start as copies, so that what passes is hardly more
+         than one number.
+`idle`   share of the layers that never learn: they get no gradient, and no weight at zero that gets one itself would
+         wake them. Two zeros one after the other, or units that are dead for every input: what is left is a smaller
+         net, often a linear one (Saxe, McClelland and Ganguli 2014: zero is a saddle, and it is left only where not all
+         that follows is zero).
 """
 
 from __future__ import annotations
@@ -28,10 +34,13 @@ from dataclasses import dataclass
 
 from initaudit.grounds import OPERATORS
 from initaudit.risk import copies
-from initaudit.types import Measured, Role, Signals
+from initaudit.types import Measured, Role, Signal, Signals
 
 NEVER = 12.0  # decades that stand for no gradient at all, or for one without bound
+SETTLED = 0.5  # of the entropy of a query's weights, from which its softmax has settled on some keys
+_ALIKE = 2.0  # decades of the condition number of the tangent kernel that every net can bear
 _TINY = 1e-300
+_OPENS = frozenset({Role.GATE, Role.NORM, Role.ADAPTER, Role.BRANCH_END})
 _ASIDE = frozenset({Role.EMBEDDING, Role.NORM, Role.CLOSED_FORM})  # judged by what they feed
 
 
@@ -43,9 +52,10 @@ class Features:
     loud: float
     rough: float
     tied: float
+    idle: float
 
 
-NAMES = ("slow", "loud", "rough", "tied")
+NAMES = ("slow", "loud", "rough", "tied", "idle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +64,21 @@ class Share:
 
     at: int  # place among the measured layers
     rate: float | None  # |dL/dW| / |W|, with weights smaller than usual counted as usual
+    telling: float | None  # the part of |dL/dW| that tells inputs apart / |W|
     heals: bool  # a norm divides its scale out: a step that is too large makes it larger, and the next step smaller
     rough: float | None  # decades
     lost: float  # share of the logarithm of its width that is lost for ever
     copied: float | None  # share that is lost at first; None where it does not matter
     common: float
     contrast: float
+    around: bool = False  # a path goes around it, so that a net without it still hands something on
 
 
 def shares(measured: Sequence[Measured], signals: Signals) -> tuple[Share, ...]:
     """Return what each layer with a gradient of its own contributes, in the order given.
 
     A layer of which a norm takes the output may have any scale: its gradient goes as 1 / |W|, so that one step heals a
-    weight that is too small. Its gradient counts as that of a weight of usual size.
+    weight that is too small. Its rate counts as that of a weight of usual size.
     """
     size = _output(signals)
     out = []
@@ -81,27 +93,79 @@ def shares(measured: Sequence[Measured], signals: Signals) -> tuple[Share, ...]:
         rate = gradient / max(held, usual) if operator and max(held, usual) > 0 else None
         turned = _finite(signal.gradient) * held / math.sqrt(m.stats.count)
         rough = _decades(turned / size) if operator and size and turned > 0 and not m.layer.normed else None
-        square = heals * heals
-        common, contrast = (_finite(v) * square for v in (signal.common, signal.contrast))
-        lost, copied = copies.lost(measured, at, signal.tied) if operator else (0.0, None)
-        out.append(Share(at, rate, held > 0 and bool(m.layer.normed), rough, lost, copied, common, contrast))
+        common, contrast = _finite(signal.common), _finite(signal.contrast)
+        gate = m.layer.role is Role.GATE and not operator
+        scale = max(held, math.sqrt(m.stats.count)) if gate else held or usual
+        telling = math.sqrt(contrast) / scale if (operator or gate) and scale > 0 else None
+        lost, copied = copies.lost(measured, at, signal.tied, seen=signals.by == "probe") if operator else (0.0, None)
+        heals_itself = held > 0 and bool(m.layer.normed)
+        around = operator and copies.around(measured, at)
+        out.append(Share(at, rate, telling, heals_itself, rough, lost, copied, common, contrast, around))
     return tuple(out)
 
 
-def measure(found: Sequence[Share]) -> Features | None:
-    """Return the features of a net; None where no gradient is known."""
+def measure(measured: Sequence[Measured], signals: Signals, found: Sequence[Share]) -> Features | None:
+    """Return the features of a net; None where no gradient is known.
+
+    Args:
+        measured: the layers, in execution order.
+        signals: what one judge said of them.
+        found: what each of them contributes.
+    """
     if not found:
         return None
-    contrast = math.fsum(s.contrast for s in found)
-    every = contrast + math.fsum(s.common for s in found)
-    copied = [s.copied for s in found if s.copied is not None]
+    still = set(idle(measured, signals))
+    operators = [at for at, m in enumerate(measured) if operates(m)]
+    telling = [s.telling for s in found if s.telling is not None] or [math.sqrt(s.contrast) for s in found]
+    copied = [0.0 if s.around else s.copied for s in found if s.copied is not None]
+    lost = [s.lost for s in found if s.rate is not None]
     rates = math.fsum(s.rate for s in found if s.rate is not None and not s.heals)
+    common, contrast = (math.fsum(part) for part in ((s.common for s in found), (s.contrast for s in found)))
+    alike = _decades(1 + common / (1 + contrast))
     return Features(
-        slow=-_decades(contrast * min(1.0, 2 / (1 + every))),
+        slow=min(NEVER, -_decades(math.fsum(telling)) + max(0.0, alike - _ALIKE)),
         loud=_decades(rates),
-        rough=max((s.rough for s in found if s.rough is not None), default=0.0),
-        tied=max((*(s.lost for s in found), math.fsum(copied) / max(1, len(copied)))),
+        rough=max((*(s.rough for s in found if s.rough is not None), settled(signals)), default=0.0),
+        tied=max(_mean(lost), _mean(copied), *(s.lost for s in found if not s.around), 0.0),
+        idle=_mean([float(at in still) for at in operators]),
     )
+
+
+def idle(measured: Sequence[Measured], signals: Signals) -> tuple[int, ...]:
+    """Return the places of layers that never learn; none where a zero that gets a gradient may wake them."""
+    rows = list(enumerate(zip(measured, signals.layers, strict=False)))
+    moves = [(m, s) for _, (m, s) in rows if s.gradient]
+    if any(m.stats.zeros == m.stats.count and (operates(m) or m.layer.role in _OPENS) for m, s in moves):
+        return ()
+    return tuple(at for at, (m, s) in rows if operates(m) and _never(measured, signals, s))
+
+
+def _never(measured: Sequence[Measured], signals: Signals, signal: Signal) -> bool:
+    """Whether a layer gets no gradient, nor does any gate that it sleeps behind."""
+    at = {m.layer.weight.name: k for k, m in enumerate(measured)}
+    seen: set[str] = set()
+    while signal.gradient == 0:
+        if not signal.behind_gate:
+            return True
+        if signal.gate in seen or signal.gate not in at:
+            return signal.gate_gradient == 0
+        seen.add(signal.gate)
+        signal = signals.layers[at[signal.gate]]
+    return False
+
+
+def settled(signals: Signals) -> float:
+    """Return the logarithm of the spread of all attention logits together, as far as the attentions have settled."""
+    return _decades(math.fsum(_finite(a.spread) for a in signals.attention if a.entropy < SETTLED))
+
+
+def operates(m: Measured) -> bool:
+    """Whether a weight of its own maps units to units."""
+    return m.layer.kind in OPERATORS and not m.layer.tied and m.stats.count > 0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / max(1, len(values))
 
 
 def _output(signals: Signals) -> float:

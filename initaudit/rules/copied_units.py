@@ -29,8 +29,9 @@ def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
     from the number of units, their length and the precision of the type. Zero units are not copies (see INI202).
 
     ## When to ignore it
-    Sub-pixel (ICNR) convolutions start with runs of r^2 equal filters on purpose; fixed kernels, closed forms,
-    embeddings of reserved tokens, heads replicated for key-value sharing.
+    Sub-pixel (ICNR) convolutions start with runs of r^2 equal filters on purpose; tables of relative positions that an
+    exporter read out; fixed kernels, closed forms, embeddings of reserved tokens, heads replicated for key-value
+    sharing.
 
     ## Seen in the wild
     InternLM/InternLM#405, modelscope/ms-swift#7944, NVIDIA-NeMo/Megatron-Bridge#4485, srenevey/neuro#4.
@@ -59,6 +60,14 @@ def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
                 severity=Severity.INFO,
                 **facts,
                 remedy="none, if a PixelShuffle follows",
+            )
+        elif _shifted(m):
+            yield copied_units.at(
+                m,
+                f"{message}, at shifted places of stacked operators: a table of relative positions, read out",
+                severity=Severity.INFO,
+                **facts,
+                remedy="none",
             )
         elif not (why := excuse(m, audit)):
             yield copied_units.at(m, message, needs=uniformity(m), **facts, remedy=redraw(m))
@@ -96,6 +105,19 @@ def _copies(hashes: Array, nonzero: Array) -> tuple[int, int, int]:
             first = k * row.size + int(index[original[inverse[repeated[0]]]])
             second = k * row.size + int(index[repeated[0]])
     return copies, first, second
+
+
+def _shifted(m: Measured) -> bool:
+    """Whether stacked operators repeat each other's units, but never their own nor those at the same place.
+
+    Experts that were seeded alike agree place by place; rows r[i - j] of a table, one operator per i, never do.
+    """
+    stacks = m.layer.weight.shape[m.layer.axes.index("s")] if m.layer.axes.count("s") == 1 else 1
+    if stacks < 2 or m.stats.rows.hash.size % stacks:
+        return False
+    table = m.stats.rows.hash.reshape(stacks, -1)
+    rows = all(len(np.unique(row)) == row.size for row in table)
+    return rows and all(len(np.unique(column)) == column.size for column in table.T)
 
 
 def _run(hashes: Array) -> int:

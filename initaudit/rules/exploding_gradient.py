@@ -34,9 +34,11 @@ def exploding_gradient(audit: Audit) -> Iterator[Finding]:
     He et al. 2015, eq. 13; chaos: Schoenholz et al. 2017; recurrent nets: Pascanu, Mikolov and Bengio 2013.
     """
     for case in cases(exploding_gradient, audit):
+        grown = f"it becomes {case.value} times what it was, relative to the weights{case.squared_rate}{case.reach}"
         yield case.finding(
-            f"the gradient grows going down: {case.path}it becomes {case.value} times what it was, relative to the"
-            f" weights{case.squared_rate}{case.reach}",
+            f"the gradient grows going down: {case.path}{grown}"
+            if len(case.run) > 1
+            else f"the gradient is too large: {case.path}a step at a rate of 1 would be {case.value} times the weight",
             tame(case),
             **case.gradients,
         )

@@ -35,6 +35,12 @@ def vanishing_gradient(audit: Audit) -> Iterator[Finding]:
     Glorot and Bengio 2010, eq. 6; He et al. 2015, eq. 13; Bengio, Simard and Frasconi 1994 for recurrent nets.
     """
     for case in cases(vanishing_gradient, audit):
+        if case.symptom.value == 0:
+            yield case.finding(
+                f"no gradient ever comes down to {case.worst}, and nothing that moves would wake them",
+                "of two zeros one after the other draw one at random; give units that are dead a bias of zero",
+            )
+            continue
         yield case.finding(
             f"the gradient shrinks going down: {case.path}it falls to {case.value} of what it was, relative to the"
             f" weights{case.squared_rate}{case.reach}",

@@ -84,8 +84,8 @@ def correlations(x: Kernel, q: float) -> tuple[Array, Array, Array]:
     return np.clip(base + gap, -1.0, 1.0), np.clip(base, -1.0, 1.0), gap
 
 
-def returned(x: Kernel, made: Bent, back: Back, keeps: bool = False) -> Back:
-    """Return the gradient of x from that of f(x); `keeps` says that f(c x) = c f(x)."""
+def returned(x: Kernel, made: Bent, back: Back, function: Bender | None = None) -> Back:
+    """Return the gradient of x from that of f(x); with the function, it keeps in mind what it passed."""
     q = x.spread
     if not q > 0:
         return back.scaled(made.value)
@@ -96,7 +96,10 @@ def returned(x: Kernel, made: Bent, back: Back, keeps: bool = False) -> Back:
     if np.isfinite(made.slope) and made.slope > 0:  # nothing is cut off where both are the same
         slope[0] = min(slope[0], max(0.0, made.slope)) if slope[0] > 0 else max(slope[0], 0.0)
     out = back.times((cross + slope) / q, cross / q, slope / q)
-    return replace(out, radial=back.radial) if keeps else out
+    if function is None:
+        return out
+    keeps = function.homogeneous or function.name.startswith("relu6")  # f(c x) = c f(x)
+    return replace(out, radial=back.radial if keeps else 0.0, bend=(function, back))
 
 
 def nothing(c: Case) -> Kernel:
@@ -119,8 +122,7 @@ def _activation(c: Case) -> Step:
     x = c.kernel(0)
     function = function_of(c)
     out, made = applied(x, function)
-    keeps = function.homogeneous or c.node.op == "relu6"
-    return Step((out,), lambda d: {0: returned(x, made, d[0], keeps) if d[0] is not None else None})
+    return Step((out,), lambda d: {0: returned(x, made, d[0], function) if d[0] is not None else None})
 
 
 def numeric(name: str, f: object, step: float = 1e-4, kinks: tuple[float, ...] = ()) -> Bender:

@@ -22,7 +22,7 @@ def apart(alike: float, n: int) -> float:
 def relabelled(x: Kernel, axis: int, atoms: Axis) -> Kernel:
     """Return a value with an axis read in another way, as units instead of positions or the reverse."""
     old = x.axes[axis]
-    if any(a.kind == BATCH and a.extent > 1 for a in old) or extent(old) != extent(atoms):
+    if _inputs(old) != _inputs(atoms) or extent(old) != extent(atoms):
         raise Unread
     gone = [a.at for a in old if a.kind == PLACE]
     units = math.prod(a.extent for a in old if a.kind == UNIT)
@@ -63,6 +63,10 @@ def relabelled(x: Kernel, axis: int, atoms: Axis) -> Kernel:
 
     made = Kernel(tuple(axes), wide, spread(own, between), spread(shared, 0.0), x.mean, alike)
     return replace(made, alike=max(alike, 1 / max(1, made.units)))
+
+
+def _inputs(axis: Axis) -> list[int]:
+    return [a.extent for a in axis if a.kind == BATCH and a.extent > 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,12 @@ def reread(back: Back, new: Grid) -> Back:
     count = len(new.extents)
     if old.extents[:count] == new.extents:  # positions that were units
         gone = range(count, len(old.extents))
-        return back.mapped(lambda f: new.made(new.table(old.diagonal(f, gone)[1]), float(f[-1])), new)
+
+        def left(f: Array) -> Array:
+            rest, one = old.diagonal(f, gone)
+            return regrid(one, rest, new, lambda offset: offset)
+
+        return back.mapped(left, new)
     return back.mapped(lambda f: new.peak(float(f[0])), new)
 
 
@@ -169,7 +178,7 @@ def _kinds(axis: Axis) -> set[str]:
 
 
 def _matched(x: Kernel, axis: int, atoms: Axis) -> Kernel:
-    if any(t.kind == BATCH for t in atoms):
+    if any(t.kind == BATCH for t in atoms) and _inputs(x.axes[axis]) != _inputs(atoms):
         if x.inputs > 1:
             raise Unread
         whole = math.prod(t.extent for t in atoms if t.kind != BATCH)
@@ -177,17 +186,26 @@ def _matched(x: Kernel, axis: int, atoms: Axis) -> Kernel:
             axes = list(x.axes)
             axes[axis] = ()
             gone = [t.at for t in x.axes[axis] if t.kind == PLACE]
-            if gone:
-                raise Unread
-            return replace(x, axes=tuple(axes))
+            if not gone:
+                return replace(x, axes=tuple(axes))
+            grid, own = x.grid.diagonal(x.own, gone)
+            left = [a for a in range(len(x.grid.extents)) if a not in gone]
+            number = {a: k for k, a in enumerate(left)}
+            kept = tuple(tuple(replace(t, at=number[t.at]) if t.kind == PLACE else t for t in one) for one in axes)
+            return replace(x, axes=kept, grid=grid, own=own, shared=x.grid.diagonal(x.shared, gone)[1], profile=())
         raise Unread
     return relabelled(x, axis, atoms)
+
+
+def _moves(x: Kernel) -> bool:
+    return any(t.kind == BATCH for axis in x.axes for t in axis)
 
 
 def common(values: Sequence[Kernel]) -> Kernel:
     """Return a value of the shape that some values are broadcast to; its moments mean nothing."""
     rank = max(len(v.axes) for v in values)
-    first = max(values, key=lambda v: (v.size, v.inputs))
+    # of values that move, the one whose axis of inputs holds positions too knows better what is an input
+    first = max(values, key=lambda v: (v.size, _moves(v), -v.inputs))
     axes: list[Axis] = []
     extents: list[int] = []
     reach: list[int] = []

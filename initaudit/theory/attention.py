@@ -1,16 +1,16 @@
 """Attention: what a softmax over logits of two signals mixes, and the gradients of queries, keys and values.
 
-Queries, keys and values are linear in the same tokens, but by independent weights: given the tokens they are independent
-of each other. So the logits of one query are about normal, with variance s^2 = scale^2 D E[q^2] (E[k_j k_j] - E[k_j k_j'])
-over the keys, what all keys share falling out of the softmax. Two queries i, i' of inputs a, b have logits with a
-correlation rho from the kernels of q and k, and mix values by weights of which
+Queries, keys and values are linear in the same tokens, but by independent weights: given the tokens they are
+independent of each other. So the logits of one query are about normal, with variance s^2 = scale^2 D E[q^2] (E[k_j
+k_j] - E[k_j k_j']) over the keys, what all keys share falling out of the softmax. Two queries i, i' of inputs a, b
+have logits with a correlation rho from the kernels of q and k, and mix values by weights of which
 
     overlap(rho) = E[sum_j w_ij w_i'j] = (n p)^rho / n,   p = E[sum_j w_ij^2]
 
-is right for nearly uniform weights and for equal queries. What is mixed is then far + (same - far) * overlap, `same` and
-`far` being the kernel of the values for one token and for two. The softmax passes a gradient g to the logits as
-w_ij g_i (v_j - sum_j' w_ij' v_j'), which sums to zero over the keys: what keys or values share gets no gradient.
-(Cf. Dong et al. 2021, Noci et al. 2022, Cowsik et al. 2024.)
+is right for nearly uniform weights and for equal queries. What is mixed is then far + (same - far) * overlap, `same`
+and `far` being the kernel of the values for one token and for two. The softmax passes a gradient g to the logits as
+w_ij g_i (v_j - sum_j' w_ij' v_j'), which sums to zero over the keys: what keys or values share gets no gradient. (Cf.
+Dong et al. 2021, Noci et al. 2022, Cowsik et al. 2024.)
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from initaudit.theory.attention_channels import mixed
 from initaudit.theory.attention_masks import Seen, seen_by
 from initaudit.theory.attention_softmax import softmax
 from initaudit.theory.engine import Case, Grads, Step, Unread, op
 from initaudit.theory.grid import Grid
 from initaudit.theory.kernel import PLACE, UNIT, Axis, Back, Batched, Kernel, extent
 from initaudit.types import Array, Attending
+
+_INPUTS = 16  # that are looked at together
+_MASK = 1e6  # second moment from which what is added to logits is a mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,9 @@ def _folded(c: Case) -> Step:
     axes = (*c.attrs["query_axes"], *c.attrs["key_axes"], *c.attrs["value_axes"])
     one, two, three, four, five, six = (int(a) for a in axes)
     layout = Layout(one, two, three, four, five, six, turned=bool(c.attrs["turned"]))
-    return attended(c, (q, k, v), layout, scale, range(3, 3 + count))
+    first = 3 + count + len(c.attrs["powers"])
+    masks = [(first + at, bool(seen)) for at, seen in enumerate(c.attrs["seen"])]
+    return attended(c, (q, k, v), layout, scale, range(3, 3 + count), masks=masks)
 
 
 def attended(
@@ -158,6 +164,7 @@ def attended(
     added: Sequence[int],
     *,
     causal: bool = False,
+    masks: Sequence[tuple[int, bool]] = (),
 ) -> Step:
     """Return what attention makes of queries, keys and values.
 
@@ -168,19 +175,23 @@ def attended(
         scale: of the logits.
         added: places of the operands that are added to the logits, biases or masks.
         causal: a query sees only keys up to its own place.
+        masks: places of conditions, and what they are where a key is seen.
     """
     q, k, v = signals
     if any(atom.kind == UNIT and atom.extent > 1 for x, a in ((k, at.key), (v, at.value)) for atom in x.axes[a]):
-        raise Unread  # over channels
+        if q.grid == k.grid == v.grid and not any(a.kind == UNIT and a.extent > 1 for a in q.axes[at.query_units]):
+            return mixed(c, signals, _made_axes(signals, at), k.shape[at.key], scale)
+        raise Unread
     asked, keyed, valued = tokens(q, at.query), tokens(k, at.key), tokens(v, at.value)
     width = q.shape[at.query_units]
     biases = {p: b for p in added if (b := _bias(c, p)) is not None}
-    level = sum(b.spread for b in biases.values())
+    level = Pair(sum(float(b.own[0]) for b in biases.values()), sum(float(b.shared[0]) for b in biases.values()))
     square = scale * scale * width
-    here = asked.same.times(keyed.centred).scaled(square).plus(Pair(0.0, level))
+    here = asked.same.times(keyed.centred).scaled(square).plus(level)
     there = asked.far.times(keyed.centred).scaled(square)
-    seen = seen_by(c, added, asked.count, keyed.count, causal)
-    weights = _Weights(seen, here, there)
+    seen = seen_by(c, added, asked.count, keyed.count, causal, masks)
+    heads = q.units / max(1, q.shape[at.query_units]) * asked.others
+    weights = _Weights(seen, here, there, max(1.0, heads), asked.count)
     dims = float(max(1, q.units))
     c.walk.attending.append(_attending(c, seen, here.same))
     share = weights.both.plus(here.scaled(weights.free / dims))
@@ -189,13 +200,10 @@ def attended(
     far = valued.far.plus(valued.centred.times(other))
     away = valued.away
     grid, mean = q.grid, v.mean**2
-    axes: list[Axis] = list(q.axes)
-    axes[at.query_units] = v.axes[at.value_units]
-    if at.turned:
-        axes[at.query], axes[at.query_units] = axes[at.query_units], axes[at.query]
+    axes = _made_axes(signals, at)
     own = spread(grid, asked.inner, same.own, far.own, away.own)
     shared = spread(grid, asked.inner, same.cross - mean, far.cross - mean, away.cross - mean)
-    out = Kernel(tuple(axes), grid, own, shared, v.mean, v.alike, _profile(grid, asked, valued, seen, same))
+    out = Kernel(axes, grid, own, shared, v.mean, v.alike, _profile(grid, asked, valued, seen, same))
 
     def down(d: Grads) -> dict[int, Back | None]:
         g = d[0]
@@ -206,14 +214,25 @@ def attended(
     return Step((out,), down)
 
 
+def _made_axes(signals: tuple[Kernel, Kernel, Kernel], at: Layout) -> tuple[Axis, ...]:
+    q, _, v = signals
+    axes: list[Axis] = list(q.axes)
+    axes[at.query_units] = v.axes[at.value_units]
+    if at.turned:
+        axes[at.query], axes[at.query_units] = axes[at.query_units], axes[at.query]
+    return tuple(axes)
+
+
 class _Weights:
     """Overlaps of the weights of two queries: of one input with itself, and of two inputs."""
 
-    def __init__(self, seen: Seen, here: Pair, there: Pair) -> None:
+    def __init__(self, seen: Seen, here: Pair, there: Pair, heads: float, queries: int) -> None:
         size = max(here.same, 0.0)
         made = [(softmax(n, math.sqrt(size)), n, share) for n, share in seen.counts]
         self.shares = sum(m.shares * w for m, _, w in made)
-        cubes = sum(m.cubes * w for m, _, w in made)
+        rows = _INPUTS * heads * float(queries)
+        rare = math.exp(-math.sqrt(size) / rows)  # with fewer rows than that, none has a near tie
+        slope = rare * sum(m.slope * w for m, _, w in made)
         uniform = sum(w / n for _, n, w in made)
         self.log = math.log(max(1.0, self.shares / uniform)) if uniform > 0 else 0.0
         self.free = max(0.0, 1 - self.shares) if size < 1 else max(0.0, 1 - self.shares) / size
@@ -221,7 +240,7 @@ class _Weights:
         self.apart = self._pair(seen.apart, there)
         self.both = self._pair(uniform, here)
         # what of it passes a gradient to the logits
-        self.slope = max(0.0, self.shares - 2 * cubes + self.shares**2) / self.shares if self.shares > 0 else 0.0
+        self.slope = slope / self.shares if self.shares > 0 else 0.0
 
     def _pair(self, level: float, logits: Pair) -> Pair:
         if not self._size > 0:
@@ -248,7 +267,7 @@ def _back(
     square = scale * scale
     whole = float(max(1, q.units))
     found: dict[str, list[tuple[float, float, float]]] = {"q": [], "k": [], "v": []}
-    logits = 0.0
+    logits: list[float] = []
     for one in _kinds(g):
         same, far, away = one.along(g, asked)
         near, apart = one.overlap(weights.both), one.overlap(weights.apart)
@@ -261,7 +280,7 @@ def _back(
         slope = centred.scaled(dims * weights.slope)
         at_one = slope.times(weights.both)
         at_two = slope.times(weights.apart)
-        logits = max(logits, one.times(same, one.overlap(at_one)))
+        logits.append(one.times(same, one.overlap(at_one)) / keys)
         mixed = 1 + 1 / (whole * max(weights.shares, 1e-12))
         found["q"].append((
             square * mixed * one.times(same, one.overlap(at_one.times(kept))),
@@ -281,8 +300,9 @@ def _back(
     heads = q.units / max(1, q.shape[at.query_units])
     for place, bias in biases.items():
         elements = heads * asked.others * queries * keys / max(1, bias.size)
-        peak = bias.grid.peak(logits / keys * elements)
-        out[place] = Back(bias.grid, peak, peak * 0.5, peak * 0.5)
+        each, own, cross, *more = (bias.grid.peak(f * elements) for f in logits)
+        batched = Batched(more[0], more[1], more[2]) if more else None
+        out[place] = Back(bias.grid, each, own, cross, 1 / max(1, bias.units), (), batched)
     return out
 
 
@@ -342,9 +362,12 @@ def _returned(
 
 
 def _bias(c: Case, place: int) -> Kernel | None:
-    """Return what is added to logits, where it is a parameter and no mask."""
-    if not c.has(place) or c.moves(place):
+    """Return what is added to logits, where it is a parameter or a signal and no mask."""
+    if not c.has(place):
         return None
+    if c.moves(place):
+        found = c.walk.kernels.get(c.name(place))
+        return found if found is not None and float(found.same[0]) < _MASK else None
     values = c.values(place)
     if values is not None and (values.dtype.kind == "b" or not np.all(np.abs(values) < 1e3)):
         return None

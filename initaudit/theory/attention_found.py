@@ -1,8 +1,8 @@
-"""Attention that is written out as products and a softmax, folded into one node, so that it can be understood as a whole.
+"""Attention written out as products and a softmax, folded into one node, so that it can be understood as a whole.
 
 Between the two products only what keeps queries and keys apart is allowed: factors, masks and biases, tanh caps, casts,
-and reshapes that leave the last two axes alone. The node `attend` takes queries, keys, values, then what is added to the
-logits; its attributes say which axes are which, and by what the logits are multiplied.
+and reshapes that leave the last two axes alone. The node `attend` takes queries, keys, values, then what is added to
+the logits; its attributes say which axes are which, and by what the logits are multiplied.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from initaudit.types import Node
 NAME = "attend"
 _FAR = 12
 _GONE = Node("gone", (), ())
-_PASSES = frozenset({"identity", "cast", "dropout", "contiguous", "clip", "max", "min", "where", "masked_fill", "reshape",
-                     "view", "unsqueeze", "squeeze", "tanh"})  # fmt: skip
+_PASSES = frozenset({
+    "identity", "cast", "dropout", "contiguous", "clip", "max", "min", "where", "masked_fill", "reshape", "view",
+    "unsqueeze", "squeeze", "tanh",
+})  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -27,7 +29,7 @@ class _Logits:
     product: Node
     factors: list[tuple[str, int]]  # operand, and 1 to multiply, -1 to divide
     added: list[str]
-    between: list[int]  # places of the nodes from the product on
+    masks: list[tuple[str, bool]]  # conditions, and what they are where a key is seen
 
 
 def folded(view: View) -> View:
@@ -90,10 +92,13 @@ def _attention(view: View, at: int) -> tuple[int, Node] | None:
     else:
         return None
     queries, keys, query_axes, key_axes = sides
-    names = (queries, keys, values, *logits.added, *(name for name, _ in logits.factors))
+    names = (
+        queries, keys, values, *logits.added, *(name for name, _ in logits.factors), *(name for name, _ in logits.masks)
+    )  # fmt: skip
     attrs = {
         **axes, "query_axes": query_axes, "key_axes": key_axes, "added": len(logits.added),
         "powers": tuple(power for _, power in logits.factors), "@scope": softmax.attrs.get("@scope", ""),
+        "seen": tuple(seen for _, seen in logits.masks),
     }  # fmt: skip
     return end, Node(NAME, names, mixing.outputs, attrs, softmax.name or softmax.outputs[0])
 
@@ -106,7 +111,6 @@ def _before(view: View, name: str) -> _Logits | None:
             return None
         node = view.nodes[at]
         moving = view.moving(node)
-        out.between.append(at)
         if node.op in ("matmul", "einsum") and len(moving) > 1:
             out.product = node
             return out
@@ -122,6 +126,10 @@ def _before(view: View, name: str) -> _Logits | None:
             out.factors.append((node.inputs[1 - main], 1 if node.op == "mul" else -1))
         elif node.op in ("where", "masked_fill"):
             main = next((k for k in moving if _leads(view, node.inputs[k])), moving[-1])
+            place = 0 if node.op == "where" else 1
+            if main == place:
+                return None
+            out.masks.append((node.inputs[place], node.op == "where" and main == 1))
         elif node.op not in _PASSES or (len(moving) > 1 and node.op not in ("reshape", "view", "max", "min")):
             return None
         name = node.inputs[main]

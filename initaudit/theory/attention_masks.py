@@ -9,6 +9,7 @@ import numpy as np
 
 from initaudit.graph.view import View
 from initaudit.theory.engine import Case, Walk
+from initaudit.theory.feeds import indexes
 from initaudit.theory.small import evaluated
 from initaudit.types import Array, Node, Ref
 
@@ -16,6 +17,7 @@ _MOST = 1024  # tokens of which all pairs are looked at
 _CELLS = 1 << 20  # of a mask that is computed
 _HIDDEN = -50.0  # what is added to logits that shall not count
 _LEVELS = 24
+_DEEP = 100  # nodes that one mask is followed back through
 _COPIES = frozenset({"gather_nd", "gather", "expand", "bool", "reshape"})
 
 
@@ -28,11 +30,13 @@ class Seen:
     each: Array | None = None  # keys of each query, where they differ
 
 
-def seen_by(c: Case, added: Sequence[int], queries: int, keys: int, causal: bool) -> Seen:
+def seen_by(
+    c: Case, added: Sequence[int], queries: int, keys: int, causal: bool, masks: Sequence[tuple[int, bool]] = ()
+) -> Seen:
     """Return what masks leave; masks that are not known hide nothing."""
     table: Array | None = None
-    for place in added:
-        mask = _mask(c, place, queries, keys)
+    for place, seen in (*((place, None) for place in added), *masks):
+        mask = _mask(c, place, queries, keys, seen)
         if mask is not None:
             table = mask if table is None else table[: len(mask)] & mask[: len(table)]
     if causal and queries <= _MOST and keys <= _MOST:
@@ -43,16 +47,24 @@ def seen_by(c: Case, added: Sequence[int], queries: int, keys: int, causal: bool
     return _told(table)
 
 
-def _mask(c: Case, place: int, queries: int, keys: int) -> Array | None:
+def _mask(c: Case, place: int, queries: int, keys: int, seen: bool | None) -> Array | None:
     """Return which keys each query sees, as (windows, queries, keys); None where all are seen or nothing is known."""
     if not c.has(place) or max(queries, keys) > _MOST:
         return None
-    values = _Open(c.walk.weights.plain, c.walk).of(c.name(place))
+    values = opened(c.walk, c.name(place))
     if values is None or values.ndim < 2 or values.shape[-1] != keys or values.shape[-2] not in (1, queries):
         return None
-    open_to = values if values.dtype.kind == "b" else values.astype(np.float64) > _HIDDEN
+    if seen is not None:
+        open_to = (values != 0) == seen
+    else:
+        open_to = values if values.dtype.kind == "b" else values.astype(np.float64) > _HIDDEN
     whole = np.broadcast_to(open_to, (*open_to.shape[:-2], queries, keys)).reshape(-1, queries, keys)
     return None if whole.all() else whole[:64]
+
+
+def opened(walk: Walk, name: str) -> Array | None:
+    """Return what a value is if all masks let everything pass; None where it is made of anything else."""
+    return _Open(walk.weights.plain, walk).of(name)
 
 
 class _Open:
@@ -63,6 +75,7 @@ class _Open:
         self._known = walk.values
         self._shape_of = walk.shape_of
         self._fed = walk.kernels
+        self._depth = 0
         self._found: dict[str, Array | None] = {}
 
     def of(self, name: str) -> Array | None:
@@ -75,15 +88,26 @@ class _Open:
     def _computed(self, name: str) -> Array | None:
         if name in self._view.fixed:
             return self._known(name)
+        known = self._fed.get(name)
+        if known is not None and float(known.own[0]) > 0:  # a signal, no mask
+            return None
         at = self._view.producer.get(name)
         if at is None:
             return self._input(name)
-        node = self._view.nodes[at]
+        if self._depth > _DEEP:
+            return None
+        self._depth += 1
+        try:
+            return self._made(self._view.nodes[at], name)
+        finally:
+            self._depth -= 1
+
+    def _made(self, node: Node, name: str) -> Array | None:
         made = evaluated(self._view, node, name, self.of, _CELLS, self._shape_of)
         return self._moved(node, name) if made is None and node.op in _COPIES else made
 
     def _input(self, name: str) -> Array | None:
-        shape = self._shape_of(name) if self._fed.get(name, self) is None else None
+        shape = self._shape_of(name) if self._fed.get(name, self) is None and not indexes(self._view, name) else None
         if shape is None:
             return None
         extents = [int(n or 1) for n in shape]
@@ -120,9 +144,9 @@ def _told(table: Array) -> Seen:
     counts = table.sum(2).astype(np.float64)
     counts[counts == 0] = table.shape[2]  # a row that sees nothing sees all alike
     weights = table / counts[:, :, None]
-    together = np.einsum("wqk,wpk->wqp", weights, weights)
     queries = table.shape[1]
-    total = float(together.sum()) - float(np.einsum("wqq->", together))
+    # the sum over all pairs of queries of what they see together, less that of each with itself
+    total = float((weights.sum(1) ** 2).sum()) - float((weights**2).sum())
     apart = total / (len(table) * queries * (queries - 1)) if queries > 1 else 1.0
     flat = np.sort(counts.ravel())
     if len(flat) > _LEVELS:

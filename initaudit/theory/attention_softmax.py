@@ -18,7 +18,7 @@ from initaudit.types import Array
 _STEPS = 240
 _NODES = 301
 _WIDE = 9.0  # standard deviations of a normal number that are looked at
-_MOST = 60.0  # beyond it, the largest logit takes all
+_MOST = 12.0  # beyond it, the largest logit takes all but for near ties, which are as rare as 1 / s
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +27,31 @@ class Softmax:
 
     Attributes:
         shares: E[sum of w^2]: 1/n where weights are equal, 1 where one takes all.
-        cubes: E[sum of w^3].
+        slope: E[sum over j of (w_j (e_j - sum of w e))^2] for e of variance 1: what of a gradient passes.
         entropy: E[-sum of w log w] in terms of log n.
     """
 
     shares: float
-    cubes: float
+    slope: float
     entropy: float
 
 
 def softmax(n: float, std: float) -> Softmax:
     """Return what a softmax over n logits of this standard deviation makes; n need not be whole."""
     if n <= 1 or not std >= 0:
-        return Softmax(1.0, 1.0, 1.0)
-    return _softmax(float(f"{n:.3g}"), float(f"{min(std, _MOST):.3g}"))
+        return Softmax(1.0, 0.0, 1.0)
+    made = _softmax(float(f"{n:.3g}"), float(f"{min(std, _MOST):.3g}"))
+    if std <= _MOST:
+        return made
+    tie = _MOST / std
+    return Softmax(1 - (1 - made.shares) * tie, made.slope * tie, made.entropy * tie)
 
 
 @lru_cache(maxsize=4096)
 def _softmax(n: float, std: float) -> Softmax:
     if std < 1e-3:
         grown = 1 + std * std
-        return Softmax(grown / n, (1 + 3 * std * std) / n**2, 1 - std * std / 2 / math.log(n))
+        return Softmax(grown / n, (1 - 1 / n) / n, 1 - std * std / 2 / math.log(n))
     z = np.linspace(-_WIDE, _WIDE, _NODES)
     weight = np.exp(-z * z / 2)
     weight /= weight.sum()
@@ -62,14 +66,16 @@ def _softmax(n: float, std: float) -> Softmax:
     decay = np.exp(-near) * weight
     rest = np.clip(decay.sum(1), 1e-300, 1.0)
     others = np.exp((n - 1) * np.log(rest))
-    first, second, third = (_moment(near, decay, k) for k in (1, 2, 3))
+    first, second, third, fourth = (_moment(near, decay, k) for k in (1, 2, 3, 4))
     shares = n * float((second * others).sum() * step)
     cubes = n * float((third * others).sum() * step) / 2
+    squares = n * float(((fourth + (n - 1) * second**2 / rest) * others).sum() * step) / 6  # E[(sum of w^2)^2]
     told = n * float(((near * decay * logits).sum(1) * others).sum() * step)
     whole = n * float((first * others).sum() * step)  # 1, but for the steps
     log_sum = float((np.exp(-np.exp(np.minimum(t, 6.5))) - np.exp(n * np.log(rest))).sum() * step)
     entropy = (log_sum - told / whole) / math.log(n)
-    return Softmax(_between(shares / whole, 1 / n), _between(cubes / whole, 1 / n**2), _between(entropy, 0.0))
+    slope = max(0.0, shares - 2 * cubes + squares) / whole
+    return Softmax(_between(shares / whole, 1 / n), slope, _between(entropy, 0.0))
 
 
 def _moment(near: Array, decay: Array, power: int) -> Array:

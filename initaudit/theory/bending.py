@@ -158,10 +158,16 @@ def _tail(energy: float, slopes: float, whole: float, function: Bender) -> tuple
     if not energy > _SMOOTH * whole or not slopes > 0:
         return np.zeros(0), np.zeros(0)
     start = _TERMS + 0.5
-    edges = np.geomspace(start, _BEYOND, _TAIL + 1)
-    orders = np.sqrt(edges[1:] * edges[:-1])
-    best: Array | None = None
     wanted = slopes / energy
+    first = wanted / 3  # of a pure power of -5/2, as a kink has it
+    kink = bool(function.kinks) and 0.7 < first / start < 1.4
+    edges = np.geomspace(first if kink else start, _BEYOND, _TAIL + 1)
+    orders = np.sqrt(edges[1:] * edges[:-1])
+    if kink:
+        weights = edges[:-1] ** -1.5 - edges[1:] ** -1.5
+        weights *= energy / float(weights.sum())
+        return (edges[:-1] ** -0.5 - edges[1:] ** -0.5) * 3 / (edges[:-1] ** -1.5 - edges[1:] ** -1.5), weights
+    best: Array | None = None
     for power in (2.5, 1.5):
         shape = (edges[:-1] ** (1 - power) - edges[1:] ** (1 - power)) / (power - 1)
         low, high = math.log(start / 30), math.log(_BEYOND)

@@ -1,26 +1,28 @@
 """Products of two signals, summed over what they share: matmul, einsum, bilinear; and of a signal with stacked weights.
 
-Values of the two are taken to be independent. Every axis of positions is told apart only as same or other, in a table with
-one axis of two for each: products of kernels are products of tables, sums over positions are weighted sums over its axes.
+Values of the two are taken to be independent. Every axis of positions is told apart only as same or other, in a table
+with one axis of two for each: products of kernels are products of tables, sums over positions are weighted sums over
+its axes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from initaudit.theory.align import relabelled
+from initaudit.theory.align import relabelled, reread
 from initaudit.theory.dense import product
-from initaudit.theory.engine import Case, Grads, Step, Unread, op
+from initaudit.theory.engine import Case, Down, Grads, Step, Unread, op
 from initaudit.theory.grid import Grid
-from initaudit.theory.kernel import PLACE, UNIT, Atom, Axis, Back, Batched, Kernel, extent
-from initaudit.theory.moves_axes import kinds
+from initaudit.theory.kernel import BATCH, PLACE, UNIT, Atom, Axis, Back, Batched, Kernel, extent
+from initaudit.theory.moves_axes import kinds, rebuilt
 from initaudit.types import Array
 
 Labels = Sequence[str]
+Way = Callable[[Back], Back]
 
 
 # ---- tables
@@ -93,9 +95,7 @@ def _side(x: Kernel, labels: Labels) -> _Side:
     return _Side(x, tuple(labels), tuple(names))
 
 
-def contracted(
-    a: Kernel, b: Kernel, first: Labels, second: Labels, out: Labels
-) -> tuple[Kernel, tuple[object, object]]:
+def contracted(a: Kernel, b: Kernel, first: Labels, second: Labels, out: Labels) -> tuple[Kernel, tuple[Way, Way]]:
     """Return sum a * b over the labels that `out` lacks, and the ways back to both. Raises Unread."""
     a, b = _agreed(a, b, first, second)
     one, other = _side(a, first), _side(b, second)
@@ -137,7 +137,7 @@ def _alike(axes: Sequence[Axis], one: _Side, other: _Side) -> float:
 
 def _way(
     mine: _Side, other: _Side, names: list[str], weights: list[Array], kept: Sequence[str], grid: Grid, out: Labels
-) -> object:
+) -> Way:
     """Return the way back to one side."""
     gone = [k for k, n in enumerate(names) if n not in mine.names]
     fan = float(math.prod(_units(other.x, other.labels, label) for label in other.labels
@@ -192,8 +192,6 @@ def _agreed(a: Kernel, b: Kernel, first: Labels, second: Labels) -> tuple[Kernel
             raise Unread
         mine, its = kinds(a.axes[i]), kinds(b.axes[j])
         if mine == its:
-            if mine == {PLACE} and [t.extent for t in a.axes[i]] != [t.extent for t in b.axes[j]]:
-                raise Unread
             continue
         if mine | its != {UNIT, PLACE} or len(mine) > 1 or len(its) > 1:
             raise Unread
@@ -253,14 +251,58 @@ def _matmul(c: Case) -> Step:
 
 
 def _both(a: Kernel, b: Kernel, first: Labels, second: Labels, out: Labels) -> Step:
+    plain = a
+    a = _batched(a, b, first, second)
+    b, rebuild = _grouped(a, b, first, second)
     made, (to_a, to_b) = contracted(a, b, first, second, out)
 
     def down(d: Grads) -> Mapping[int, Back | None]:
         if d[0] is None:
             return {}
-        return {0: to_a(d[0]), 1: to_b(d[0])}  # type: ignore[operator]
+        return {0: reread(to_a(d[0]), plain.grid), 1: rebuild(to_b(d[0]))}
 
     return Step((made,), down)
+
+
+def _grouped(a: Kernel, b: Kernel, first: Labels, second: Labels) -> tuple[Kernel, Way]:
+    """Return the second operand with positions of shared axes grouped as in the first, and the way back."""
+    way: Way = _unchanged
+    for i, label in enumerate(first):
+        if label not in second:
+            continue
+        j = list(second).index(label)
+        sizes = [[t.extent for t in x.axes[k] if t.kind == PLACE] for x, k in ((a, i), (b, j))]
+        if sizes[0] != sizes[1] and math.prod(sizes[0]) == math.prod(sizes[1]) > 1:
+            b, back = rebuilt(b, j, a.axes[i])
+            way = _then(way, back)
+    return b, way
+
+
+def _batched(a: Kernel, b: Kernel, first: Labels, second: Labels) -> Kernel:
+    """Return the first operand with an axis of tokens read as inputs and tokens, where that of the second is so."""
+    for i, label in enumerate(first):
+        axis = b.axes[list(second).index(label)] if label in second else ()
+        mine = a.axes[i]
+        if len(mine) != 1 or mine[0].kind != PLACE or a.grid.reach[mine[0].at] or len(a.grid.extents) > 1:
+            continue
+        if extent(axis) != extent(mine) or not any(t.kind == BATCH and t.extent > 1 for t in axis):
+            continue
+        places = [t.extent for t in axis if t.kind == PLACE]
+        grid = Grid(tuple(places), (0,) * len(places))
+        numbers = iter(range(len(places)))
+        axes = list(a.axes)
+        axes[i] = tuple(replace(t, at=next(numbers)) if t.kind == PLACE else t for t in axis)
+        own, shared = (np.array([f[0], f[-1]]) for f in (a.own, a.shared))
+        return replace(a, axes=tuple(axes), grid=grid, own=own, shared=shared, profile=(), bend=None)
+    return a
+
+
+def _unchanged(d: Back) -> Back:
+    return d
+
+
+def _then(first: Way, then: Way) -> Way:
+    return lambda d: first(then(d))
 
 
 @op("einsum")
@@ -268,16 +310,38 @@ def _einsum(c: Case) -> Step:
     equation = c.text("equation").replace(" ", "")
     sides, arrow, out = equation.partition("->")
     terms = sides.split(",")
-    if not arrow or "." in equation or len(terms) != 2:
+    if not arrow or "." in equation:
         raise Unread
-    weights = [k for k in range(2) if c.is_weight(k)]
-    if len(weights) == 2:
-        raise Unread
-    if not weights:
+    if len(terms) == 1 and sorted(terms[0]) == sorted(out):
+        x = c.kernel(0)
+        return Step((replace(x, axes=tuple(x.axes[terms[0].index(label)] for label in out), bend=None),),
+                    lambda d: {0: d[0]})  # fmt: skip
+    weights = [k for k in range(len(terms)) if c.is_weight(k)]
+    if len(terms) == 2 and not weights:
         return _both(c.kernel(0), c.kernel(1), terms[0], terms[1], out)
-    place = 1 - weights[0]
-    weight, x = c.weight(weights[0]), c.kernel(place)
-    mine, its = terms[place], terms[weights[0]]
+    if len(weights) != 1 or len(terms) > 3:
+        raise Unread
+    places = [k for k in range(len(terms)) if k not in weights]
+    mine, its = terms[places[0]], terms[weights[0]]
+    if len(places) == 1:
+        made, down = _weighted(c, c.kernel(places[0]), mine, its, out, weights[0])
+        return Step((made,), lambda d: {places[0]: down(d).get(0)})
+    if not set(terms[places[1]]) <= set(mine):
+        places.reverse()
+        mine = terms[places[0]]
+    x, (to_a, to_b) = contracted(c.kernel(places[0]), c.kernel(places[1]), mine, terms[places[1]], mine)
+    made, inner = _weighted(c, x, mine, its, out, weights[0])
+
+    def both(d: Grads) -> Mapping[int, Back | None]:
+        back = inner(d).get(0)
+        return {} if back is None else {places[0]: to_a(back), places[1]: to_b(back)}
+
+    return Step((made,), both)
+
+
+def _weighted(c: Case, x: Kernel, mine: str, its: str, out: str, place: int) -> tuple[Kernel, Down]:
+    """Return a signal times a weight by the labels of their axes, and the way back to operand 0."""
+    weight = c.weight(place)
     gone = [label for label in mine if label not in out]
     new = [label for label in its if label not in mine]
     if any(label not in its for label in gone) or any(label not in out for label in new) or not gone:
@@ -298,12 +362,12 @@ def _einsum(c: Case) -> Step:
     if any(atom.kind == PLACE for atom in axes["*"]):
         raise Unread
     result = replace(made, axes=tuple(axes[label] for label in out))
-    return Step((result,), lambda d: {place: down(d).get(0)})
+    return result, down
 
 
 @op("bilinear")
 def _bilinear(c: Case) -> Step:
-    a, b, weight = c.kernel(0), c.kernel(1), c.weight(2)
+    a, weight, b = c.kernel(0), c.weight(1), c.kernel(2)
     if len(weight.shape) != 3:
         raise Unread
     outs, n, m = weight.shape
@@ -323,7 +387,7 @@ def _bilinear(c: Case) -> Step:
         times = outs * weight.random
         return {
             0: g.times(times * m * b.same, times * m * b.cross, times * m * b.own),
-            1: g.times(times * n * a.same, times * n * a.cross, times * n * a.own),
+            2: g.times(times * n * a.same, times * n * a.cross, times * n * a.own),
         }
 
     return Step((out,), down)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from initaudit.theory.engine import Case, Grads, Step, Unread, op
+from initaudit.theory.engine import BATCH as BATCHES
+from initaudit.theory.engine import Case, Grads, Step, Unread, common, op
 from initaudit.theory.grid import Grid
 from initaudit.theory.kernel import BATCH, PLACE, UNIT, Atom, Axis, Back, Kernel
 from initaudit.theory.weights import Weight
 from initaudit.types import Array
+
+_CHANCE = 6.0  # standard deviations
+_FAR = 12
 
 
 @op("embedding")
@@ -21,30 +26,31 @@ def _embedding(c: Case) -> Step:
 def looked_up(c: Case, table: int, index: int) -> Step:
     """Return rows of a table.
 
-    Ids that move with the data are drawn uniformly, so that two of them are one with probability 1 / rows; fixed ids are
-    looked at.
+    Ids that move with the data are drawn uniformly, so that two of them are one with probability 1 / rows; fixed ids
+    are looked at.
 
     Raises:
         Unread: the table moves, or the shape of the ids is not known.
     """
     weight = c.weight(table)
-    if len(weight.shape) != 2:
+    if len(weight.shape) < 2:
         raise Unread
-    rows, units = weight.shape
+    rows, units = weight.shape[0], math.prod(weight.shape[1:])
     moves = c.moves(index)
-    values = None if moves else c.values(index)
-    shape = tuple(values.shape) if values is not None else _shape(c, len(weight.shape))
+    values = c.values(index) if not moves else computed_ids(c, index)
+    moves = moves and values is None
+    shape = tuple(values.shape) if values is not None else _shape(c, len(weight.shape) - 1)
     axes: list[Axis] = []
     extents: list[int] = []
     for a, n in enumerate(shape):
-        if (a == 0 and len(shape) > 1) or (a == 0 and moves):
+        if a == 0 and (len(shape) > 1 or (moves and n in _batches(c))):
             axes.append((Atom(BATCH, n),))
         elif n > 1:
             axes.append((Atom(PLACE, n, len(extents)),))
             extents.append(n)
         else:
             axes.append(())
-    axes.append((Atom(UNIT, units),) if units > 1 else ())
+    axes += [(Atom(UNIT, n),) if n > 1 else () for n in weight.shape[1:]]
     grid = Grid(tuple(extents), (0,) * len(extents))
     variance = weight.random
     same = 1 / max(1, rows)  # of two ids
@@ -55,7 +61,7 @@ def looked_up(c: Case, table: int, index: int) -> Step:
     else:
         twice = _twice(values) if values is not None else 0.0
         own = grid.full(0.0)
-        shared = grid.full(variance * twice)
+        shared = grid.full(max(variance * twice, _common(c, table, values, weight)))
         shared[0] = variance
     out = Kernel(tuple(axes), grid, own, shared, weight.centre, 1 / max(1, units))
 
@@ -66,6 +72,21 @@ def looked_up(c: Case, table: int, index: int) -> Step:
         return {}
 
     return Step((out,), down)
+
+
+def _batches(c: Case) -> set[int]:
+    """Return the first extents of the graph's inputs."""
+    return {BATCHES if s[0] is None else s[0] for s in c.walk.view.graph.inputs.values() if s}
+
+
+def _common(c: Case, table: int, values: Array | None, weight: Weight) -> float:
+    """Return what the rows that fixed ids choose have in common, where it is more than chance."""
+    numbers = c.walk.weights.numbers(c.name(table))
+    if values is None or numbers is None or numbers.ndim != 2 or values.size < 2 or values.dtype.kind not in "iu":
+        return 0.0
+    rows = numbers[values.ravel().astype(np.int64) % len(numbers)].astype(np.float64) - weight.centre
+    far = common(rows)
+    return far if abs(far) > _CHANCE * weight.random / (len(rows) * math.sqrt(rows.shape[1])) else 0.0
 
 
 def _learn(c: Case, weight: Weight, grid: Grid, back: Back, units: float, chance: float | None, twice: float) -> None:
@@ -80,16 +101,43 @@ def _learn(c: Case, weight: Weight, grid: Grid, back: Back, units: float, chance
     c.learn(weight, *back.met(counts, one, cross, one - cross))
 
 
-def _shape(c: Case, rank: int) -> tuple[int, ...]:
-    """Return the shape of the ids. Raises Unread."""
+def computed_ids(c: Case, index: int) -> Array | None:
+    """Return ids that move with the data in name only: positions counted from a mask, or rows of a constant buffer."""
+    name = c.name(index)
+    shape = c.shape()
+    for _ in range(_FAR):
+        at = c.walk.view.producer.get(name)
+        if at is None:
+            return None
+        node = c.walk.view.nodes[at]
+        if node.op == "cumsum":
+            counted = shape[:-1] if shape is not None else c.walk.shape_of(node.inputs[0])
+            if not counted or any(n is None for n in counted):
+                return None
+            extents = [int(n or 0) for n in counted]
+            return np.broadcast_to(np.arange(extents[-1]), extents)
+        if node.op in ("gather", "gather_elements", "gather_nd") and node.inputs[0] in c.walk.view.fixed:
+            table = c.walk.values(node.inputs[0])
+            if table is None or not table.size or not bool(np.all(table == table.flat[0])) or shape is None:
+                return None
+            return np.full([int(n or 1) for n in shape[:-1]], table.flat[0])
+        moving = c.walk.view.moving(node)
+        if not moving:
+            return None
+        name = node.inputs[moving[0]]
+    return None
+
+
+def _shape(c: Case, width: int) -> tuple[int, ...]:
+    """Return the shape of the ids, of which each stands for `width` axes. Raises Unread."""
     shape = c.shape()
     if shape is None:
         given = c.walk.shape_of(c.name(1))
-        shape = None if given is None else (*given, None)
-    if shape is None or len(shape) < rank - 1:
+        shape = None if given is None else (*given, *(None,) * width)
+    if shape is None or len(shape) < width:
         raise Unread
-    sizes = [16 if n is None else n for n in shape[:-1]]
-    if shape and shape[0] is None:
+    sizes = [16 if n is None else n for n in shape[:-width]]
+    if sizes and shape[0] is None:
         sizes[0] = 2
     return tuple(int(n) for n in sizes)
 

@@ -33,8 +33,15 @@ from initaudit.types import Array, Attending, Graph, Node
 Grads = Sequence[Back | None]
 Down = Callable[[Grads], Mapping[int, Back | None]]
 BATCH = 2  # inputs where the graph leaves it open
+INPUTS = 16  # in the batch of a step of training, whatever batch the graph was recorded with
 LENGTH = 16  # tokens likewise
 _FAR = 20
+NO_SIGNAL = frozenset({  # what makes truth values and places of numbers, and what is constant between steps
+    "equal", "not_equal", "greater", "less", "greater_or_equal", "less_or_equal", "not", "and", "or", "xor", "is_nan",
+    "is_inf", "argmax", "argmin", "non_zero", "shape", "size", "one_hot", "sign", "floor", "ceil", "round", "argsort",
+    "unique", "bitwise_and", "bitwise_or", "bitwise_not",
+})  # fmt: skip
+_CHANCE = 6.0  # standard deviations
 
 
 class Unread(Exception):  # noqa: N818  not an error: the operation is told as not understood
@@ -64,6 +71,10 @@ class Learned:
     contrast: float = 0.0  # as `apart`, for weights over inputs that sum to zero
 
 
+_FAULTS = (
+    Unread, InitauditError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError, AttributeError,
+    AssertionError, MemoryError,
+)  # fmt: skip
 _TABLE: dict[str, Callable[[Case], Step]] = {}
 
 
@@ -150,7 +161,7 @@ class Case:
             if isinstance(given, (tuple, list)) and all(isinstance(n, int) for n in given):
                 return tuple(given)
         found = self.values(place) if place >= 0 else None
-        if found is None or found.dtype.kind not in "iub" or found.size > 4096:
+        if found is None or found.dtype.kind not in "iubf" or found.size > 4096 or np.any(found != np.floor(found)):
             return None
         return tuple(int(n) for n in found.ravel())
 
@@ -201,6 +212,8 @@ class Walk:
         self.learned: dict[str, Learned] = {}
         self.attending: list[Attending] = []
         self.parts: Any = None  # composite.Parts: the graph before nodes were fused
+        self.batch = 1  # inputs that the graph was recorded with
+        self.guessed: set[int] = set()  # nodes that are not understood
         self.lost: set[str] = set()  # values of which the gradient is not known
         self.unread: dict[str, None] = {}
         self._tried: set[int] = set()
@@ -220,6 +233,9 @@ class Walk:
             node = self.view.nodes[at]
             if node.op == "reshape" and len(node.inputs) > 1:
                 return self._refilled(node)
+            if node.op == "top_k" and name != node.outputs[0]:
+                name = node.outputs[0]
+                continue
             if node.op not in ("identity", "cast", "cast_like", "not", "equal", "greater"):
                 return None
             name = node.inputs[0]
@@ -240,6 +256,7 @@ class Walk:
     def up(self, feeds: Mapping[str, Kernel | None]) -> None:
         """Go through the whole graph, from the kernels of its inputs."""
         self.kernels.update(feeds)
+        self.batch = max((k.inputs for k in feeds.values() if k is not None), default=1)
         for at, node in enumerate(self.view.nodes):
             if self.view.moving(node):
                 self._forward(at)
@@ -274,7 +291,8 @@ class Walk:
         kinds = "".join("u" if a == units or (len(shape) > 3 and a == 1) else "p" for a in range(len(shape)))
         if len(shape) > 3 and kinds.count("u") > 1:
             kinds = kinds[:-1] + "p"
-        return constant(shape, kinds, found.centre, found.variance + max(0.0, found.mean**2 - found.centre**2))
+        made = constant(shape, kinds, found.centre, found.variance + max(0.0, found.mean**2 - found.centre**2))
+        return alike_places(made, self.weights.numbers(name), kinds)
 
     def _forward(self, at: int) -> None:
         if at in self._tried:
@@ -283,6 +301,7 @@ class Walk:
         node = self.view.nodes[at]
         rule = _TABLE.get(node.op)
         step: Step | None = None
+        lost = False
         before = set(self.unread)
         try:
             if rule is None:
@@ -292,31 +311,54 @@ class Walk:
             with np.errstate(all="ignore"):
                 step = rule(Case(self, node))
         except _Unknown:
-            pass
-        except (Unread, InitauditError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError,
-                AttributeError, AssertionError, MemoryError):  # fmt: skip
-            self.unread.setdefault(node.op)
+            lost = True
+        except _FAULTS:
+            lost = False
+            if node.op not in NO_SIGNAL:
+                self.unread.setdefault(node.op)
         if step is None:
-            for name in node.outputs:
-                self.kernels[name] = self._table(name) if name in self.view.fixed else None
-            if node.op not in before and all(self.values(n) is not None for n in node.outputs if n in self.view.fixed):
-                if self.view.fixed.issuperset(n for n in node.outputs if n):
-                    self.unread.pop(node.op, None)
-            return
+            known = [self._numbers(name) for name in node.outputs if name]
+            if all(values is not None for values in known) and node.op not in before:
+                self.unread.pop(node.op, None)
+            elif any(values is None for values in known):
+                step = self._neutral(node, lost)
+                self.guessed.add(at)
+            if step is None:
+                for name, values in zip((n for n in node.outputs if n), known, strict=True):
+                    self.kernels[name] = None if values is None else self._tabled(values)
+                return
         self.steps[at] = step
+        self.weights.clock += 1
         for k, name in enumerate(node.outputs):
             self.kernels[name] = step.outs[k] if k < len(step.outs) else None
 
-    def _table(self, name: str) -> Kernel | None:
-        """Return the kernel of numbers that nodes compute from constants in a way that there is no rule for."""
-        values = self.values(name)
-        if values is None or not values.size or values.dtype.kind not in "fiu" or values.ndim > 6:
+    def _neutral(self, node: Node, lost: bool) -> Step | None:
+        """Return what is taken for an operation that is not understood; `lost`: because of what it reads."""
+        from initaudit.theory.neutral import neutral  # noqa: PLC0415  it needs a Case
+
+        try:
+            step = neutral(Case(self, node))
+        except (*_FAULTS, _Unknown):
+            return None
+        if lost:
+            self.unread.setdefault(node.op)
+        return step
+
+    def _numbers(self, name: str) -> Array | None:
+        """Return the numbers that nodes compute from constants, and from masks that let everything pass."""
+        from initaudit.theory.attention_masks import opened  # noqa: PLC0415  it asks back for shapes
+
+        return self.values(name) if name in self.view.fixed else opened(self, name)
+
+    def _tabled(self, values: Array) -> Kernel | None:
+        if not values.size or values.dtype.kind not in "fiu" or values.ndim > 6:
             return None
         numbers = values.astype(np.float64)
         if not np.all(np.isfinite(numbers)):
             return None
         kinds = "".join("u" if a == values.ndim - 1 else "p" for a in range(values.ndim))
-        return constant(values.shape, kinds, float(numbers.mean()), float(numbers.var()))
+        made = constant(values.shape, kinds, float(numbers.mean()), float(numbers.var()))
+        return alike_places(made, numbers, kinds)
 
     # ---- down
 
@@ -354,8 +396,8 @@ class Walk:
         step = self.steps.get(at)
         outs = [name for name in node.outputs if name]
         if step is None or any(name in self.lost for name in outs):
-            if step is not None or self.view.moving(node):
-                self.lost.update(name for name in node.inputs if name)
+            if any(name in self.lost or self.backs.get(name) is not None for name in outs):
+                self._lose(node)  # else no gradient comes here at all
             return
         given = [self.backs.get(name) if name else None for name in node.outputs]
         if all(d is None for d in given):
@@ -363,14 +405,18 @@ class Walk:
         try:
             with np.errstate(all="ignore"):
                 found = step.back(given)
-        except (Unread, _Unknown, InitauditError, ArithmeticError, LookupError, TypeError, ValueError,
-                AttributeError, AssertionError, MemoryError):  # fmt: skip
+        except (*_FAULTS, _Unknown):
             self.unread.setdefault(node.op)
-            self.lost.update(name for name in node.inputs if name)
+            self._lose(node)
             return
         for place, back in found.items():
             if back is not None and place < len(node.inputs):
                 self._add(node.inputs[place], back)
+
+    def _lose(self, node: Node) -> None:
+        """Note that what a node hands back is not known; what only asks for a shape hands back nothing."""
+        fixed = self.view.fixed.issuperset(name for name in node.outputs if name)
+        self.lost.update(name for name in node.inputs if name and (not fixed or name in self.view.fixed))
 
     def _add(self, name: str, back: Back) -> None:
         value = self.kernels.get(name)
@@ -434,6 +480,32 @@ def constant(shape: Sequence[int], kinds: str, mean: float, variance: float) -> 
     """Return the kernel of a constant with these moments, its elements independent of each other."""
     axes, grid = plain_axes(shape, kinds)
     return Kernel(axes, grid, grid.full(0.0), grid.peak(variance), mean)
+
+
+def alike_places(x: Kernel, values: Array | None, kinds: str) -> Kernel:
+    """Return the kernel of a constant with what its positions have in common, where that is more than chance.
+
+    Sines and cosines of low frequency are nearly the same at all positions.
+    """
+    if values is None or values.ndim != len(kinds) or x.grid.positions < 2 or values.shape != x.shape:
+        return x
+    order = [a for a, kind in enumerate(kinds) if kind == "p"] + [a for a, kind in enumerate(kinds) if kind != "p"]
+    rows = values.astype(np.float64).transpose(order).reshape(x.grid.positions, -1) - x.mean
+    far = common(rows)
+    if not math.isfinite(far) or abs(far) < _CHANCE * x.spread / (x.grid.positions * math.sqrt(rows.shape[1])):
+        return x
+    shared = np.full(x.grid.size, far)
+    shared[0] = x.shared[0]
+    return replace(x, shared=shared)
+
+
+def common(rows: Array) -> float:
+    """Return the mean product of two different rows, per column."""
+    count, width = rows.shape
+    if count < 2 or not width:
+        return 0.0
+    total = float(np.sum(rows.sum(0) ** 2)) - float(np.sum(rows**2))
+    return float(total / (count * (count - 1.0) * width))
 
 
 def noise(shape: Sequence[int], kinds: str) -> Kernel:

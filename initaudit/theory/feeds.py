@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from initaudit.graph.view import View
 from initaudit.theory.engine import BATCH, noise
 from initaudit.theory.kernel import Kernel
-from initaudit.types import Node
+from initaudit.types import Array, Node, Tensor
 
 _LENGTHS = (16, 224)  # of sequences, of images, where the graph leaves them open
+_LARGE = 1 << 22  # elements of an example that is looked at
+_SIGMAS = 5.0
 _STEPS = frozenset({"reshape", "expand", "unsqueeze", "squeeze", "cast", "slice", "identity", "transpose", "tile",
                     "flatten", "contiguous", "view", "cast_like", "split", "pad", "concat", "dropout"})  # fmt: skip
 _IMAGES = frozenset({"conv", "conv_transpose", "max_pool", "average_pool", "resize", "upsample", "batch_norm"})
 
 
-def feeds(view: View) -> dict[str, Kernel | None]:
-    """Return the kernel of each input of a graph: N(0, 1), None for ids and masks, which are no signal."""
-    return {name: _feed(view, name, shape) for name, shape in view.graph.inputs.items()}
+def feeds(view: View, examples: Sequence[Tensor] = ()) -> dict[str, Kernel | None]:
+    """Return the kernel of each input of a graph: N(0, 1), None for ids and masks, which are no signal.
+
+    Args:
+        view: of the graph.
+        examples: of some inputs, by name. What is not N(0, 1) tells mean and variance, between inputs and within.
+    """
+    made = {name: _feed(view, name, shape) for name, shape in view.graph.inputs.items()}
+    for example in examples:
+        kernel = made.get(example.name)
+        if kernel is not None and example.is_float and 1 < example.size <= _LARGE and example.shape == kernel.shape:
+            made[example.name] = _like(kernel, np.asarray(example.load(), np.float64))
+    return made
+
+
+def _like(kernel: Kernel, values: Array) -> Kernel:
+    """Return a kernel with the mean and variance of an example; as it is where these are those of N(0, 1)."""
+    if not np.all(np.isfinite(values)):
+        return kernel
+    mean, variance = float(values.mean()), float(values.var())
+    error = _SIGMAS / math.sqrt(values.size)
+    if abs(mean) < error and abs(variance - 1) < 2 * error:
+        return kernel
+    own = float(values.var(0, ddof=1).mean()) if len(values) > 1 and kernel.inputs > 1 else variance
+    grid = kernel.grid
+    return replace(kernel, own=grid.peak(own), shared=grid.peak(max(0.0, variance - own)), mean=mean)
 
 
 def _feed(view: View, name: str, declared: tuple[int | None, ...] | None) -> Kernel | None:
@@ -58,6 +87,14 @@ def _readers(view: View, name: str) -> list[tuple[Node, int]]:
             else:
                 found.append((node, use.position))
     return found
+
+
+def indexes(view: View, name: str) -> bool:
+    """Whether an input is looked up somewhere."""
+    return any(
+        node.op in ("embedding", "gather", "embedding_bag", "gather_elements", "gather_nd") and place == 1
+        for node, place in _readers(view, name)
+    )
 
 
 def _to_truth(node: Node) -> bool:

@@ -19,6 +19,7 @@ The way back likewise, for the gradient d of <u, output>, u a random vector:
 Without batch norms each = own + cross. A batch norm makes inputs of one batch speak to each other:
 
     more(r)     what cross is more for two inputs of one batch, times the inputs in it
+    lone(r)     E[d_a(p) d_b(p + r)] for two inputs of one batch, u drawn for each input, times the inputs in it
 
 and takes off what all inputs of the batch have in common, so that it matters with which weights these add up: own and
 cross are for equal ones (`Signal.common`), those of `Batched` for weights that sum to zero (`Signal.contrast`).
@@ -133,6 +134,7 @@ class Batched:
     own: Array
     cross: Array
     more: Array
+    lone: Array | None = None  # None: 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ class Back:
     alike: float = 0.0  # second moment of the mean over units / each[0]
     profile: tuple[Array | None, ...] = ()
     batched: Batched | None = None  # None where no batch norm was passed
+    bend: tuple[object, Back] | None = field(default=None, compare=False)  # the activation it passed, and it before
     radial: float = 0.0  # share that knows nothing of a unit's scale, since a norm behind it takes that off
 
     def scaled(self, square: float | Array) -> Back:
@@ -155,31 +158,38 @@ class Back:
     def mapped(self, change: Callable[[Array], Array], grid: Grid | None = None) -> Back:
         """Return it with each of its functions changed in the same linear way, perhaps on another grid."""
         b = self.batched
-        batched = None if b is None else Batched(change(b.own), change(b.cross), change(b.more))
+        batched = None
+        if b is not None:
+            lone = None if b.lone is None else change(b.lone)
+            batched = Batched(change(b.own), change(b.cross), change(b.more), lone)
         return Back(
             self.grid if grid is None else grid, change(self.each), change(self.own), change(self.cross), self.alike,
             self.profile if grid is None or grid == self.grid else (), batched,
-            self.radial,
+            None, self.radial,
         )  # fmt: skip
 
     def times(self, same: Array, cross: Array, gap: Array) -> Back:
         """Return the gradient times independent factors with these moments; gap = same - cross."""
         b = self.batched
-        batched = None if b is None else Batched(b.own * same + b.cross * gap, b.cross * cross, b.more * cross)
+        batched = None
+        if b is not None:
+            lone = None if b.lone is None else b.lone * cross
+            batched = Batched(b.own * same + b.cross * gap, b.cross * cross, b.more * cross, lone)
         return replace(
             self,
             each=self.each * same,
             own=self.own * same + self.cross * gap,
             cross=self.cross * cross,
             batched=batched,
+            bend=None,
             radial=0.0,
         )
 
     def met(self, counts: Array, same: Array, cross: Array, own: Array) -> tuple[float, float, float, float, float]:
         """Return the sums over pairs of positions of this gradient and of a value: see `Learned`, in its order."""
-        b = self.batched or Batched(self.own, self.cross, np.zeros_like(self.own))
+        b = self.batched or unbatched(self)
         return (
-            float(counts @ (self.each * same)),
+            max(0.0, float(counts @ (self.each * same + (0.0 if b.lone is None else b.lone * cross)))),
             float(counts @ (self.cross * cross)),
             float(counts @ (self.own * same + self.cross * own)),
             float(counts @ (b.more * cross)),
@@ -192,16 +202,16 @@ class Back:
         whole = float(each[0])
         alike = (self.alike * float(self.each[0]) + other.alike * float(other.each[0])) / whole if whole > 0 else 0.0
         profile = blended(self.profile, float(self.each[0]), other.profile, float(other.each[0]), self.grid)
-        a, b = (
-            d.batched or Batched(d.own, d.cross, np.zeros_like(d.own)) if self.batched or other.batched else None
-            for d in (self, other)
-        )
-        batched = None if a is None or b is None else Batched(a.own + b.own, a.cross + b.cross, a.more + b.more)
+        a, b = (d.batched or unbatched(d) if self.batched or other.batched else None for d in (self, other))
+        batched = None
+        if a is not None and b is not None:
+            lone = a.lone if b.lone is None else b.lone if a.lone is None else a.lone + b.lone
+            batched = Batched(a.own + b.own, a.cross + b.cross, a.more + b.more, lone)
         radial = 0.0
         if whole > 0:
             radial = (self.radial * float(self.each[0]) + other.radial * float(other.each[0])) / whole
         own, cross = self.own + other.own, self.cross + other.cross
-        return Back(self.grid, each, own, cross, alike, profile, batched, radial)
+        return Back(self.grid, each, own, cross, alike, profile, batched, None, radial)
 
     def on(self, grid: Grid, source: Sequence[int | None]) -> Back:
         """Return it on another grid; see Grid.remapped."""
@@ -215,6 +225,12 @@ class Back:
         kept = tuple(p for a, p in enumerate(self.profile) if a not in axes)
         made = self.mapped(lambda f: self.grid.summed(f, axes)[1], grid)
         return replace(made, profile=kept if len(kept) == len(grid.extents) else ())
+
+
+def unbatched(back: Back) -> Batched:
+    """Return what a gradient is where no batch norm was passed."""
+    zero = np.zeros_like(back.own)
+    return Batched(back.own, back.cross, zero)
 
 
 def start(value: Kernel) -> Back:

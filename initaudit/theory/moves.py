@@ -246,7 +246,7 @@ def _lengths(c: Case, whole: int, axis: int) -> list[int]:
 
 @op("gather")
 def _gather(c: Case) -> Step:
-    if c.is_weight(0) and c.integer("axis", 0) == 0 and len(c.weight(0).shape) == 2:
+    if c.is_weight(0) and c.integer("axis", 0) == 0 and (len(c.weight(0).shape) == 2 or c.moves(1)):
         values = c.values(1) if not c.moves(1) else None
         if values is None or values.size > 1:
             return looked_up(c, 0, 1)
@@ -260,6 +260,19 @@ def _gather(c: Case) -> Step:
         out, way = reshaped(out, wanted) if tuple(wanted) != out.shape else (out, lambda d: d)
         return one(replace(out, bend=None), chain(back, way))
     return one(*_picked(x, axis, shape))
+
+
+@op("gather_elements")
+def _gathered(c: Case) -> Step:
+    """Elements of one axis chosen by a table of places, as relative positions choose logits."""
+    x = c.kernel(0)
+    axis = c.integer("axis", 0) % len(x.axes)
+    shape = c.shape()
+    if shape is None or len(shape) != len(x.axes) or any(n is None for n in shape):
+        raise Unread
+    if any(n != m for a, (n, m) in enumerate(zip(shape, x.shape, strict=True)) if a != axis):
+        raise Unread
+    return one(*_picked(x, axis, (int(shape[axis] or 0),)))
 
 
 def _index_shape(c: Case, x: Kernel, axis: int) -> tuple[int, ...]:
@@ -318,6 +331,8 @@ def _resized(x: Kernel, axis: int, shape: tuple[int, ...], times: float) -> tupl
 
 @op("gather_nd")
 def _chosen(c: Case) -> Step:
+    if c.node.call is None and c.is_weight(0) and c.moves(1) and not c.integer("batch_dims", 0):
+        return looked_up(c, 0, 1)
     x = c.kernel(0)
     index = c.attrs.get("index")
     if not isinstance(index, tuple):

@@ -73,6 +73,32 @@ class Change:
         return out
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Axes of a grid in another order."""
+
+    before: Grid
+    order: tuple[int, ...]
+
+    @property
+    def after(self) -> Grid:
+        """The grid with its axes in the new order."""
+        extents, reach = self.before.extents, self.before.reach
+        return Grid(tuple(extents[a] for a in self.order), tuple(reach[a] for a in self.order))
+
+    def __call__(self, f: Array) -> Array:
+        """Carry a function of the offset over."""
+        return self.after.made(self.before.table(f).transpose(self.order), float(f[-1]))
+
+    def turned(self) -> Order:
+        """Return the way back."""
+        return Order(self.after, tuple(self.order.index(a) for a in range(len(self.order))))
+
+    def profile(self, given: Profile) -> Profile:
+        """Carry a profile over."""
+        return tuple(given[a] for a in self.order) if given else ()
+
+
 def _unit(f: Array) -> Array:
     mean = float(f.mean())
     return f / mean if mean > 0 else np.ones(len(f))
@@ -97,7 +123,7 @@ class Regroup:
     """A chain of changes of one grid, built up step by step."""
 
     grid: Grid
-    changes: list[Change]
+    changes: list[Change | Order]
 
     def split(self, axis: int, outer: int, inner: int) -> None:
         """Make an axis of the grid two: blocks, and places within a block."""
@@ -119,7 +145,12 @@ class Regroup:
         )  # fmt: skip
         self._then(Change(small, self.grid, axis, False), small)
 
-    def _then(self, change: Change, grid: Grid) -> None:
+    def order(self, order: Sequence[int]) -> None:
+        """Put the axes of the grid into another order."""
+        change = Order(self.grid, tuple(order))
+        self._then(change, change.after)
+
+    def _then(self, change: Change | Order, grid: Grid) -> None:
         self.changes.append(change)
         self.grid = grid
 
@@ -222,6 +253,12 @@ def merged(x: Kernel, axis: int) -> tuple[Kernel, Regroup]:
     """Return a kernel with all positions of an axis on one axis of the grid. Raises Unread."""
     work = Regroup(x.grid, [])
     axes = list(x.axes)
+    places = [atom.at for one in axes for atom in one if atom.kind == PLACE]
+    if len([atom for atom in axes[axis] if atom.kind == PLACE]) > 1 and places != sorted(places):
+        if sorted(places) != list(range(len(x.grid.extents))):
+            raise Unread
+        work.order(places)
+        axes = [tuple(replace(a, at=places.index(a.at)) if a.kind == PLACE else a for a in one) for one in axes]
     while True:
         atoms = axes[axis]
         at = next((k for k in range(len(atoms) - 1) if atoms[k].kind == atoms[k + 1].kind == PLACE), None)

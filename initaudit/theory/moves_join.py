@@ -56,6 +56,7 @@ def _along_units(parts: Sequence[Kernel], axis: int, kind: str) -> tuple[Kernel,
 
 def _along_places(parts: Sequence[Kernel], axis: int) -> tuple[Kernel, Backs]:
     """Return values one after the other along positions: what they have in common beyond their mean is not known."""
+    grids = [x.grid for x in parts]
     single = [merged(x, axis) for x in parts]
     parts = [x for x, _ in single]
     lengths = [extent(x.axes[axis]) for x in parts]
@@ -99,16 +100,10 @@ def _along_places(parts: Sequence[Kernel], axis: int) -> tuple[Kernel, Backs]:
         found = []
         for k, (x, (_, work)) in enumerate(zip(parts, single, strict=True)):
             piece = _part(d, x, axis, at, grid, slice(int(ends[k]), int(ends[k + 1])))
-            before = work.changes[0] if work.changes else None
-            found.append(work.backward(piece, _grid_before(work, x.grid)) if before else piece)
+            found.append(work.backward(piece, grids[k]))
         return found
 
     return out, back
-
-
-def _grid_before(work: object, default: Grid) -> Grid:
-    changes = getattr(work, "changes", [])
-    return changes[0].large if changes and not changes[0].splits else default
 
 
 def _own_profile(x: Kernel, axis: int) -> Array | None:

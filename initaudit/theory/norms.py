@@ -8,14 +8,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from initaudit.theory.activate import applied, numeric
 from initaudit.theory.align import apart
+from initaudit.theory.bending import Bender
 from initaudit.theory.dense import vector
-from initaudit.theory.engine import Case, Down, Grads, Step, Unread, op
-from initaudit.theory.kernel import PLACE, UNIT, Back, Batched, Kernel, extent
+from initaudit.theory.engine import INPUTS, Case, Down, Grads, Step, Unread, op
+from initaudit.theory.kernel import PLACE, UNIT, Back, Batched, Kernel, extent, unbatched
 from initaudit.theory.profiles import divided
 from initaudit.theory.sums import product_of
 from initaudit.theory.weights import Weight
 from initaudit.types import Array
+
+_FEW = 2.4  # at most, for three degrees of freedom and fewer: the mean of 1 / s^2 is that of a few units
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,11 @@ def scaled_by(c: Case, made: Normed, place: int, bias: int, by_unit: bool = True
             vector(c, beta, back, units)
         if gamma is not None:
             felt = units * max(0.0, 1 - back.radial)
-            c.learn(gamma, *back.met(felt * back.grid.counts, inner.same, inner.cross, inner.own))
+            value, above = inner, back
+            if back.bend is not None and isinstance(back.bend[0], Bender):  # f'(z) and z of one place go together
+                value, above = _leaning(out, back.bend[0]), back.bend[1]
+                felt = felt / gamma.square if gamma.square > 0 else 0.0
+            c.learn(gamma, *above.met(felt * above.grid.counts, value.same, value.cross, value.own))
             n = max(1, out.units)
             ratio = gamma.mean**2 / gamma.square if gamma.square > 0 else 0.0
             alike = 1 / n + (1 - 1 / n) * apart(back.alike, n) * ratio
@@ -67,6 +75,11 @@ def scaled_by(c: Case, made: Normed, place: int, bias: int, by_unit: bool = True
         return dict(made.down([back]))
 
     return Step((out, *(None for _ in c.node.outputs[1:])), down)
+
+
+def _leaning(z: Kernel, function: Bender) -> Kernel:
+    """Return z f'(z)."""
+    return applied(z, numeric(f"{function.name} leaning", lambda v: v * function.df(v), kinks=function.kinks))[0]
 
 
 def _epsilon(c: Case, default: float = 1e-5) -> float:
@@ -201,13 +214,16 @@ def _group_norm(c: Case) -> Step:
 
 def few(freedom: float) -> float:
     """Return how much larger a typical 1 / s^2 is than 1 / E[s^2], s^2 a variance with few degrees of freedom."""
-    return math.sqrt(min(2.0, freedom / (freedom - 2)) if freedom > 2 else 2.0)
+    return math.sqrt(min(_FEW, freedom / (freedom - 2)) if freedom > 2 else _FEW)
+
+
+_INPUTS = 8  # that statistics are taken over, at least: a graph recorded with one input is not trained with one
 
 
 @op("batch_norm")
 def _batch_norm(c: Case) -> Step:
     x = c.kernel(0)
-    n = max(1, x.inputs)
+    n = max(_INPUTS, x.inputs)
     grid = x.grid
     own_mean, shared_mean = grid.mean(x.own), grid.mean(x.shared)
     variance = max(0.0, float(x.own[0]) - own_mean / n + float(x.shared[0]) - shared_mean)
@@ -228,18 +244,16 @@ def _batch_norm(c: Case) -> Step:
         # The mean over the batch comes off, and what is along the value itself: all of it but a share of one input.
         along = passing * passing
         same, gap = out.same, out.own
-        each = back.each - (grid.mean(back.each) + along * grid.mean(back.each * same) * same) / n
+        off = grid.mean(back.each) + along * grid.mean(back.each * same) * same
+        each = back.each - off / n
         each[0] = max(each[0], back.each[0] * max(0.0, 1 - 2 / count))
         cross = back.cross - grid.mean(back.cross) - along * grid.mean(back.cross * out.cross) * out.cross
         lost = grid.mean(back.own) + along * grid.mean(back.own * same + back.cross * gap) * gap
-        b = back.batched or Batched(back.own, back.cross, back.own)
-        # With weights that sum to zero over the batch there is no mean that all inputs share, but in a batch of one.
+        b = back.batched or unbatched(back)
+        # With weights that sum to zero over the batch there is no mean that all inputs share.
         gone = grid.mean(b.own) + along * grid.mean(b.own * same + b.cross * gap) * gap
-        steady = b.cross
-        if n == 1:
-            steady = b.cross - grid.mean(b.cross) - along * grid.mean(b.cross * out.cross) * out.cross
-        signed = Batched(b.own - gone / n, steady, -lost * (1 - 1 / n))
-        made = Back(grid, each, back.own - lost / n, cross, back.alike, back.profile, signed, passing**2)
+        signed = Batched(b.own - gone / n, b.cross, -lost * (1 - 1 / n), -off * (1 - 1 / n))
+        made = Back(grid, each, back.own - lost / n, cross, back.alike, back.profile, signed, radial=passing**2)
         return {0: made.scaled(square * few(count - 1))}
 
     return scaled_by(c, Normed(out, math.sqrt(square), down), 1, 2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import lru_cache
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from initaudit.theory.activate import slopes
 from initaudit.theory.bending import bender
 from initaudit.theory.engine import Learned, Walk, finite
 from initaudit.theory.kernel import PLACE, Kernel
-from initaudit.types import Head, Measured, Signal
+from initaudit.types import Array, Head, Measured, Signal
 
 _PROBABILITIES = frozenset({"softmax", "log_softmax"})
 _ALIKE = 1.9  # times 1/n, the second moment of the mean of n units that know nothing of each other
@@ -73,7 +75,7 @@ def row(walk: Walk, place: Place, measured: Measured, inputs: int) -> Signal:
     if learned is not None:
         gradient = math.sqrt(max(0.0, learned.square)) if math.isfinite(learned.square) else None
         contrast = finite(max(0.0, learned.contrast))
-        common = finite(max(0.0, learned.cross) + max(0.0, learned.apart + learned.batch) / max(1, inputs))
+        common = finite(max(0.0, learned.cross + learned.batch / inputs))
     stats = measured.stats
     size = math.sqrt(stats.count * (stats.variance + stats.mean**2)) if stats.count else 0.0
     return Signal(
@@ -95,7 +97,13 @@ def _tied(walk: Walk, place: Place, measured: Measured) -> float | None:
     units = measured.stats.rows.hash
     if len(units) < 2 or measured.layer.kind in ("norm", "embedding"):
         return None
-    _, group, counts = np.unique(units, return_inverse=True, return_counts=True)
+    keys = [np.unique(units, return_inverse=True)[1].ravel()]
+    for tensor, _ in measured.tensors:  # units with equal weights and other biases are no copies
+        values = walk.weights.loaded(tensor) if tensor.shape == (len(units),) else None
+        if values is not None and values.dtype.kind == "f":
+            keys.append(np.unique(values, return_inverse=True)[1].ravel())
+    _, group, counts = np.unique(np.stack(keys), axis=1, return_inverse=True, return_counts=True)
+    group = np.ravel(group)
     copies = float(np.mean(counts[group] > 1))
     if not copies:
         return 0.0
@@ -113,7 +121,10 @@ def _correlation(k: Kernel) -> float | None:
 
 def _learned(walk: Walk, place: Place) -> Learned | None:
     """Return the gradient of a layer's weight; None where it is not known, zeros where nothing comes back."""
-    names = [name for name in place.constants if name in walk.learned]
+    own = [t for name in place.constants if (t := walk.view.graph.constants.get(name)) is not None]
+    if own and all(t.buffer for t in own):
+        return None  # it does not learn
+    names = [name for name in place.constants if name in walk.learned and not _buffer(walk, name)]
     if names:
         out = Learned()
         for name in names:
@@ -122,13 +133,18 @@ def _learned(walk: Walk, place: Place) -> Learned | None:
             out.apart += walk.learned[name].apart
             out.batch += walk.learned[name].batch
             out.contrast += walk.learned[name].contrast
-        if any(set(walk.view.nodes[at].outputs) & walk.lost for at in place.nodes):
+        if any(at in walk.guessed or set(walk.view.nodes[at].outputs) & walk.lost for at in place.nodes):
             return None
         return out
     unknown = not place.nodes or any(
-        at not in walk.steps or set(walk.view.nodes[at].outputs) & walk.lost for at in place.nodes
+        at not in walk.steps or at in walk.guessed or set(walk.view.nodes[at].outputs) & walk.lost for at in place.nodes
     )
     return None if unknown else Learned()
+
+
+def _buffer(walk: Walk, name: str) -> bool:
+    tensor = walk.view.graph.constants.get(name)
+    return tensor is not None and tensor.buffer
 
 
 def _slopes(walk: Walk, place: Place, inputs: int) -> tuple[float | None, float | None]:
@@ -165,14 +181,27 @@ def heads(walk: Walk, ends: Sequence[str], ids: bool) -> tuple[Head, ...]:
 def excess(variance: float, classes: int) -> float:
     """Return the expected cross entropy of normal logits against random classes, less log C.
 
-    log E exp up to where the largest logit takes over: Derrida's random energy model, with the variance of the mean
-    over C classes taken off.
+    That is log E exp over the classes, whose logits are put at the quantiles of a normal variable: one each for the
+    largest, fewer for the many behind them.
     """
-    limit = 2 * math.log(classes)
-    within = variance * (1 - 1 / classes)
-    if within <= limit:
-        return within / 2 * (1 - 1 / classes)
-    return math.sqrt(within * limit) - limit / 2
+    places, counts = _ranks(classes)
+    deviation = math.sqrt(max(0.0, variance))
+    if not math.isfinite(deviation):
+        return math.nan
+    top = deviation * float(places.max())
+    return top + math.log(float(counts @ np.exp(deviation * places - top)) / classes)
+
+
+@lru_cache(maxsize=64)
+def _ranks(classes: int) -> tuple[Array, Array]:
+    """Return where C sorted normal numbers are about, and how many each of these places stands for."""
+    edges = np.unique(np.round(np.geomspace(1, classes + 1, 400)).astype(np.int64))
+    edges = np.unique(np.concatenate([edges, classes + 1 - edges + 1]).clip(1, classes + 1))
+    counts = np.diff(edges).astype(np.float64)
+    middle = (edges[:-1] + edges[1:] - 1) / 2
+    normal = NormalDist()
+    places = np.array([-normal.inv_cdf((m - 0.5) / classes) for m in middle])
+    return places, counts
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -188,11 +217,6 @@ def shortened(signal: Signal) -> Signal:
     found = {field.name: getattr(signal, field.name) for field in fields(signal)}
     changed: dict[str, Any] = {name: _short(value) for name, value in found.items() if isinstance(value, float)}
     return replace(signal, **changed)
-
-
-def inputs_of(walk: Walk) -> int:
-    """Return how many inputs one run takes."""
-    return max((k.inputs for k in walk.kernels.values() if k is not None), default=1)
 
 
 def positions_of(kernel: Kernel) -> int:

@@ -260,7 +260,7 @@ def _outs(
     else:
         axes = (token, (Atom(UNIT, len(runs)),) if len(runs) > 1 else (), batch, (Atom(UNIT, units),))
     if steps < 2:
-        grid, own, shared, size = Grid(), own, shared, None
+        grid, size = Grid(), None
     out = Kernel(axes, grid, own, shared, mean, _alike(parts), () if size is None else (size,))
     return (out, *ends)
 

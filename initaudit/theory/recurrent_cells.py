@@ -1,9 +1,9 @@
 """What recurrent cells do over time: covariances of two time steps, forward and backward.
 
-All is kept for pairs of time steps (t, t + lag), for one input with itself ("same") and for two inputs ("cross"): a matrix
-with a row per step and a column per lag. The state of a step is made from that of the step before, so the pairs of one
-lag follow from each other. Gates are independent of each other and of the state (mean field; Chen, Pennington, Schoenholz
-2018, Gilboa et al. 2019).
+All is kept for pairs of time steps (t, t + lag), for one input with itself ("same") and for two inputs ("cross"): a
+matrix with a row per step and a column per lag. The state of a step is made from that of the step before, so the
+pairs of one lag follow from each other. Gates are independent of each other and of the state (mean field; Chen,
+Pennington, Schoenholz 2018, Gilboa et al. 2019).
 """
 
 from __future__ import annotations

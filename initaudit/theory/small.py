@@ -9,10 +9,12 @@ import numpy as np
 from initaudit.graph.evaluate import POINTWISE
 from initaudit.graph.moved import moved
 from initaudit.graph.view import View
-from initaudit.types import Array, Node, Tensor
+from initaudit.types import Array, Node, Ref, Tensor
 
 Ask = Callable[[str], Array | None]
 Shape = tuple[int | None, ...]
+_EYE = 1 << 16
+_EVEN = frozenset({"resize", "upsample", "max_pool", "average_pool"})  # keep what is one number throughout
 
 
 def evaluated(
@@ -36,20 +38,28 @@ def evaluated(
     return made if made is not None and made.size <= most else None
 
 
+def _extents(view: View, node: Node, ask: Ask, shape_of: Callable[[str], Shape | None] | None) -> Array | None:
+    """Return the shape of a value, or its number of elements."""
+    name = node.inputs[0]
+    shape = view.graph.shapes.get(name) or view.graph.inputs.get(name)
+    if (shape is None or any(n is None for n in shape)) and shape_of is not None:
+        shape = shape_of(name)
+    if shape is None:
+        computed = ask(name)
+        shape = None if computed is None else computed.shape
+    if shape is None or any(n is None for n in shape):
+        return None
+    full = np.asarray([int(n or 0) for n in shape], np.int64)
+    if node.op == "size":
+        return np.asarray(np.prod(full))
+    return full[node.attrs.get("start", 0) : node.attrs.get("end")]
+
+
 def _made(
     view: View, node: Node, output: str, ask: Ask, most: int, shape_of: Callable[[str], Shape | None] | None
 ) -> Array | None:
     if node.op in ("shape", "size"):
-        name = node.inputs[0]
-        shape = view.graph.shapes.get(name) or view.graph.inputs.get(name)
-        if (shape is None or any(n is None for n in shape)) and shape_of is not None:
-            shape = shape_of(name)
-        if shape is None or any(n is None for n in shape):
-            return None
-        full = np.asarray([int(n or 0) for n in shape], np.int64)
-        if node.op == "size":
-            return np.asarray(np.prod(full))
-        return full[node.attrs.get("start", 0) : node.attrs.get("end")]
+        return _extents(view, node, ask, shape_of)
     if node.op == "source":
         counted = _counted(node)
         if counted is not None:
@@ -69,14 +79,32 @@ def _made(
     values = [ask(name) for name in node.inputs if name]
     if any(v is None for v in values):
         return None
+    index = node.attrs.get("index")
+    if node.op == "gather_nd" and isinstance(index, tuple) and values[0] is not None:
+        places = tuple(ask(i.name) if isinstance(i, Ref) else i for i in index)
+        return np.asarray(values[0][tuple(p.astype(np.int64) if isinstance(p, np.ndarray) else p for p in places)])
+    if node.op == "scatter_nd" and isinstance(index, tuple) and values[0] is not None and len(values) > 1:
+        places = tuple(ask(i.name) if isinstance(i, Ref) else i for i in index)
+        given = [k for k, name in enumerate(n for n in node.inputs if n) if k and name not in {
+            i.name for i in index if isinstance(i, Ref)}]
+        out = np.array(values[0])
+        out[tuple(p.astype(np.int64) if isinstance(p, np.ndarray) else p for p in places)] = values[given[0]]
+        return out
     known = [v for v in values if v is not None]
     if node.op == "range" and len(known) == 3:
         start, stop, step = (float(v.ravel()[0]) for v in known)
         return np.arange(start, stop, step).astype(known[0].dtype) if abs((stop - start) / step) <= most else None
+    if node.op == "div" and node.call is None and all(v.dtype.kind in "iu" for v in known):
+        return np.asarray(known[0] // known[1])  # ONNX divides whole numbers so
     if node.op in POINTWISE:
         if int(np.prod(np.broadcast_shapes(*(v.shape for v in known)))) > most:
             return None
         return np.asarray(POINTWISE[node.op](known, node.attrs))
+    return _moved(view, node, output, known, most)
+
+
+def _moved(view: View, node: Node, output: str, known: list[Array], most: int) -> Array | None:
+    """Return what a node makes that moves, copies or counts what it is given."""
     first = known[0] if known else np.zeros(0)
     if node.op == "concat":
         axis = node.attrs.get("axis", 0)
@@ -90,7 +118,20 @@ def _made(
     if node.op == "flatten" and node.call is None:
         axis = node.attrs.get("axis", 1)
         return first.reshape(int(np.prod(first.shape[:axis])), -1)
-    if node.op in _MOVES and len(known) > 1 and node.call is None:
+    if node.op == "trilu" and len(known) == 1:
+        shift = _int(node.attrs, "k", 0)
+        return np.triu(first, shift) if _int(node.attrs, "upper", 1) else np.tril(first, shift)
+    if node.op == "tile" and len(known) == 1:
+        return _repeated(first, node.attrs)
+    if node.op in _EVEN and first.size and bool(np.all(first == first.flat[0])):
+        shape = view.graph.shapes.get(output)
+        known_shape = shape is not None and all(n is not None for n in shape) and _size(shape) <= most
+        return np.full([int(n or 0) for n in shape or ()], first.flat[0]) if known_shape else None
+    if node.op == "cumsum" and len(known) == 1 and isinstance(node.attrs.get("axis"), int):
+        return np.cumsum(first, node.attrs["axis"])
+    if node.op == "split":
+        return _part(first, node, output)
+    if node.op in _MOVES and len(known) > 1:
         return _MOVES[node.op](known, node.attrs)
     if node.op in ("identity", "cast", "dropout"):
         return first
@@ -106,18 +147,48 @@ def _made(
 
 
 def _counted(node: Node) -> Array | None:
-    """Return the numbers that torch's arange makes."""
-    if node.call is None or node.call.target.rpartition(".")[2] != "arange":
+    """Return the numbers that torch's arange and eye make."""
+    word = "" if node.call is None else node.call.target.rpartition(".")[2]
+    if node.call is None or word not in ("arange", "eye"):
         return None
     given = [a for a in node.call.args if isinstance(a, (int, float)) and not isinstance(a, bool)]
     given += [v for k in ("start", "end", "step") if isinstance(v := node.call.kwargs.get(k), (int, float))]
     refs = len(node.call.args) + sum(k in node.call.kwargs for k in ("start", "end", "step"))
-    return np.arange(*given) if 0 < len(given) <= 3 and refs == len(given) else None
+    if not 0 < len(given) <= 3 or refs != len(given):
+        return None
+    if word == "eye":
+        rows, columns = int(given[0]), int(given[-1])
+        return np.eye(rows, columns) if rows * columns <= _EYE else None
+    return np.arange(*given)
 
 
 def _trilu(known: list[Array], upper: bool) -> Array:
     shift = int(known[1].ravel()[0]) if len(known) > 1 else 0
     return np.triu(known[0], shift) if upper else np.tril(known[0], shift)
+
+
+def _repeated(value: Array, attrs: Mapping[str, object]) -> Array | None:
+    """Return copies as torch's repeat makes them, or its repeat_interleave, which has an axis."""
+    repeats, axis = attrs.get("repeats"), attrs.get("axis")
+    if isinstance(repeats, int) and isinstance(axis, int):
+        return np.repeat(value, repeats, axis)
+    given = (repeats,) if isinstance(repeats, int) else repeats
+    if not isinstance(given, tuple | list) or not all(isinstance(n, int) for n in given) or axis is not None:
+        return None
+    return np.tile(value, tuple(given))
+
+
+def _part(value: Array, node: Node, output: str) -> Array | None:
+    """Return one of the equal parts, or of those of a given size, that a split makes."""
+    axis, size, chunks = (node.attrs.get(name) for name in ("axis", "split", "chunks"))
+    if not isinstance(axis, int) or output not in node.outputs or node.attrs.get("keepdims", 1) in (0, False):
+        return None
+    at, whole, count = node.outputs.index(output), value.shape[axis], len(node.outputs)
+    if isinstance(size, tuple | list):
+        start = sum(size[:at])
+        return np.take(value, range(start, start + size[at]), axis)
+    step = size if isinstance(size, int) else -(-whole // (chunks if isinstance(chunks, int) else count))
+    return np.take(value, range(at * step, min(whole, (at + 1) * step)), axis)
 
 
 _MOVES: dict[str, Callable[[list[Array], Mapping[str, object]], Array]] = {

@@ -7,8 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from initaudit.theory.engine import Case, Grads, Step, Unread, constant, op
+from initaudit.theory.engine import Case, Grads, Step, Unread, constant, noise, op
 from initaudit.theory.kernel import Back, Kernel
+
+_RANDOM = {  # torch's, with mean and variance
+    "randn": (0.0, 1.0), "randn_like": (0.0, 1.0), "rand": (0.5, 1 / 12), "rand_like": (0.5, 1 / 12),
+    "normal": (0.0, 1.0), "normal_": (0.0, 1.0), "uniform_": (0.5, 1 / 12), "bernoulli": (0.5, 0.25),
+}  # fmt: skip
 
 
 def filled(shape: tuple[int, ...], mean: float, variance: float) -> Kernel:
@@ -27,8 +32,20 @@ def _shape(c: Case) -> tuple[int, ...]:
     raise Unread
 
 
+def drawn(c: Case, mean: float, variance: float) -> Step:
+    """Return random numbers, drawn for each input anew."""
+    shape = _shape(c)
+    if shape and shape[0] == c.walk.batch and shape[0] > 1:
+        kinds = "b" + ("u" + "p" * (len(shape) - 2) if len(shape) > 3 else "p" * (len(shape) - 2) + "u")
+        return Step((replace(noise(shape, kinds[: len(shape)]).scaled(math.sqrt(variance)), mean=mean),), lambda _: {})
+    return Step((filled(shape, mean, variance),), lambda _: {})
+
+
 @op("source", "constant_of_shape", "range", "eye_like")
 def _source(c: Case) -> Step:
+    word = "" if c.node.call is None else c.node.call.target.rpartition(".")[2]
+    if word in _RANDOM:
+        return drawn(c, *_RANDOM[word])
     values = c.walk.values(c.node.outputs[0])
     if values is not None and values.dtype.kind in "fiub":
         numbers = values.astype(np.float64)
@@ -41,13 +58,13 @@ def _source(c: Case) -> Step:
 
 @op("random_normal", "random_normal_like")
 def _random_normal(c: Case) -> Step:
-    return Step((filled(_shape(c), c.real("mean", 0.0), c.real("scale", 1.0) ** 2),), lambda _: {})
+    return drawn(c, c.real("mean", 0.0), c.real("scale", 1.0) ** 2)
 
 
 @op("random_uniform", "random_uniform_like")
 def _random_uniform(c: Case) -> Step:
     low, high = c.real("low", 0.0), c.real("high", 1.0)
-    return Step((filled(_shape(c), (low + high) / 2, (high - low) ** 2 / 12),), lambda _: {})
+    return drawn(c, (low + high) / 2, (high - low) ** 2 / 12)
 
 
 @op("weight_norm")

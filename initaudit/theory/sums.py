@@ -16,6 +16,8 @@ from initaudit.theory.kernel import Back, Kernel, blended
 from initaudit.theory.moves_cut import cut
 from initaudit.types import Array
 
+_AWAY = 0.3  # of the mean: what positive denominators stay above
+
 
 def _operands(c: Case, places: Sequence[int]) -> tuple[list[Kernel], Kernel, list[Laid]]:
     values = [c.kernel(p) for p in places]
@@ -183,9 +185,9 @@ def _where(c: Case) -> Step:
     numbers = [_scalar(c, place) for place in (first, second) if c.has(place)]
     if c.attrs.get("constant") or (numbers and all(n is not None for n in numbers)):
         return Step((nothing(c),), lambda _: {})  # a mask, which lets pass what a real batch has
-    if condition is None and c.moves(0 if c.node.op == "where" else 1):
-        c.kernel(0 if c.node.op == "where" else 1)  # of a mask nothing is known, and nothing need be
-        raise Unread
+    if condition is None and len(numbers) == 2 and sum(n is not None for n in numbers) == 1:
+        place = (first, second)[int(numbers[0] is not None)]  # a mask, which lets pass what a real batch has
+        return Step((c.kernel(place),), lambda d: {place: d[0]})
     share = 0.5 if condition is None or not condition.size else float(np.mean(condition != 0))
     values, places, shares = [], [], []
     for place, part in ((first, share), (second, 1 - share)):
@@ -222,9 +224,9 @@ def _div(c: Case) -> Step:
         return scaled(c, 0, 1 / number)
     number = _scalar(c, 0)
     if number is not None:
-        return curved(c, 1, _reciprocal(number))
+        return curved(c, 1, _reciprocal(number, c.kernel(1)))
     y = c.kernel(1)
-    made, moments = applied(y, _reciprocal(1.0))
+    made, moments = applied(y, _reciprocal(1.0, y))
     step = product_of([c.kernel(0), made], (0, 1))
 
     def down(d: Grads) -> dict[int, Back | None]:
@@ -236,19 +238,31 @@ def _div(c: Case) -> Step:
     return Step(step.outs, down)
 
 
-def _reciprocal(number: float) -> Bender:
-    """Return number / v, with what lies about 0 held back: only factors that stay away from it are divided by."""
+def _reciprocal(number: float, y: Kernel) -> Bender:
+    """Return number / v, with what lies about 0 held back: nets divide only by what stays away from it.
+
+    Sums of positive numbers have no values near 0, though a normal number with their mean and variance would; nor has
+    what is positive by construction, though its mean was lost on the way here.
+    """
+    least = _AWAY * abs(y.mean) if y.mean**2 > y.spread else 0.0
+    if least > 0:
+        least = float(f"{least:.2g}")
+        sign = math.copysign(1.0, y.mean)
+        return numeric(f"{number}/v from {sign * least}", lambda v: sign * number / np.maximum(sign * v, least))
+
+    least = max(1e-3, _AWAY * math.sqrt(max(0.0, float(y.same[0]))))
+    least = float(f"{least:.2g}") if math.isfinite(least) else 1e-3
 
     def f(v: Array) -> Array:
-        return number * v / (np.square(v) + 1e-6)
+        return number * v / (np.square(v) + least * least)
 
-    return numeric(f"{number}/v", f)
+    return numeric(f"{number}/v about {least}", f)
 
 
 @op("reciprocal", "sqrt", "rsqrt", "log")
 def _power(c: Case) -> Step:
     if c.node.op == "reciprocal":
-        return curved(c, 0, _reciprocal(1.0))
+        return curved(c, 0, _reciprocal(1.0, c.kernel(0)))
     run = {
         "sqrt": lambda v: np.sqrt(np.maximum(v, 0.0)),
         "rsqrt": lambda v: 1 / np.sqrt(np.maximum(v, 1e-6)),
@@ -266,7 +280,7 @@ def _pow(c: Case) -> Step:
     if p == 1:
         return scaled(c, 0, 1.0)
     if p == -1:
-        return curved(c, 0, _reciprocal(1.0))
+        return curved(c, 0, _reciprocal(1.0, c.kernel(0)))
     if p == int(p) and p > 0:
         return curved(c, 0, Bender(f"pow{p}", lambda v: v**p, lambda v: p * v ** (p - 1)))
     return curved(c, 0, numeric(f"pow{p}", lambda v: np.power(np.maximum(v, 1e-6), p)))

@@ -76,7 +76,9 @@ class Weights:
                 for name in (tensor.name, *tensor.parts):
                     self._stats.setdefault(name, stats)
         self._found: dict[str, Weight | None] = {}
-        self._values: dict[str, Array | None] = {}
+        self._values: dict[str, Array] = {}
+        self._missed: dict[str, int] = {}
+        self.clock = 0  # steps of the walk so far
         self._raw: dict[str, Array | None] = {}
 
     def with_opened(self, opened: Mapping[str, tuple[float, float]]) -> Weights:
@@ -96,6 +98,11 @@ class Weights:
         """Whether a constant was measured as part of a layer."""
         tensor = self.view.constant(name)
         return tensor is not None and tensor.name in self._stats
+
+    def learns(self, name: str) -> bool:
+        """Whether a constant is a parameter, as far as the model says; it is no buffer then."""
+        tensor = self.view.graph.constants.get(name)
+        return tensor is not None and tensor.is_float and not tensor.buffer
 
     def stats(self, tensor: Tensor) -> Stats | None:
         """Return the measures of a tensor, where it belongs to a layer."""
@@ -158,7 +165,11 @@ class Weights:
     def _computed(self, name: str, sources: tuple[str, ...]) -> Weight | None:
         values = self.values(name)
         if values is not None:
-            return _measured(values, sources, values.shape)
+            small = _measured(values, sources, values.shape)
+            learned = small is not None and any(self.learns(source) for source in sources)
+            if small is not None and learned and self.ask is not None and self.ask(name) is not None:
+                small = replace(small, value=name)  # its gradient goes on to what it is computed from
+            return small
         made = computed(self.view, name)
         if not made:
             return None
@@ -188,10 +199,19 @@ class Weights:
 
     def values(self, name: str) -> Array | None:
         """Return the values of what does not move and is small."""
-        if name not in self._values:
-            self._values[name] = None  # against loops
-            self._values[name] = self._valued(name)
-        return self._values[name]
+        known = self._values.get(name)
+        if known is None and self._missed.get(name) != self.clock:
+            self._missed[name] = self.clock  # against loops; asked again once more shapes are known
+            known = self._valued(name)
+            if known is not None:
+                self._values[name] = known
+        return known
+
+    def numbers(self, name: str) -> Array | None:
+        """Return the values of a constant that is not too large to be loaded."""
+        tensor = self.view.graph.constants.get(name)
+        found = self.values(name) if tensor is None else self._load(tensor)
+        return found if found is not None and found.dtype.kind in "fV" else None
 
     def _valued(self, name: str, depth: int = 0) -> Array | None:
         from initaudit.theory.small import evaluated  # noqa: PLC0415  it asks back for operands

@@ -38,6 +38,14 @@ def test_a_node_in_the_place_of_a_norm_says_so():
     assert not merged(chain(*OWN, [""] * 4, ["layer1", "layer1", "", ""]))  # called from the module that holds it
 
 
+def test_three_in_the_place_of_norms_are_proof_whatever_else_there_is():
+    scopes = [*(f"layer1.{k}.bn" for k in range(3)), "se.0", "se.1", "se.2", "se.3"]
+    weights = [*OWN[0][:3], *(f"se.{k}.weight" for k in range(4))]
+    biases = [*OWN[1][:3], *(f"se.{k}.bias" for k in range(4))]
+    assert merged(chain(weights, biases, [""] * 7, scopes, more=("layer_norm",)))
+    assert not merged(chain(weights, biases, [""] * 7, ["", *scopes[1:]], more=("layer_norm",)))
+
+
 def test_a_weight_that_lost_its_name_says_so_unless_its_bias_kept_it():
     biases = [f"onnx::Conv_{k}" for k in range(10, 14)]
     assert merged(chain(NAMELESS, biases, PLACES, [""] * 4))

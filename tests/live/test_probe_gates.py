@@ -150,6 +150,35 @@ def test_layers_after_a_zeroed_end_of_a_residual_branch_do_not_sleep():
     assert rows["down.weight"].gate_gradient > 1e-3
 
 
+class Joined(nn.Module):
+    """A class token that joins the others at the end, and reads them behind a small gate only."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.embed, self.read, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.gamma = nn.Parameter(torch.full((8,), scale))
+
+    def forward(self, x):
+        x = self.embed(x)
+        token = self.token.expand(len(x), -1, -1)
+        token = token + self.gamma * self.read(x).mean(1, keepdim=True)
+        return self.head(nn.functional.layer_norm(torch.cat([token, x], 1), (8,))[:, 0])
+
+
+@pytest.mark.parametrize("scale", [1e-5, 0.0, 1.0])
+def test_what_is_read_past_a_gate_only_sleeps_whatever_ways_the_graph_leaves(scale):
+    """All tokens are normalised and joined, so that the graph leads from input to head past the gate."""
+    torch.manual_seed(0)
+    rows, made, _ = probed(Joined(scale), torch.randn(2, 5, 6))
+    asleep = {name for name, row in rows.items() if row.behind_gate}
+    assert asleep == ({"embed.weight", "read.weight", "head.weight"} if scale < 1 else set())
+    if scale < 1:
+        assert rows["head.weight"].gate == rows["embed.weight"].gate == "gamma"
+        assert rows["head.weight"].open_forward_variance > 1e4 * rows["head.weight"].forward_variance
+        assert made.heads[0].open_variance > 1e4 * made.heads[0].variance
+
+
 def test_zeroed_ends_of_many_branches_do_not_sleep_behind_each_other():
     class Deep(nn.Module):
         def __init__(self):

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from initaudit import audit, layers
 from tests.live.test_probe import Plain, probed
 
 torch = pytest.importorskip("torch")
@@ -11,7 +12,7 @@ nn = torch.nn
 
 
 def kernel(module, data, draws=300):
-    """Return |mean g|^2 and the spread of g about it by weight, of gradients of single inputs."""
+    """Return |E g|^2 and the spread of g about it by weight, of gradients of single inputs."""
     torch.manual_seed(11)
     y = module.double()(data.double())
     names, leaves = zip(*module.named_parameters(), strict=True)
@@ -32,8 +33,9 @@ def kernel(module, data, draws=300):
         u /= u.norm()
         for name, j in zip(names, jacobian, strict=True):
             g = torch.einsum("akp,k->ap", j, u)
-            common[name] += float(g.mean(0).square().sum()) / draws
-            contrast[name] += float((g - g.mean(0)).square().sum()) / (len(g) - 1) / draws
+            apart = float((g - g.mean(0)).square().sum()) / (len(g) - 1)
+            common[name] += (float(g.mean(0).square().sum()) - apart / len(g)) / draws
+            contrast[name] += apart / draws
     return common, contrast
 
 
@@ -46,8 +48,24 @@ def test_common_and_contrast_are_parts_of_the_tangent_kernel(monkeypatch):
     rows, _, data = probed(module, torch.randn(2, 6))
     common, contrast = kernel(module, data["x"])
     for name, row in rows.items():
-        assert row.common == pytest.approx(common[name], rel=0.25), name
+        assert row.common == pytest.approx(max(0.0, common[name]), rel=0.25, abs=contrast[name] / 16), name
         assert row.contrast == pytest.approx(contrast[name], rel=0.25), name
+
+
+def test_common_does_not_depend_on_how_many_inputs_there_are():
+    """Weights of mean 0 before a linear head: nothing is common, however few inputs there are."""
+    from initaudit.live.probe import probe
+
+    torch.manual_seed(0)
+    module = Plain(nn.Linear(200, 50, bias=False), nn.Linear(50, 3, bias=False))
+    ratios = []
+    for count in (8, 64):
+        model = audit.live(module, torch.randn(2, 200))
+        rows = layers.infer(model)[0]
+        data = {"x": torch.randn(count, 200)}
+        made = [probe(model.graph, rows, data, seed=seed) for seed in range(6)]
+        ratios.append(sum(m.layers[0].common for m in made) / sum(m.layers[0].contrast for m in made))
+    assert all(ratio < 0.04 for ratio in ratios), ratios  # 1/8 with what a batch of 8 finds by chance
 
 
 def test_what_is_the_same_for_all_inputs_has_no_contrast():

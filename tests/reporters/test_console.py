@@ -95,7 +95,7 @@ def test_what_was_measured_and_what_was_predicted_are_told_apart():
     out = judged(predicted=0.25, verbosity=1)
     assert out.count("~0.25") == 12
     assert "~ predicted from the weights, --probe measures it" in " ".join(out.split())
-    assert "signal" not in judged()
+    assert "signal:" not in judged()
 
 
 def test_rows_told_as_one_show_the_signal_of_the_first_and_the_last():
@@ -122,6 +122,13 @@ def test_the_closing_line_shows_the_risk_and_who_told_it():
     quiet = judged(predicted=0.2, risk=Risk(0.973, "theory"), verbosity=-1)
     assert quiet.count("\n") == 1
     assert "risk 0.97 by theory" in quiet
+
+
+def test_no_risk_is_told_where_none_is_known_or_it_is_not_that_of_training():
+    assert "signal not judged" in " ".join(judged().split())
+    merged = " ".join(judged(predicted=0.2, theory=Signals((), folded=True), risk=Risk(0.973, "theory")).split())
+    assert "risk not told: batch norms are merged" in merged
+    assert "0.97" not in merged
 
 
 def test_refusals_and_disagreement_are_told():

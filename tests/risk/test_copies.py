@@ -25,6 +25,12 @@ def test_the_probe_has_the_last_word():
     assert lost(rows, 1, 1.0)[0] == pytest.approx(1)
 
 
+def test_what_reads_a_layer_has_the_last_word_over_theory():
+    rows = [measured(one) for one in (layer("a", SAME), dense("b"), dense("head", role=Role.HEAD))]
+    assert lost(rows, 0, 1.0, seen=False)[0] == 0
+    assert lost(rows[:1], 0, 1.0, seen=False)[0] == pytest.approx(1)  # nobody is known to read it
+
+
 def test_a_recurrent_weight_reads_itself():
     one = layer("rnn.weight_hh_l0", np.full((4 * WIDTH, WIDTH), 0.05, np.float32), "lstm", parts=("i", "f", "g", "o"))
     assert lost([measured(one)], 0, None)[0] == pytest.approx(1)

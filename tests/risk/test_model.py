@@ -14,7 +14,7 @@ from initaudit.types import Severity
 
 DECADES = st.floats(-NEVER, NEVER)
 FEATURES = st.builds(Features, slow=DECADES, loud=DECADES, rough=DECADES, tied=st.floats(0, 1))
-HEALTHY = Features(0.0, 1.0, 0.0, 0.0)
+HEALTHY = Features(-1.0, 1.0, 0.0, 0.0, 0.0)
 
 
 @given(FEATURES, st.sampled_from(NAMES), st.floats(0, NEVER))

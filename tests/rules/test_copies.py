@@ -28,6 +28,16 @@ def test_copied_units_finds_equal_experts_but_not_equal_groups():
     assert not list(copied_units(audit(layer("dw", depthwise, "conv", "oikk", groups=8))))
 
 
+def test_a_table_of_relative_positions_that_was_read_out_is_no_copy():
+    table = rng().standard_normal((11, 16)).astype(np.float32)
+    turned = np.stack([table[np.arange(8) + shift] for shift in (0, 1, 3)])
+    (finding,) = copied_units(audit(layer("rel", turned, axes="soi")))
+    assert finding.severity is Severity.INFO
+    turned[1, 5] = turned[0, 5]  # the same place
+    (finding,) = copied_units(audit(layer("experts", turned, axes="soi")))
+    assert finding.severity is Severity.ERROR
+
+
 def test_sub_pixel_runs_are_recognised():
     w = np.repeat(rng().standard_normal((8, 16, 3, 3)), 4, axis=0).astype(np.float32)
     (finding,) = copied_units(audit(layer("up", w, "conv", "oikk")))

@@ -17,7 +17,6 @@ MOST_DRAWS = 4
 _FEWEST = 2
 _EASY = 1e11  # multiplications of a probe that takes a few seconds
 _CHEAP = 1.5e9  # multiplications that double precision costs little for
-_SLOW = 2e10  # multiplications from which on two threads are taken
 _STEPS = 4e4  # operations, likewise
 _MEGA = 1e6
 _BACK = 2  # a way back goes to the input and to the weight
@@ -44,13 +43,12 @@ class Cost:
     double: bool  # computed in double precision
     macs: float
     bytes: float
-    threads: int = 1  # fixed, so that sums are taken in one order wherever it runs
     refused: str = ""  # why it is not run
 
     @property
     def seconds(self) -> float:
-        """A rough guess."""
-        return self.macs / _SPEED[self.double] / self.threads
+        """A rough guess for one thread, which is all that is taken."""
+        return self.macs / _SPEED[self.double]
 
     @property
     def sentence(self) -> str:
@@ -103,7 +101,14 @@ def planned(one: Once, batch: int) -> Cost:
         refused = f"too large to run: about {_flop(macs)}, at most {_flop(MOST)}; theory is used instead"
     elif (size if one.sure else one.weights) > MOST_BYTES:
         refused = f"too large to run: about {_size(size)}, at most {_size(MOST_BYTES)}; theory is used instead"
-    return Cost(runs, draws, double, macs, size, 2 if macs > _SLOW else 1, refused)
+    return Cost(runs, draws, double, macs, size, refused)
+
+
+def fewer(cost: Cost, inputs: int) -> Cost:
+    """Return a plan with no more runs than there are different inputs, which take turns at each place."""
+    runs = max(_FEWEST, min(cost.runs, inputs))
+    part = runs / cost.runs
+    return cost if runs == cost.runs else replace(cost, runs=runs, macs=cost.macs * part)
 
 
 def doubled(cost: Cost) -> bool:
@@ -128,7 +133,8 @@ def _flop(macs: float) -> str:
     """Return operations: a multiplication comes with an addition."""
     for unit, size in (("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", _MEGA)):
         if 2 * macs >= size:
-            return f"{2 * macs / size:.2g} {unit}" if 2 * macs < 100 * size else f"{2 * macs / size:.0f} {unit}"
+            count = 2 * macs / size
+            return f"{count:.1f} {unit}" if count < 9.95 else f"{count:.0f} {unit}"
     return "less than 1 MFLOP"
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 
 import torch
 
 from initaudit.errors import UsageError
 from initaudit.graph.view import View
 from initaudit.layers.from_graph_found import Found
+from initaudit.live.probe.examples import Law
 from initaudit.types import Node
 
 BATCH = 2  # inputs per run where the graph leaves it open
@@ -73,11 +75,22 @@ def as_integers(kind: Kind) -> Kind:
 
 
 def made(
-    kinds: Mapping[str, Kind], given: Mapping[str, torch.Tensor], calls: int, seed: int
+    kinds: Mapping[str, Kind],
+    given: Mapping[str, torch.Tensor],
+    calls: int,
+    seed: int,
+    like: Mapping[str, Law] = MappingProxyType({}),
 ) -> list[dict[str, torch.Tensor]]:
     """Return the feeds of several runs.
 
     Given data is cut along its first axis; where there is too little of it, runs share inputs at different places.
+
+    Args:
+        kinds: what each input takes.
+        given: the user's data, by input.
+        calls: number of runs.
+        seed: of what is drawn.
+        like: how to draw inputs that the caller gave examples of.
 
     Raises:
         UsageError: given data has another shape than the input.
@@ -86,7 +99,10 @@ def made(
     feeds: list[dict[str, torch.Tensor]] = [{} for _ in range(calls)]
     for name, kind in kinds.items():
         for k in range(calls):
-            feeds[k][name] = _cut(name, given[name], kind, k, calls) if name in given else _drawn(kind, random)
+            if name in given:
+                feeds[k][name] = _cut(name, given[name], kind, k, calls)
+            else:
+                feeds[k][name] = like[name].run(k, calls, random) if name in like else _drawn(kind, random)
     return feeds
 
 
@@ -199,6 +215,16 @@ def _guessed(view: View, name: str, word: str, rank: int | None, founds: Sequenc
 def batch(kinds: Mapping[str, Kind]) -> int:
     """Return how many inputs one run takes."""
     return max((kind.shape[0] for kind in kinds.values() if kind.shape), default=1)
+
+
+def different(fed: Sequence[Mapping[str, torch.Tensor]], rows: int) -> int:
+    """Return how many inputs differ from all others, where each run takes `rows` of them."""
+    seen = set()
+    for feed in fed:
+        for k in range(rows):
+            own = (v[k] if v.dim() and len(v) == rows > 1 else v for v in feed.values())
+            seen.add(hash(tuple(v.contiguous().numpy().tobytes() for v in own)))
+    return len(seen)
 
 
 def rows(fed: Sequence[Mapping[str, torch.Tensor]]) -> int:

@@ -135,15 +135,28 @@ def free(places: Places, found: Iterable[Gate], ends: Iterable[str]) -> frozense
 def opened(found: Sequence[Gate], parameters: Mapping[str, torch.Tensor], seed: int) -> Iterator[None]:
     """Set gates to 1, or where they are matrices, draw them so that they keep variance; afterwards as before."""
     random = torch.Generator().manual_seed(seed)
-    before: list[tuple[torch.Tensor, torch.Tensor]] = []
-    with torch.no_grad():
+    with _kept(found, parameters):
         for gate in found:
             leaf = parameters[gate.value]
-            before.append((leaf, leaf.detach().clone()))
             if gate.factor or leaf.dim() < 2:
-                leaf.fill_(1.0)
+                leaf.data.fill_(1.0)
             else:
-                leaf.copy_(torch.randn(leaf.shape, generator=random) / math.sqrt(gate.fan))
+                leaf.data.copy_(torch.randn(leaf.shape, generator=random) / math.sqrt(gate.fan))
+        yield
+
+
+@contextmanager
+def zeroed(found: Sequence[Gate], parameters: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Set gates to 0; afterwards as before."""
+    with _kept(found, parameters):
+        for gate in found:
+            parameters[gate.value].data.zero_()
+        yield
+
+
+@contextmanager
+def _kept(found: Sequence[Gate], parameters: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    before = [(leaf := parameters[gate.value], leaf.detach().clone()) for gate in found]
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from initaudit.errors import UnsupportedError
 
 _SURE = 1 << 24  # elements that are made without asking
 _STEPS = 400_000  # operations
+_BACK = 32  # times the bytes of values that may be made one after the other as gradients
 _ASKED = frozenset({"eye", "bincount", "repeat_interleave"})  # whatever their numbers multiply to
 _BY_VALUES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "bincount": torch.amax,
@@ -33,6 +34,9 @@ class TooLargeError(UnsupportedError):
 class Guard(TorchDispatchMode):  # type: ignore[misc,no-any-unimported,unused-ignore]
     """Watches what is computed while it is entered: bytes made and multiplications done.
 
+    The way back is held to the same bytes: it makes a gradient for all that was read, whatever little of it was taken,
+    and for a value that only looks larger than it is.
+
     Args:
         most: bytes of all values that a way forward makes.
         macs: multiplications of one.
@@ -45,6 +49,7 @@ class Guard(TorchDispatchMode):  # type: ignore[misc,no-any-unimported,unused-ig
         self.made = 0.0
         self.macs = 0.0
         self._steps = 0
+        self._back = 0.0
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -65,10 +70,14 @@ class Guard(TorchDispatchMode):  # type: ignore[misc,no-any-unimported,unused-ig
             self.macs += counted(*args, **given, out_val=made) / 2
             if self.macs > self._most_macs:
                 raise TooLargeError(f"too large to run: more than {self._most_macs:.1g} multiplications in one pass")
-        if not func.is_view and not func._schema.is_mutable:
+        if not func._schema.is_mutable:
+            held = tensors[0].numel() if func.is_view and tensors else 0
             for leaf in _leaves(made):
-                if isinstance(leaf, torch.Tensor):
+                if isinstance(leaf, torch.Tensor) and (not func.is_view or leaf.numel() > held):
                     self.made += leaf.numel() * leaf.element_size()
+        self._back += sum(t.numel() * t.element_size() for t in tensors if t.is_floating_point())
+        if self._back > _BACK * self._most:
+            raise TooLargeError(f"too large to run: gradients of more than {_BACK * self._most / 2**30:.0f} GiB")
         if self.made > self._most:
             raise TooLargeError(f"too large to run: values of more than {self._most / 2**30:.0f} GiB")
         return made

@@ -15,6 +15,7 @@ from initaudit.layers.spots import Bend
 from initaudit.live.probe.sums import norm
 
 _NO_SLOPE = 1e-6
+_MANY = 1 << 20
 _LITTLE = 0.05  # of the steepest slope that the activation has
 
 
@@ -121,6 +122,22 @@ def attention(logits: Sequence[torch.Tensor], axis: int) -> Weights | None:
 def excess_loss(logits: Sequence[torch.Tensor]) -> float:
     """Return the cross entropy against classes drawn uniformly, less that of knowing nothing, log C."""
     with torch.no_grad():
-        rows = torch.cat([v.detach().reshape(-1, v.shape[-1]) for v in logits]).double()
-        loss = torch.logsumexp(rows, -1) - rows.mean(-1)
-        return float(loss.mean()) - math.log(rows.shape[-1])
+        losses = []
+        for value in logits:
+            rows = _exact(value.detach().reshape(-1, value.shape[-1]))
+            middle = rows.mean(-1, keepdim=True)  # of sums in single precision, little is lost about it
+            losses.append(torch.logsumexp(rows - middle, -1).double())
+        return float(torch.cat(losses).mean()) - math.log(logits[0].shape[-1])
+
+
+def spread_of_all(values: Sequence[torch.Tensor]) -> float:
+    """Return the standard deviation of all values of several runs."""
+    flat = [_exact(value.detach().reshape(-1)) for value in values]
+    count = sum(v.numel() for v in flat)
+    mean = math.fsum(float(v.sum(dtype=torch.float64)) for v in flat) / count
+    return math.hypot(*(norm(v - mean) for v in flat)) / math.sqrt(count)
+
+
+def _exact(value: torch.Tensor) -> torch.Tensor:
+    """Return values in double precision, unless they are so many that it takes a while."""
+    return value.double() if value.numel() < _MANY else value

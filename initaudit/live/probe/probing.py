@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from initaudit.layers.spots import Bend, Place, Places
+from initaudit.live.probe import feeds
 from initaudit.live.probe.back import Back
 from initaudit.live.probe.cost import pass_limits
 from initaudit.live.probe.gates import Gate, gates, shut, watched
 from initaudit.live.probe.guard import Guard
 from initaudit.live.probe.lockstep import Lockstep
-from initaudit.live.probe.measures import excess_loss, spread
+from initaudit.live.probe.measures import excess_loss, spread, spread_of_all
 from initaudit.live.probe.rows import joined, rounded, short, sized
 from initaudit.live.probe.tied import Twins, tied, twins
 from initaudit.live.probe.waking import Waking
@@ -136,7 +137,10 @@ class Probing:
             common.append(both)
             contrast.append(apart)
             alone.append(_each(both, apart, way.inputs) if own is None else own)
-        return _Pass(watching, heads, _means(alone), _means(common), _means(contrast), copies)
+        shared, told = _means(common), _means(contrast)
+        count = feeds.different(self.batch.fed, way.inputs // len(self.batch.fed))
+        common_of_all = {key: max(0.0, size - told.get(key, 0.0) / count) for key, size in shared.items()}
+        return _Pass(watching, heads, _means(alone), common_of_all, told, copies)
 
     def _twins(self) -> tuple[dict[int, float | None], dict[int, list[tuple[int, Twins]]]]:
         """Return 0 for layers without units of equal weights, None where it is not known, and the other layers."""
@@ -154,8 +158,7 @@ class Probing:
         shape = tuple(runs[0].shape)
         ids = any(not value.is_floating_point() for value in self.batch.fed[0].values())
         logits = len(shape) > 1 and shape[-1] > 1 and (len(shape) == 2 or (len(shape) == 3 and ids))
-        every = torch.cat([value.detach().reshape(-1) for value in runs]).double()
-        std = short(float(every.std(correction=0))) if every.numel() else math.nan
+        std = short(spread_of_all(runs)) if all(value.numel() for value in runs) else math.nan
         loss = short(excess_loss(runs)) if logits else None
         return Head(name, shape, short(apart.variance) if apart else math.nan, std, loss)
 
@@ -198,8 +201,12 @@ class Probing:
             open_rows, heads = [self._row(at, now) for at in range(len(self.own))], _opened(first.heads, now.heads)
             return now.alone
 
+        def shut() -> list[Signal]:
+            now = self._pass(set(), closely=False)
+            return [self._row(at, now) for at in range(len(self.own))]
+
         waking.through(first.alone, again)
-        return waking.rows(rows, open_rows, self.own, self.targets), heads
+        return waking.rows(rows, open_rows, self.own, self.targets, shut), heads
 
 
 def _opened(heads: Sequence[Head], now: Sequence[Head]) -> tuple[Head, ...]:

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 
 from initaudit.errors import InitauditError
 from initaudit.layers.spots import Places
 from initaudit.live.probe import feeds
-from initaudit.live.probe.cost import Cost, doubled, exact, once, planned
+from initaudit.live.probe.cost import Cost, doubled, exact, fewer, once, planned
 from initaudit.live.probe.data import Data, by_input
+from initaudit.live.probe.examples import laws
 from initaudit.live.probe.guard import TooLargeError
 from initaudit.live.probe.lockstep import Lockstep
 from initaudit.live.probe.probing import Batch, Probing
 from initaudit.live.probe.rows import beyond
 from initaudit.live.probe.shapes import counted
-from initaudit.types import Graph, Layer, Signal, Signals
+from initaudit.types import Graph, Layer, Signal, Signals, Tensor
 
 _PROBABILITIES = frozenset({"softmax", "log_softmax"})
 _MOST_GUESSED = 2_000_000  # numbers that a graph is fed with where it does not say how many it takes
+_MEMORY: Any = torch.utils.deterministic
 _STEPS = frozenset({"identity", "cast", "reshape", "squeeze"})
 
 
-def probe(graph: Graph, layers: Sequence[Layer], given: Data | None = None, *, seed: int = 0) -> Signals:
+def probe(
+    graph: Graph,
+    layers: Sequence[Layer],
+    given: Data | None = None,
+    *,
+    seed: int = 0,
+    examples: Sequence[Tensor] = (),
+) -> Signals:
     """Run a small batch through a graph, forward and backward, and measure what each layer does to it.
 
     Batch norms use the statistics of the batch, dropout is off. The way back starts with a random unit vector per input
@@ -39,6 +50,7 @@ def probe(graph: Graph, layers: Sequence[Layer], given: Data | None = None, *, s
         layers: what to measure.
         given: data by input name; drawn where there is none.
         seed: of what is drawn.
+        examples: what the caller fed the model with, by input name: what is drawn resembles it.
 
     Raises:
         UsageError: the data do not fit the graph's inputs.
@@ -51,12 +63,11 @@ def probe(graph: Graph, layers: Sequence[Layer], given: Data | None = None, *, s
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         return _refused(layers, f"it cannot be run: {lacking[0]}{more}")
     why = ""
-    with _settled() as settled:
+    with _settled():
         for kinds in _attempts(places, data):
-            plan, fed = _planned(graph, places, kinds, data, seed)
+            plan, fed = _planned(graph, places, kinds, data, seed, examples)
             if plan.refused:
                 return _refused(layers, plan.refused)
-            settled(plan.threads)
             batch = Batch(fed, feeds.batch(kinds), seed, plan.draws)
             try:
                 made = _closely(Probing(graph, places, layers, targets, batch), plan)
@@ -82,7 +93,12 @@ def estimate(graph: Graph, layers: Sequence[Layer] = (), given: Data | None = No
 
 
 def _planned(
-    graph: Graph, places: Places, kinds: Mapping[str, feeds.Kind], data: Mapping[str, torch.Tensor], seed: int
+    graph: Graph,
+    places: Places,
+    kinds: Mapping[str, feeds.Kind],
+    data: Mapping[str, torch.Tensor],
+    seed: int,
+    examples: Sequence[Tensor] = (),
 ) -> tuple[Cost, list[dict[str, torch.Tensor]]]:
     """Return what a probe on inputs of these kinds costs, and its feeds."""
     one = once(places, graph, {name: kind.shape for name, kind in kinds.items()}, graph.constants)
@@ -90,7 +106,19 @@ def _planned(
         first = feeds.made(kinds, data, 1, seed)
         one = exact(one, counted(graph, first[0], _targets(places)))
     plan = planned(one, feeds.batch(kinds))
-    return plan, [] if plan.refused else feeds.made(kinds, data, plan.runs, seed)
+    if plan.refused:
+        return plan, []
+    like = laws(_examples(kinds, examples), {name: kind.word for name, kind in kinds.items()})
+    if not data and len(like) == len(kinds):
+        there = max((one.different or plan.runs for one in like.values()), default=plan.runs)
+        plan = fewer(plan, there)
+    return plan, feeds.made(kinds, data, plan.runs, seed, like)
+
+
+def _examples(kinds: Mapping[str, feeds.Kind], examples: Sequence[Tensor]) -> dict[str, torch.Tensor]:
+    """Return the values of examples that have the shape of the input."""
+    fit = [one for one in examples if one.name in kinds and kinds[one.name].shape == one.shape]
+    return {one.name: torch.from_numpy(np.array(one.load())) for one in fit}
 
 
 def _closely(probing: Probing, plan: Cost) -> Signals:
@@ -129,17 +157,20 @@ def _attempts(places: Places, data: Mapping[str, torch.Tensor]) -> Iterator[dict
 
 
 @contextmanager
-def _settled() -> Iterator[Callable[[int], None]]:
-    """Sum in one order whatever the number of threads; yields what sets how many of them are used."""
+def _settled() -> Iterator[None]:
+    """Sum in one order whatever the number of threads: with one, which also is the faster on a busy machine."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    threads = torch.get_num_threads()
+    threads, filled = torch.get_num_threads(), _MEMORY.fill_uninitialized_memory
+    torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    _MEMORY.fill_uninitialized_memory = False  # nothing reads it, and it takes a tenth of the time
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
-            yield torch.set_num_threads
+            yield
     finally:
         torch.set_num_threads(threads)
+        _MEMORY.fill_uninitialized_memory = filled
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 

@@ -14,12 +14,13 @@ from functools import cache
 import torch
 
 from initaudit.layers.spots import Place, Places, reached
-from initaudit.live.probe.gates import Gate, free, opened
+from initaudit.live.probe.gates import Gate, free, opened, zeroed
 from initaudit.live.probe.rows import sized
 from initaudit.types import Signal
 
 _WAKES = 10.0  # times the gradient that a layer gets once gates are open, if it sleeps behind one
 _STIRS = 100.0  # times the variance that it hands on then
+_LEFT = 0.01  # of a gradient or a variance, with gates at 0, where it comes past them
 _ROUNDS = 4  # gates behind gates
 _NONE = 1e-9  # of its values when open: a gradient with which a gate never opens
 
@@ -67,23 +68,45 @@ class Waking:
         return bool(self.awake)
 
     def rows(
-        self, rows: Sequence[Signal], open_rows: Sequence[Signal], own: Sequence[Place], ends: Sequence[str]
+        self,
+        rows: Sequence[Signal],
+        open_rows: Sequence[Signal],
+        own: Sequence[Place],
+        ends: Sequence[str],
+        again: Callable[[], Sequence[Signal]],
     ) -> list[Signal]:
-        """Return the signals of layers, with what they are once gates are open."""
+        """Return the signals of layers, with what they are once gates are open.
+
+        A layer sleeps where gradient, or signal, come to it through gates only: the graph may leave ways past them that
+        nothing goes, as from all tokens to the one that is read. Then what is left with the gates at 0 tells.
+
+        Args:
+            rows: as the gates are.
+            open_rows: with the gates that wake open.
+            own: the places of the layers.
+            ends: values that the ways back start from.
+            again: measures the layers anew.
+        """
         view = self._places.view
         past = free(self._places, self.awake, ends)
         fed = _fed(self._places, self.awake)
+        shut = cache(lambda: self._shut(rows, again))
         by_node = {at: gate for gate in self.awake for at in gate.nodes}
         below = cache(lambda gate: _below(self._places, gate))
-        out = []
-        for before, now, place in zip(rows, open_rows, own, strict=True):
+        out: list[Signal] = []
+        for at_row, (before, now, place) in enumerate(zip(rows, open_rows, own, strict=True)):
             mine = next((gate for gate in self._closed if gate.value in place.constants), None)
             nodes = frozenset(place.nodes)
             gate = None
-            if _wakes(before, now) and not (before.gradient and (mine in self.awake or past & nodes)):
+            passed = before.gradient and (mine in self.awake or past & nodes)
+            if _wakes(before, now) and not (
+                passed and (mine in self.awake or _stays(before.gradient, shut()[at_row].gradient))
+            ):
                 at = reached(view, place.nodes, frozenset(by_node) - nodes)
                 gate = None if at is None else by_node[at]
-            if gate is None and mine is None and _stirs(before, now) and not (before.forward_variance and fed & nodes):
+            stirs = gate is None and mine is None and _stirs(before, now)
+            passed = before.forward_variance and fed & nodes
+            if stirs and not (passed and _stays(before.forward_variance, shut()[at_row].forward_variance)):
                 gate = next((g for g in reversed(self.awake) if below(g) & nodes), None)
             told = mine or gate
             row = replace(before, gate_gradient=None if told is None else self.gradients[told.value])
@@ -95,6 +118,13 @@ class Waking:
                 )
             out.append(row if gate is None else replace(row, behind_gate=True, gate=gate.name))
         return out
+
+    def _shut(self, rows: Sequence[Signal], again: Callable[[], Sequence[Signal]]) -> Sequence[Signal]:
+        """Return the signals with the gates that wake at 0, where they are no zeros already."""
+        if not any(bool(self._parameters[gate.value].any()) for gate in self.awake):
+            return rows
+        with zeroed(self.awake, self._parameters):
+            return again()
 
     def _relative(self, gate: Gate, squares: Squares) -> float:
         return math.sqrt(squares.get(id(self._parameters[gate.value]), 0.0)) / self._sizes[gate.value]
@@ -108,6 +138,11 @@ def _stirs(row: Signal, now: Signal) -> bool:
     if row.forward_variance is None or not now.forward_variance:
         return False
     return now.forward_variance >= _STIRS * row.forward_variance
+
+
+def _stays(before: float | None, shut: float | None) -> bool:
+    """Whether what there was is still there with gates at 0."""
+    return not before or (shut or 0.0) >= _LEFT * before
 
 
 def _below(places: Places, gate: Gate) -> frozenset[int]:
