@@ -16,6 +16,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -157,14 +158,16 @@ def _audits(todo: list[tuple[str, Path | None, tuple[str, ...]]], jobs: int, scr
 def _import_all() -> None:
     import torch
 
+    import initaudit
     from benchmarks import zoo_torchvision
-    from initaudit import audit
 
     torch.set_num_threads(1)
     zoo_torchvision.prepare()
-    for name in ("timm", "transformers", "diffusers", "peft", "initaudit.live.opened", "initaudit.live.probe"):
+    for name in ("timm", "transformers", "diffusers", "peft"):
         importlib.import_module(name)
-    audit.select()  # all rules
+    for one in pkgutil.walk_packages(initaudit.__path__, "initaudit."):  # so that all are audited by the same code
+        if not one.name.endswith("__main__"):
+            importlib.import_module(one.name)
 
 
 def _exported(name: str, caches: list[Path]) -> Path | None:

@@ -31,7 +31,8 @@ def whole(found: Sequence[Record], before: dict[str, Record]) -> Record:
         if not model["held_out"]:
             continue
         for way, told in model["ways"].items():
-            looks.setdefault(model["name"], {}).setdefault(way, _look(told))
+            if not told["crashed"]:
+                looks.setdefault(model["name"], {}).setdefault(way, _look(told))
     return {"models": list(found), "first looks": looks}
 
 

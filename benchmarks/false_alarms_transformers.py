@@ -130,8 +130,8 @@ MODELS: dict[str, Callable[[], Built]] = {
                         focal_levels=[2, 2], focal_windows=[3, 3], patch_size=4),
     "yolos": _row("yolos", "ForObjectDetection", _image(), image_size=[32, 32], num_detection_tokens=6),
     "vit_mae": _row("vit_mae", "", _image()),
-    "hf_dpt": _row("dpt", "ForDepthEstimation", _image(64), image_size=64, patch_size=16, fusion_hidden_size=256,
-                   backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[16, 32, 48, 64]),
+    "hf_dpt": _row("dpt", "ForDepthEstimation", _image(64), image_size=64, patch_size=16, hidden_size=384,
+                   num_attention_heads=6, intermediate_size=768, backbone_out_indices=[0, 1, 2, 3]),
     "dinov3": _row("dinov3_vit", "", _image()),
     # video, time
     "vivit": _row("vivit", "ForVideoClassification", _video(4), num_frames=4, video_size=[4, 32, 32],

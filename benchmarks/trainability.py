@@ -1,20 +1,20 @@
 """Does risk predict which networks train? Three judges on networks that were really trained.
 
-    python -m benchmarks.trainability [--fit] [--cached] [--nets MODULE --labels FILE [--out NAME]] [--only GLOB]
+    python -m benchmarks.trainability [--fit] [--cached] [--jobs N]
 
-The labels come from benchmarks.trainability_labels. Without options the fit is judged by leaving out one family of
-architectures after the other, so that every pair is held out once, and the shipped fit on the same pairs as a user gets
-it from `initaudit.check`. Writes benchmarks/results/trainability.md and trainability.json.
+Two sets of networks that share neither architectures nor data: benchmarks.trainability_nets and
+benchmarks.trainability_more; their labels come from benchmarks.trainability_labels. The fit of risk is judged on pairs
+of families that it was not fitted on: on the first set with one family left out after the other; on the second by a fit
+on the first alone; on both together with one family left out after the other; and as a user gets it from
+`initaudit.check`. Writes benchmarks/results/trainability.md and the .json of both sets.
 
---fit     writes initaudit/risk/fit.py from all clear pairs
+--fit     writes initaudit/risk/fit.py from all clear pairs of both sets
 --cached  takes what was measured of each pair from the .json of the last run
---nets, --labels, --out   judge the shipped fit on another set; nothing is fitted there
 """
 
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import importlib
 import json
 import math
@@ -37,7 +37,7 @@ from initaudit.types import Report, Severity, Signals
 
 HERE = Path(__file__).parent
 NETS = "benchmarks.trainability_nets"
-LABELS = HERE / "results" / "trainability_labels.json"
+SETS = ((NETS, "trainability"), ("benchmarks.trainability_more", "trainability_more"))  # networks, name of the results
 FIT = HERE.parent / "initaudit" / "risk" / "fit.py"
 SEED = 1  # of the example input
 MOST = 20.0  # powers of two that a variance is off at most: zero and infinite ones
@@ -62,7 +62,7 @@ def seen(pair: Pair, module: str = NETS) -> Row:
 def _features(report: Report, signals: Signals | None) -> dict[str, float] | None:
     if signals is None:
         return None
-    found = features.measure(features.shares(report.measured, signals))
+    found = features.measure(report.measured, signals, features.shares(report.measured, signals))
     return None if found is None else {name: round(value, 4) for name, value in asdict(found).items()}
 
 
@@ -78,16 +78,16 @@ def _ratio(report: Report) -> float:
     return max((min(MOST, abs(math.log2(r))) if r > 0 else MOST for r in ratios), default=0.0)
 
 
-def measured(module: str, only: str, jobs: int) -> dict[str, Row]:
+def measured(module: str, jobs: int) -> dict[str, Row]:
     """Return what every pair of a module shows, by name."""
-    pairs = [pair for pair in importlib.import_module(module).pairs() if fnmatch.fnmatchcase(pair.name, only)]
+    pairs = list(importlib.import_module(module).pairs())
     with ProcessPoolExecutor(jobs) as pool:
         rows = pool.map(partial(seen, module=module), pairs, chunksize=8)
         return {pair.name: row for pair, row in zip(pairs, rows, strict=True)}
 
 
 def table(rows: Sequence[Row], judge: str) -> Any:
-    """Return features (pairs, 4); a judge that says nothing of a pair has the features of a healthy one."""
+    """Return features (pairs, features); a judge that says nothing of a pair has the features of a healthy one."""
     told = [row[judge]["features"] or dict.fromkeys(features.NAMES, 0.0) for row in rows]
     return np.array([[one[name] for name in features.NAMES] for one in told])
 
@@ -115,6 +115,24 @@ def crossed(names: Sequence[str], rows: Sequence[Row], clear: Any, fails: Any) -
     return {"ratio": fits.held_out(families, clear, fails, by_ratio, fits.most_accurate), **told}
 
 
+def transferred(rows: Sequence[Row], clear: Any, fails: Any, of: Any) -> dict[str, fits.HeldOut]:
+    """Return what each judge says of all pairs by a fit on some of them.
+
+    Args:
+        rows: of all pairs.
+        clear: which have a clear label.
+        fails: their labels.
+        of: which to fit on, where they are clear.
+    """
+    told = {}
+    for judge in ("static", "probe"):
+        model = fits.fitted(table(rows, "probe")[of & clear], fails[of & clear])
+        risk = model.risk(table(rows, judge))
+        cut = fits.threshold(risk[of & clear], fails[of & clear], "error")
+        told[judge] = fits.HeldOut(risk, risk >= cut)
+    return told
+
+
 def write_fit(rows: Sequence[Row], clear: Any, fails: Any) -> None:
     """Write the fit on all clear pairs into the package: one for both judges, on what the probe measured."""
     x = table(rows, "probe")[clear]
@@ -129,7 +147,7 @@ def write_fit(rows: Sequence[Row], clear: Any, fails: Any) -> None:
         "",
         "# fmt: off",
         f"SLOPE = {json.dumps(slope)}  # per decade",
-        f"HALF = {json.dumps(half)}  # where it alone gives a risk of one half",
+        f"HALF = {json.dumps(half)}  # where it alone gives one half",
         f"BASE = {fit.base}  # without any of them",
         f"WARNING = {fits.threshold(risk, labels, 'warning')}",
         f"ERROR = {fits.threshold(risk, labels, 'error')}",
@@ -143,33 +161,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--cached", action="store_true")
-    parser.add_argument("--nets", default=NETS)
-    parser.add_argument("--labels", type=Path, default=LABELS)
-    parser.add_argument("--out", default="trainability", help="name of the results")
-    parser.add_argument("--only", default="*", help="names of pairs, as a glob; nothing is written")
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
-    own = options.nets == NETS
-    if options.fit and not own:
-        parser.error("the shipped fit is fitted on the pairs of benchmarks.trainability_nets only")
-    if not own and options.out == "trainability":
-        parser.error("give the results of other networks a name with --out")
-    labels = json.loads(options.labels.read_text())
-    results = HERE / "results" / f"{options.out}.json"
-    rows = json.loads(results.read_text()) if options.cached else measured(options.nets, options.only, options.jobs)
-    names = [name for name in rows if name in labels]
-    kept = [rows[name] for name in names]
+    names, kept, labels, first = [], [], {}, []
+    for module, name in SETS:
+        results = HERE / "results" / f"{name}.json"
+        rows = json.loads(results.read_text()) if options.cached else measured(module, options.jobs)
+        if not options.cached:
+            results.write_text(json.dumps(rows, indent=1) + "\n")
+        own = json.loads((HERE / "results" / f"{name}_labels.json").read_text())
+        known = [pair for pair in rows if pair in own]
+        names += known
+        kept += [rows[pair] for pair in known]
+        first += [module == NETS] * len(known)
+        labels.update(own)
+    told = reports.Scored(names, kept, labels, np.array(first))
     if options.fit:
         _, clear, fails = reports.labelled(names, labels, "sgd")
         write_fit(kept, clear, fails)
         print(f"wrote {FIT}; run again without --fit to score it")
         return
-    told = reports.Scored(names, kept, labels)
-    text = reports.whole(told, crossed if own else None)
+    text = reports.whole(told, crossed, transferred)
     print(text)
-    if options.only == "*":
-        results.write_text(json.dumps(rows, indent=1) + "\n")
-        results.with_suffix(".md").write_text(text)
+    (HERE / "results" / "trainability.md").write_text(text)
 
 
 if __name__ == "__main__":

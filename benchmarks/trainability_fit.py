@@ -1,10 +1,10 @@
 """Fits the model of `initaudit.risk` to labels, and scores judges on pairs that they were not fitted on.
 
 The model has two numbers per feature (a slope per decade, and where the feature alone gives a risk of one half) and a
-base. A weak prior says what the features mean: 400 steps with momentum 0.9 are 4000 steps of a rate, so at rates of up
-to 0.3 and with a few foldings to go, weights that take more than 10^2 steps to change by their own size do not; the
-smallest rate is 1e-3, so weights that would change by 10^3 times themselves at a rate of 1 diverge. One label in fifty
-is taken to be luck, so that a net that trains against all odds does not blur the rest.
+base. A weak prior says what the features mean: 400 steps with momentum 0.9 are 4000 steps of a rate, so a difference
+that takes more than 10^3.6 steps is not learned; the smallest rate is 1e-3, so weights that would change by 10^3 times
+themselves at a rate of 1 diverge. One label in fifty is taken to be luck, so that a net that trains against all odds
+does not blur the rest.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scipy.optimize import minimize
 from initaudit.risk.features import NAMES
 
 Array = np.ndarray[Any, Any]
-PRIOR_HALF = {"slow": 2.0, "loud": 3.0, "rough": 2.0, "tied": 0.5, "idle": 0.5}
+PRIOR_HALF = {"slow": 3.6, "loud": 3.0, "rough": 2.0, "tied": 0.5, "idle": 0.5}
 PRIOR_SLOPE = {"slow": 3.0, "loud": 3.0, "rough": 3.0, "tied": 15.0, "idle": 15.0}
 HALF_STD = {"slow": 1.0, "loud": 1.0, "rough": 1.0, "tied": 0.2, "idle": 0.2}
 LOG_SLOPE_STD = 0.5

@@ -24,7 +24,9 @@ def told(monkeypatch):
     """Theory and risk that say what a test wants."""
 
     def say(*rows: Signal, why: str = "", risk: Risk | None = None) -> None:
-        monkeypatch.setattr(signals.theory, "predict", lambda graph, measured: Signals(rows, by="theory", why=why))
+        monkeypatch.setattr(
+            signals.theory, "predict", lambda graph, measured, examples: Signals(rows, by="theory", why=why)
+        )
         monkeypatch.setattr(signals.risk, "judge", lambda audit: risk)
 
     say(Signal(forward_variance=1.0), Signal())
@@ -106,7 +108,9 @@ def test_a_probe_that_takes_a_while_is_told_before_it_runs(whole, told, monkeypa
 
     order = []
     monkeypatch.setattr(probing, "estimate", lambda *_: Cost())
-    monkeypatch.setattr(probing, "probe", lambda *_, seed: order.append(seed) or Signals((Signal(), Signal())))
+    monkeypatch.setattr(
+        probing, "probe", lambda *_, seed, examples: order.append(seed) or Signals((Signal(), Signal()))
+    )
     signals.judged(whole, probe=True, seed=5, notice=order.append)
     assert order == ["probing: about 3 GFLOP", 5]
     Cost.seconds = 0.1

@@ -9,6 +9,9 @@ from initaudit.ops import family
 from initaudit.types import Graph, Node, Tensor
 
 _SHAPES = frozenset({"shape", "size"})
+_OTHERS = frozenset({  # moves whose result is not their first input alone
+    "concat", "scatter", "scatter_elements", "scatter_nd", "scatter_add", "index_put", "index_add",
+})  # fmt: skip
 _FEWER = frozenset({"reshape", "expand", "batch_norm"})  # from torch: a shape is an attribute, a scale may be absent
 
 
@@ -65,7 +68,7 @@ class View:
             if node.op in _SHAPES or all(not name or name in self.fixed for name in node.inputs):
                 self.fixed.update(node.outputs)
                 first = node.inputs[0] if node.inputs else ""
-                if first in self.origin and family(node.op) == "move" and node.op != "concat":
+                if first in self.origin and family(node.op) == "move" and node.op not in _OTHERS:
                     for name in node.outputs[:1]:
                         self.origin[name] = self.origin[first]
 
@@ -81,7 +84,7 @@ class View:
             at = name
             while at not in self.graph.constants and at in self.producer and len(chain) < FAR:
                 node = self.nodes[self.producer[at]]
-                if node.call is None or not node.inputs or node.op == "concat":
+                if node.call is None or not node.inputs or node.op in _OTHERS:
                     break
                 chain.append((at, node))
                 at = node.inputs[0]

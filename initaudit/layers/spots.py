@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from initaudit.graph.fuse import fuse
 from initaudit.graph.integers import plain
 from initaudit.graph.view import View, sound
-from initaudit.layers.from_graph_found import RESHAPES, Found
+from initaudit.layers.from_graph_found import RESHAPES
 from initaudit.layers.from_graph_weights import weights
 from initaudit.types import Graph, Layer, Node
 
@@ -41,10 +41,23 @@ class Places:
     def __init__(self, graph: Graph) -> None:
         self.view = View(fuse(plain(sound(graph))))
         self.founds = tuple(weights(self.view))
+        self._known: dict[object, list[int]] = {}  # a weight's identity or name -> places in founds
+        for at, found in enumerate(self.founds):
+            for key in {found.weight.identity, (found.weight.name, found.weight.size)}:
+                self._known.setdefault(key, []).append(at)
+        self._values = tuple(self.view.graph.constants)
+        self._named: dict[str, list[int]] = {}  # a tensor's name -> places of the values that are it
+        self._stored: dict[str, list[int]] = {}  # its storage -> the same
+        for at, tensor in enumerate(self.view.graph.constants.values()):
+            self._named.setdefault(tensor.name, []).append(at)
+            if tensor.is_float:
+                self._stored.setdefault(tensor.storage, []).append(at)
 
     def of(self, layer: Layer) -> Place:
         """Return where a layer is; a place without nodes where it is not known."""
-        own = [f for f in self.founds if _same(f, layer) and f.kind == layer.kind]
+        keys = (layer.weight.identity, (layer.weight.name, layer.weight.size))
+        places = sorted({at for key in keys for at in self._known.get(key, ())})
+        own = [f for at in places if (f := self.founds[at]).kind == layer.kind]
         moving = [f for f in own if f.source not in self.view.fixed]
         own = moving or own
         constants = self._constants(layer)
@@ -72,11 +85,10 @@ class Places:
 
     def _constants(self, layer: Layer) -> tuple[str, ...]:
         names = {layer.weight.name, *layer.weight.parts}
-        table = self.view.graph.constants
-        own = [value for value, t in table.items() if t.name in names]
+        own = sorted({at for name in names for at in self._named.get(name, ())})
         if not own and layer.weight.storage:
-            own = [value for value, t in table.items() if t.storage == layer.weight.storage and t.is_float]
-        return tuple(own)
+            own = self._stored.get(layer.weight.storage, [])
+        return tuple(self._values[at] for at in own)
 
     def _bend(self, out: str, maker: int) -> Bend | None:
         if self.view.family(self.view.nodes[maker]) == "norm":
@@ -98,11 +110,6 @@ class Places:
             return False
         alone = len(self.view.moving(node)) == 1
         return alone and (node.op == "add" or node.op in RESHAPES or self.view.family(node) == "norm")
-
-
-def _same(found: Found, layer: Layer) -> bool:
-    own, other = found.weight, layer.weight
-    return own.identity == other.identity or (own.name == other.name and own.size == other.size)
 
 
 def reached(view: View, starts: Sequence[int], goals: frozenset[int]) -> int | None:

@@ -2,13 +2,15 @@
 
 Each is in decades, and each has one physical meaning that does not depend on a net's width or kind:
 
-`slow`   the logarithm of the number of steps, at a learning rate of 1, in which the weights change by their own size in
-         what tells two inputs apart. The gradient splits into what all inputs share, common = |mean g|^2, and what
-         differs, contrast = E|g - mean g|^2 (Xiao, Pennington and Schoenholz 2020); what counts is the sum of
-         sqrt(contrast) / |W|. Relative to the weights, because a net with small weights leaves the saddle at zero
-         exponentially, at that rate, however little comes out of it at first (Saxe, McClelland and Ganguli 2014). Zero
-         weights count as of usual size, gates as open: that they open is no fault. Where common is more than 100 times
-         contrast, the rate that common bears (LeCun et al. 1998) bounds what contrast gets.
+`slow`   the logarithm of the number of steps that it takes to learn a difference between two inputs. The tangent kernel
+         splits into what all inputs share, common = |mean g|^2 over gradients g of one number, and what tells them
+         apart, contrast = E|g - mean g|^2 (Xiao, Pennington and Schoenholz 2020). There are two ways, and the faster
+         one counts. In the linear regime one step learns contrast * min(1, 2 / (1 + common + contrast)) of a
+         difference: a learning rate is at most about 1, and at most 2 / their sum (LeCun et al. 1998). A net whose
+         weights are small leaves the saddle at zero exponentially, in some tens of foldings at the rate at which
+         weights change relative to themselves, sum of sqrt(contrast) / |W| (Saxe, McClelland and Ganguli 2014); that
+         rate is bounded by what is common where this is more than 100 times contrast. Zero weights count as of usual
+         size, gates as open: that they open is no fault.
 `loud`   the change of all weights at a learning rate of 1, in terms of the weights: sum of |dL/dW| / |W|. A net of
          which every weight changes by its own size at the smallest learning rate that anybody uses diverges. A weight
          before a norm does not count: a step that is too large makes it larger, and so the next step smaller (Arora,
@@ -39,6 +41,8 @@ from initaudit.types import Measured, Role, Signal, Signals
 NEVER = 12.0  # decades that stand for no gradient at all, or for one without bound
 SETTLED = 0.5  # of the entropy of a query's weights, from which its softmax has settled on some keys
 _ALIKE = 2.0  # decades of the condition number of the tangent kernel that every net can bear
+_FOLDINGS = 80.0  # of a weight, until what grows exponentially from it is no longer small
+_DEAD = 0.99  # share of units
 _TINY = 1e-300
 _OPENS = frozenset({Role.GATE, Role.NORM, Role.ADAPTER, Role.BRANCH_END})
 _ASIDE = frozenset({Role.EMBEDDING, Role.NORM, Role.CLOSED_FORM})  # judged by what they feed
@@ -116,14 +120,16 @@ def measure(measured: Sequence[Measured], signals: Signals, found: Sequence[Shar
         return None
     still = set(idle(measured, signals))
     operators = [at for at, m in enumerate(measured) if operates(m)]
-    telling = [s.telling for s in found if s.telling is not None] or [math.sqrt(s.contrast) for s in found]
+    telling = [s.telling for s in found if s.telling is not None]
     copied = [0.0 if s.around else s.copied for s in found if s.copied is not None]
     lost = [s.lost for s in found if s.rate is not None]
     rates = math.fsum(s.rate for s in found if s.rate is not None and not s.heals)
     common, contrast = (math.fsum(part) for part in ((s.common for s in found), (s.contrast for s in found)))
-    alike = _decades(1 + common / (1 + contrast))
+    linear = -_decades(contrast * min(1.0, 2 / (1 + common + contrast)))
+    alike = max(0.0, _decades(1 + common / (1 + contrast)) - _ALIKE)
+    saddle = _decades(_FOLDINGS) - _decades(math.fsum(telling)) + alike
     return Features(
-        slow=min(NEVER, -_decades(math.fsum(telling)) + max(0.0, alike - _ALIKE)),
+        slow=min(linear, saddle),
         loud=_decades(rates),
         rough=max((*(s.rough for s in found if s.rough is not None), settled(signals)), default=0.0),
         tied=max(_mean(lost), _mean(copied), *(s.lost for s in found if not s.around), 0.0),
@@ -132,8 +138,13 @@ def measure(measured: Sequence[Measured], signals: Signals, found: Sequence[Shar
 
 
 def idle(measured: Sequence[Measured], signals: Signals) -> tuple[int, ...]:
-    """Return the places of layers that never learn; none where a zero that gets a gradient may wake them."""
+    """Return the places of layers that never learn; none where a zero that gets a gradient may wake them.
+
+    There must be a reason: a weight at zero, or units that are dead.
+    """
     rows = list(enumerate(zip(measured, signals.layers, strict=False)))
+    if not any(m.stats.zeros == m.stats.count or (s.dead or 0.0) > _DEAD for _, (m, s) in rows if m.stats.count):
+        return ()
     moves = [(m, s) for _, (m, s) in rows if s.gradient]
     if any(m.stats.zeros == m.stats.count and (operates(m) or m.layer.role in _OPENS) for m, s in moves):
         return ()

@@ -19,7 +19,7 @@ from initaudit.risk.fit import WARNING
 from initaudit.risk.runs import Run, decades, fall, growth
 from initaudit.types import Measured, Role, Signal, Signals, Symptom
 
-_HEALTHY = {"slow": -1.0, "loud": 1.5, "rough": 0.5, "tied": 0.0, "idle": 0.0}  # what nets have that train at once
+_HEALTHY = {"slow": 0.5, "loud": 1.5, "rough": 0.5, "tied": 0.0, "idle": 0.0}  # what nets have that train at once
 _MANY = 0.5  # share of units
 _WORTH = 0.3  # decades below which nothing is explained
 _BESIDE = 0.4  # of what the main cause explains, from which another one is told too
@@ -236,7 +236,7 @@ def _high_loss(net: _Net) -> Iterator[_Cause]:
     worst = max(losses, default=0.0)
     if worst > 1:
         heads = [m.layer.name for m, _ in net.carrying if m.layer.role is Role.HEAD]
-        yield _Cause("high-initial-loss", math.log10(worst), worst, _once(heads))
+        yield _Cause("high-initial-loss", math.log10(worst) / 2, worst, _once(heads))  # as a rule it follows
 
 
 def _uneven(net: _Net) -> Iterator[_Cause]:

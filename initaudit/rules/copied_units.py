@@ -26,7 +26,8 @@ def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
 
     ## How it is measured
     Every unit's values are hashed bit by bit. A copy counts when fewer than `accident` such pairs were to be expected
-    from the number of units, their length and the precision of the type. Zero units are not copies (see INI202).
+    from the number of units, their length and the precision of the type. Zero units are not copies (see INI202), nor
+    are those with a single weight, as in stacks of identities.
 
     ## When to ignore it
     Sub-pixel (ICNR) convolutions start with runs of r^2 equal filters on purpose; tables of relative positions that an
@@ -43,8 +44,9 @@ def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
         if not operator(m) or not varied(m):
             continue
         hashes = _by_operator(m, m.stats.rows.hash)
-        nonzero = _by_operator(m, m.stats.rows.nonzero)
         length = m.stats.count / max(1, m.layer.units)
+        # A unit with one incoming weight of many is part of an identity or a fixed wiring, not a draw.
+        nonzero = _by_operator(m, m.stats.rows.nonzero) >= (2 if length >= 8 else 1)
         if _accidents(m, length) > accident:
             continue
         copies, first, second = _copies(hashes, nonzero)

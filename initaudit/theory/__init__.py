@@ -74,7 +74,8 @@ def walked(graph: Graph, measured: Sequence[Measured], examples: Sequence[Tensor
     view = folded(places.view)
     plain = View(sound(graph))
     parts = Parts(real(plain.graph)) if any(node.op == "composite" for node in view.nodes) else None
-    return places, _walk(view, Weights(view, measured, plain=plain), predicted.targets(places), parts, feeds(view, examples))
+    weights = Weights(view, measured, plain=plain)
+    return places, _walk(view, weights, predicted.targets(places), parts, feeds(view, examples))
 
 
 def _walk(

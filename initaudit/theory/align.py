@@ -179,6 +179,8 @@ def _kinds(axis: Axis) -> set[str]:
 
 def _matched(x: Kernel, axis: int, atoms: Axis) -> Kernel:
     if any(t.kind == BATCH for t in atoms) and _inputs(x.axes[axis]) != _inputs(atoms):
+        if _kinds(x.axes[axis]) == {BATCH} and len(atoms) > 1:  # copied to the positions of each input
+            return replace(x, axes=tuple(() if a == axis else one for a, one in enumerate(x.axes)))
         if x.inputs > 1:
             raise Unread
         whole = math.prod(t.extent for t in atoms if t.kind != BATCH)

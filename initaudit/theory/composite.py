@@ -20,6 +20,7 @@ class Parts:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._makers = {name: node for node in graph.nodes for name in node.outputs if name}
+        self._order = {id(node): k for k, node in enumerate(graph.nodes)}
         self._numbers = Numbers(graph)
         for node in graph.nodes:
             self._numbers.learn(node)
@@ -28,7 +29,6 @@ class Parts:
         """Return the nodes from one value to another, in execution order. Raises Unread."""
         inside: dict[int, Node] = {}
         todo, seen = [end], {root}
-        order = {id(node): k for k, node in enumerate(self.graph.nodes)}
         while todo:
             name = todo.pop()
             if name in seen or not name:
@@ -39,7 +39,7 @@ class Parts:
             node = self._makers.get(name)
             if node is None or node.op not in POINTWISE or len(inside) > _MOST:
                 raise Unread
-            inside[order[id(node)]] = node
+            inside[self._order[id(node)]] = node
             todo += node.inputs
         return [inside[k] for k in sorted(inside)]
 

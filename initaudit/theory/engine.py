@@ -41,6 +41,7 @@ NO_SIGNAL = frozenset({  # what makes truth values and places of numbers, and wh
     "is_inf", "argmax", "argmin", "non_zero", "shape", "size", "one_hot", "sign", "floor", "ceil", "round", "argsort",
     "unique", "bitwise_and", "bitwise_or", "bitwise_not",
 })  # fmt: skip
+_MANY = 500  # values
 _CHANCE = 6.0  # standard deviations
 
 
@@ -277,8 +278,28 @@ class Walk:
         at = self.view.producer.get(name)
         if at is None:
             return None
+        values = self.values(name)
+        leaves = self._leaves(name) if values is not None and values.size > 1 else None
+        if values is not None and leaves is not None and not any(map(self.weights.learns, leaves)):
+            found = self._tabled(values)  # they tell more than their moments step by step
+            if found is not None:
+                return found
         self._forward(at)
         return self.kernels.get(name)
+
+    def _leaves(self, name: str) -> set[str] | None:
+        """Return the constants that a value is computed from; None where it is made of very much."""
+        seen: set[str] = set()
+        todo = [name]
+        while todo:
+            if len(seen) > _MANY:
+                return None
+            one = todo.pop()
+            if one not in seen:
+                seen.add(one)
+                at = self.view.producer.get(one)
+                todo += [] if at is None else [n for n in self.view.nodes[at].inputs if n]
+        return {one for one in seen if one in self.view.graph.constants}
 
     def _leaf(self, name: str) -> Kernel | None:
         tensor = self.view.graph.constants[name]

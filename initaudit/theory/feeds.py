@@ -38,7 +38,7 @@ def feeds(view: View, examples: Sequence[Tensor] = ()) -> dict[str, Kernel | Non
 
 def _like(kernel: Kernel, values: Array) -> Kernel:
     """Return a kernel with the mean and variance of an example; as it is where these are those of N(0, 1)."""
-    if not np.all(np.isfinite(values)):
+    if not np.all(np.isfinite(values)) or np.all(values == values.flat[0]):  # masks, and placeholders
         return kernel
     mean, variance = float(values.mean()), float(values.var())
     error = _SIGMAS / math.sqrt(values.size)

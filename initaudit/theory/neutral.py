@@ -51,9 +51,7 @@ def _made(c: Case, output: int, main: Kernel) -> Kernel | None:
 
 def _filled(told: Sequence[int | None], main: Kernel) -> tuple[int, ...]:
     """Return a shape with its open extents taken from what is read, at the same place."""
-    return tuple(
-        int(n) if n is not None else main.shape[k] if k < len(main.shape) else 1 for k, n in enumerate(told)
-    )
+    return tuple(int(n) if n is not None else main.shape[k] if k < len(main.shape) else 1 for k, n in enumerate(told))
 
 
 def _kinds(shape: Sequence[int], main: Kernel) -> str:

@@ -217,13 +217,10 @@ def few(freedom: float) -> float:
     return math.sqrt(min(_FEW, freedom / (freedom - 2)) if freedom > 2 else _FEW)
 
 
-_INPUTS = 8  # that statistics are taken over, at least: a graph recorded with one input is not trained with one
-
-
 @op("batch_norm")
 def _batch_norm(c: Case) -> Step:
     x = c.kernel(0)
-    n = max(_INPUTS, x.inputs)
+    n = INPUTS
     grid = x.grid
     own_mean, shared_mean = grid.mean(x.own), grid.mean(x.shared)
     variance = max(0.0, float(x.own[0]) - own_mean / n + float(x.shared[0]) - shared_mean)
@@ -252,7 +249,8 @@ def _batch_norm(c: Case) -> Step:
         b = back.batched or unbatched(back)
         # With weights that sum to zero over the batch there is no mean that all inputs share.
         gone = grid.mean(b.own) + along * grid.mean(b.own * same + b.cross * gap) * gap
-        signed = Batched(b.own - gone / n, b.cross, -lost * (1 - 1 / n), -off * (1 - 1 / n))
+        apart_off = grid.mean(back.each) + along * grid.mean(back.each * same) * out.cross  # between two inputs
+        signed = Batched(b.own - gone / n, b.cross, -lost * (1 - 1 / n), -apart_off * (1 - 1 / n))
         made = Back(grid, each, back.own - lost / n, cross, back.alike, back.profile, signed, radial=passing**2)
         return {0: made.scaled(square * few(count - 1))}
 

@@ -97,6 +97,8 @@ def _tied(walk: Walk, place: Place, measured: Measured) -> float | None:
     units = measured.stats.rows.hash
     if len(units) < 2 or measured.layer.kind in ("norm", "embedding"):
         return None
+    if len(np.unique(units)) == len(units):
+        return 0.0
     keys = [np.unique(units, return_inverse=True)[1].ravel()]
     for tensor, _ in measured.tensors:  # units with equal weights and other biases are no copies
         values = walk.weights.loaded(tensor) if tensor.shape == (len(units),) else None

@@ -85,8 +85,11 @@ def _made(
         return np.asarray(values[0][tuple(p.astype(np.int64) if isinstance(p, np.ndarray) else p for p in places)])
     if node.op == "scatter_nd" and isinstance(index, tuple) and values[0] is not None and len(values) > 1:
         places = tuple(ask(i.name) if isinstance(i, Ref) else i for i in index)
-        given = [k for k, name in enumerate(n for n in node.inputs if n) if k and name not in {
-            i.name for i in index if isinstance(i, Ref)}]
+        given = [
+            k
+            for k, name in enumerate(n for n in node.inputs if n)
+            if k and name not in {i.name for i in index if isinstance(i, Ref)}
+        ]
         out = np.array(values[0])
         out[tuple(p.astype(np.int64) if isinstance(p, np.ndarray) else p for p in places)] = values[given[0]]
         return out
@@ -99,7 +102,8 @@ def _made(
     if node.op in POINTWISE:
         if int(np.prod(np.broadcast_shapes(*(v.shape for v in known)))) > most:
             return None
-        return np.asarray(POINTWISE[node.op](known, node.attrs))
+        every = iter(known)  # an absent operand has its place: clip(x, , most)
+        return np.asarray(POINTWISE[node.op]([next(every) if n else np.zeros(0) for n in node.inputs], node.attrs))
     return _moved(view, node, output, known, most)
 
 

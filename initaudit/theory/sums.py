@@ -225,6 +225,8 @@ def _div(c: Case) -> Step:
     number = _scalar(c, 0)
     if number is not None:
         return curved(c, 1, _reciprocal(number, c.kernel(1)))
+    if _parts_of_one(c):
+        raise Unread  # the last unit of a product that had ones put beside its values: units are not alike there
     y = c.kernel(1)
     made, moments = applied(y, _reciprocal(1.0, y))
     step = product_of([c.kernel(0), made], (0, 1))
@@ -238,11 +240,32 @@ def _div(c: Case) -> Step:
     return Step(step.outs, down)
 
 
+def _parts_of_one(c: Case) -> bool:
+    """Whether a value is divided by another piece of what it was cut from."""
+    view = c.walk.view
+    roots = []
+    for place in (0, 1):
+        name = c.name(place)
+        for _ in range(4):
+            at = view.producer.get(name)
+            if at is None:
+                return False
+            node = view.nodes[at]
+            if node.op in ("slice", "split"):
+                roots.append(node.inputs[0])
+                break
+            moving = view.moving(node)
+            if node.op not in ("add", "clip", "max", "cast", "identity") or not moving:
+                return False
+            name = node.inputs[moving[0]]
+    return len(roots) == 2 and roots[0] == roots[1]
+
+
 def _reciprocal(number: float, y: Kernel) -> Bender:
     """Return number / v, with what lies about 0 held back: nets divide only by what stays away from it.
 
-    Sums of positive numbers have no values near 0, though a normal number with their mean and variance would; nor has
-    what is positive by construction, though its mean was lost on the way here.
+    Sums of positive numbers have no values near 0, though a normal number with their mean and variance would. Where
+    the mean is no larger than what varies, the sign was lost on the way here: then v counts as its usual size.
     """
     least = _AWAY * abs(y.mean) if y.mean**2 > y.spread else 0.0
     if least > 0:
@@ -250,13 +273,9 @@ def _reciprocal(number: float, y: Kernel) -> Bender:
         sign = math.copysign(1.0, y.mean)
         return numeric(f"{number}/v from {sign * least}", lambda v: sign * number / np.maximum(sign * v, least))
 
-    least = max(1e-3, _AWAY * math.sqrt(max(0.0, float(y.same[0]))))
-    least = float(f"{least:.2g}") if math.isfinite(least) else 1e-3
-
-    def f(v: Array) -> Array:
-        return number * v / (np.square(v) + least * least)
-
-    return numeric(f"{number}/v about {least}", f)
+    size = math.sqrt(max(0.0, float(y.same[0])))
+    usual = float(f"{number / size:.4g}") if math.isfinite(size) and size > 0 else 0.0
+    return numeric(f"{usual} throughout", lambda v: np.full_like(v, usual))
 
 
 @op("reciprocal", "sqrt", "rsqrt", "log")

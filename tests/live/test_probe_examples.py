@@ -189,3 +189,13 @@ def test_two_inputs_are_not_counted_as_more():
     first = report.measured[0].probed
     x = module[0](torch.rand(2, 6, generator=seeded())).detach()
     assert first.forward_variance == pytest.approx(float(x.var(0).mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("probe", [True, False])
+def test_a_placeholder_does_not_make_a_healthy_net_ill(probe):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 3))
+    for x in (torch.zeros(4, 32), torch.ones(1, 32)):
+        report = initaudit.check(module, x, probe=probe)
+        assert report.risk.value < 0.1
+        assert report.measured[0].signal.forward_variance > 0.1

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from initaudit.risk import observe
+from initaudit.risk import fit, observe
 from initaudit.risk.features import NEVER, Features
-from initaudit.types import Role, Signal
+from initaudit.types import Attending, Role, Signal
 from tests.build import he, layer
 from tests.risk.build import HEALTHY, dense, judged, row, stack
 
@@ -47,12 +47,24 @@ def test_a_linear_net_has_no_roughness_at_any_width(width):
 def test_what_is_the_same_for_every_input_teaches_no_difference():
     layers = stack(3)
     alike = [row(one, common=1e4, contrast=1e-2) for one in layers]
-    assert told(layers, alike).slow == pytest.approx(5.7, abs=0.1)
+    assert told(layers, alike).slow > fit.HALF["slow"]
 
 
 def test_tiny_gradients_are_slow_even_if_they_differ_between_inputs():
     layers = stack(3)
     assert told(layers, [row(one, rate=1e-4) for one in layers]).slow > 5
+
+
+def test_small_weights_leave_the_saddle_at_the_rate_at_which_they_change():
+    """A hundredth of the weights in three layers: little comes out, but each weight changes by its own size quickly."""
+    small = [dense(f"layers.{k}", std=0.003) for k in range(3)]
+    usual = stack(3)
+    by_size = [row(one, rate=0.3) for one in small]
+    same_gradient = [
+        row(one, gradient=s.gradient, common=s.common, contrast=s.contrast)
+        for one, s in zip(usual, by_size, strict=True)
+    ]
+    assert told(small, by_size).slow < told(usual, same_gradient).slow
 
 
 def test_one_layer_with_a_healthy_gradient_is_enough():
@@ -129,3 +141,43 @@ def test_nothing_is_told_where_no_gradient_is_known():
     layers = stack(3)
     whole = judged(layers, [Signal(forward_variance=1.0) for _ in layers])
     assert observe(whole, whole.probe) is None
+
+
+def test_two_zeros_in_a_row_leave_layers_that_never_learn():
+    layers, signals = [dense("stem")], []
+    for k in range(6):
+        layers += [dense(f"first.{k}", std=0.0), dense(f"last.{k}", std=0.0, role=Role.BRANCH_END)]
+    layers.append(dense("head", role=Role.HEAD))
+    signals = [row(one, rate=1.0 if one.name in ("stem", "head") else 0.0) for one in layers]
+    assert told(layers, signals).idle == pytest.approx(12 / 14)
+
+
+def test_a_zero_that_gets_a_gradient_wakes_what_is_around_it():
+    layers = [dense("layers.0", std=0.0), *stack(4)]
+    signals = [row(one, rate=1.0 if k == 0 else 0.0) for k, one in enumerate(layers)]
+    assert told(layers, signals).idle == 0
+
+
+def test_a_gradient_of_zero_without_a_reason_is_not_believed():
+    layers = stack(4)
+    assert told(layers, [row(one, rate=float(k == 3)) for k, one in enumerate(layers)]).idle == 0
+    assert told(layers, [row(one, rate=float(k == 3), dead=1.0) for k, one in enumerate(layers)]).idle == 0.75
+
+
+@pytest.mark.parametrize(("entropy", "rough"), [(0.05, 2.0), (0.95, 0.0)])
+def test_attention_counts_where_it_has_settled(entropy, rough):
+    """Masked keys may give logits of any spread; what says that a softmax has settled is its entropy."""
+    layers = stack(3)
+    seen = [Attending(f"{k}.attention", entropy, 50.0) for k in range(2)]
+    whole = judged(layers, [row(one) for one in layers], seen)
+    assert observe(whole, whole.probe).rough == pytest.approx(rough, abs=0.5)
+
+
+def test_copies_matter_less_where_a_path_goes_around_them():
+    values = np.tile(he(1, 16), (16, 1))
+    others = [dense(f"layers.{k}", depth=(k + 2, k + 2)) for k in range(5)]
+    for first, lost in ((1, 1.0), (0, 1 / 6)):
+        rest = [replace(one, depth=(one.depth[0], one.depth[1] - 1 + first)) for one in others]
+        one = layer("tied", values, depth=(1, 1))
+        signals = [row(one, tied=1.0), *(row(other) for other in rest)]
+        assert told([one, *rest], signals).tied == pytest.approx(lost, abs=0.01)

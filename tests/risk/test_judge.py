@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from initaudit.risk import judge
+from initaudit.risk import fit, judge, model
 from initaudit.risk.fit import BASE, ERROR, WARNING
-from initaudit.types import Attending, Audit, Layer, Risk, Role, Severity, Signals, Symptom
+from initaudit.types import Attending, Audit, Layer, Risk, Role, Severity, Signals, State, Symptom
 from tests.build import he, layer
 from tests.risk.build import dense, judged, row, stack
 
@@ -132,8 +134,10 @@ def test_attention_on_one_key():
     one = symptom(judged(layers, signals, seen, std=0.05), "collapsed-attention")
     assert one.layers == ("a.query", "a.key")
     assert one.value == 0.002
-    calm = judged(layers, [row(one) for one in layers], seen)
-    assert risk(calm).symptoms == ()  # attention on a few keys is no fault where nothing else is wrong
+    alone = judged(layers, [row(one) for one in layers], seen)
+    assert symptom(alone, "collapsed-attention").severity is Severity.ERROR  # its gradient need not show it
+    calm = [Attending("a", entropy=0.2, spread=6.0)]
+    assert risk(judged(layers, [row(one) for one in layers], calm)).symptoms == ()
 
 
 def test_units_that_stay_copies():
@@ -238,3 +242,56 @@ def test_what_the_summary_says_is_always_told_by_a_symptom():
         if told.value > max(WARNING, ERROR) + BASE:
             assert worst >= ERROR - 0.05
         assert list(told.symptoms) == sorted(told.symptoms, key=lambda one: -one.risk)
+
+
+# ---- the whole and its symptoms say the same
+
+
+def test_the_gravest_symptom_carries_the_whole_risk():
+    """Two features that are high enough for a warning each make an error together, and that is told."""
+    layers = stack(4)
+    mild = [row(one, rate=10.0**1.97) for one in layers]
+    found = risk(judged(layers, mild, [Attending("a", 0.01, 10 ** (fit.HALF["rough"] - 0.1))], std=100.0))
+    assert found.symptoms[0].risk == found.value
+    assert found.symptoms[0].severity is model.severity(found.value)
+
+
+@given(st.floats(-3, 8), st.floats(-6, 6), st.floats(0, 3))
+@settings(deadline=None, max_examples=60)
+def test_no_risk_is_without_a_symptom_that_is_as_grave(rate, gain, spread):
+    layers = stack(4)
+    signals = [row(one, rate=10.0**-rate, forward_variance=10.0 ** (gain * k / 4)) for k, one in enumerate(layers)]
+    found = risk(judged(layers, signals, [Attending("a", 0.1, 10.0**spread)], std=10.0**gain))
+    told = max((s.severity for s in found.symptoms if not s.capped), default=Severity.INFO)
+    assert told is model.severity(found.value)
+
+
+def test_one_cause_is_told_once():
+    """A head 100 times too large: signal, gradient and loss all follow from one of them."""
+    layers = stack(6)
+    signals = [row(one, rate=1e3, forward_variance=1e6 if k == 5 else 1.0) for k, one in enumerate(layers)]
+    found = risk(judged(layers, signals, std=1000.0, variance=1e6, excess_loss=1800.0))
+    assert [one.kind for one in found.symptoms if not one.capped] == ["exploding-signal"]
+    assert all("follows from exploding-signal" in one.capped for one in found.symptoms[1:])
+
+
+def test_depths_of_one_cause_agree():
+    found = risk(decaying(20, 1, 0.3))
+    assert len({round(one.depth, 6) for one in found.symptoms if one.depth is not None}) == 1
+
+
+def test_layers_that_never_learn_are_told():
+    layers = [dense("stem")]
+    for k in range(6):
+        layers += [dense(f"first.{k}", std=0.0), dense(f"last.{k}", std=0.0, role=Role.BRANCH_END)]
+    layers.append(dense("head", role=Role.HEAD))
+    signals = [row(one, rate=1.0 if one.name in ("stem", "head") else 0.0) for one in layers]
+    one = symptom(judged(layers, signals), "vanishing-gradient")
+    assert (one.value, len(one.layers)) == (0.0, 12)
+
+
+def test_trained_and_broken_weights_have_no_risk():
+    whole = healthy(stack(3))
+    assert judge(replace(whole, state=State.TRAINED)) is None
+    broken = layer("layers.1", np.full((16, 16), np.nan, np.float32))
+    assert judge(judged([dense("layers.0"), broken], [row(dense("layers.0")), row(dense("layers.0"))])) is None

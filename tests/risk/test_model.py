@@ -13,7 +13,7 @@ from initaudit.risk.features import NAMES, NEVER, Features
 from initaudit.types import Severity
 
 DECADES = st.floats(-NEVER, NEVER)
-FEATURES = st.builds(Features, slow=DECADES, loud=DECADES, rough=DECADES, tied=st.floats(0, 1))
+FEATURES = st.builds(Features, slow=DECADES, loud=DECADES, rough=DECADES, tied=st.floats(0, 1), idle=st.floats(0, 1))
 HEALTHY = Features(-1.0, 1.0, 0.0, 0.0, 0.0)
 
 
@@ -30,7 +30,7 @@ def test_a_healthy_net_is_far_from_a_warning():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_feature_alone_can_make_a_net_fail(name):
-    worst = replace(HEALTHY, **{name: 1.0 if name == "tied" else NEVER})
+    worst = replace(HEALTHY, **{name: 1.0 if name in ("tied", "idle") else NEVER})
     assert model.severity(model.risk(worst)) is Severity.ERROR
 
 
@@ -47,5 +47,6 @@ def test_the_fit_means_what_the_features_mean():
     assert 2.5 < fit.HALF["loud"] < 3.5
     assert 1 < fit.HALF["rough"] < 3
     assert 0.3 < fit.HALF["tied"] < 0.9
+    assert 0.3 < fit.HALF["idle"] < 0.9
     assert all(slope > 0 for slope in fit.SLOPE.values())
     assert 0 < fit.BASE < fit.WARNING < fit.ERROR < 1

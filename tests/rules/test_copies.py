@@ -38,6 +38,13 @@ def test_a_table_of_relative_positions_that_was_read_out_is_no_copy():
     assert finding.severity is Severity.ERROR
 
 
+def test_stacked_identities_are_no_copies():
+    stack = np.stack([np.eye(8, dtype=np.float32)] * 4)
+    assert not list(copied_units(audit(layer("rotation", stack, axes="soi"))))
+    stack[:, :, 0] += 0.5
+    assert list(copied_units(audit(layer("rotation", stack, axes="soi"))))
+
+
 def test_sub_pixel_runs_are_recognised():
     w = np.repeat(rng().standard_normal((8, 16, 3, 3)), 4, axis=0).astype(np.float32)
     (finding,) = copied_units(audit(layer("up", w, "conv", "oikk")))

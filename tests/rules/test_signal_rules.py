@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from initaudit.rules import catalogue
+from initaudit.symptoms import CODES
 from initaudit.types import (
     Attending,
     Audit,
@@ -187,7 +188,6 @@ def test_what_no_graph_proves_is_a_warning_at_most():
 def test_trained_weights_and_models_without_risk_have_no_symptoms():
     assert told(fading(symptom("vanishing-signal"), state=State.TRAINED)) == []
     assert told(replace(fading(symptom("vanishing-signal")), risk=None)) == []
-    assert told(fading(symptom("tied-units"))) == []
 
 
 def test_shares_are_never_rounded_to_all_or_nothing():
@@ -225,3 +225,24 @@ def test_rates_attention_and_loss_name_their_figures():
     assert loss.evidence["std"] == 12.0
     alike = one("indistinguishable-inputs")
     assert "cosine of 1 - 0.0001" in alike.message
+
+
+def test_what_follows_names_the_rule_it_follows_from():
+    found = one("exploding-gradient", capped="it follows from exploding-signal")
+    assert found.severity is Severity.INFO
+    assert "[info at most: it follows from INI502]" in found.message
+
+
+def test_a_gradient_that_never_comes_is_not_told_as_a_factor():
+    found = one("vanishing-gradient", value=0.0)
+    assert "no gradient ever comes down to fc0 (and of 4 more layers)" in found.message
+
+
+def test_a_gradient_that_is_too_large_in_one_layer_does_not_grow():
+    found = one("exploding-gradient", value=478.0, layers=("fc4",))
+    assert "grows" not in found.message
+    assert "in fc4, a step at a rate of 1 would be 478 times the weight" in found.message
+
+
+def test_every_symptom_has_the_code_of_its_rule():
+    assert {name: rule.code for name, rule in RULES.items()} == CODES

@@ -36,6 +36,8 @@ from initaudit.types import Array, Tensor
 Attrs = Mapping[str, Any]
 Inputs = Sequence[Tensor | None]
 
+_WRITES = ("none", b"none")
+
 
 def fold(op: str, inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     """Return what ONNX operator `op` of the default domain makes of constants.
@@ -176,6 +178,26 @@ def _concat(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
         return (x,)
     shape = (*x.shape[:axis], sum(t.shape[axis] for t in parts), *x.shape[axis + 1 :])
     return (computed(f"concat{axis}", parts, shape, x.dtype, lambda *arrays: np.concatenate(arrays, axis)),)
+
+
+def _scatter_nd(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
+    x, at, written = _first(inputs), _at(inputs, 1), _at(inputs, 2)
+    places = np.array(integers(at), np.int64)
+    if at is None or written is None or written.dtype != x.dtype or attrs.get("reduction", "none") not in _WRITES:
+        raise UnfoldableError("no plain writing")
+    depth = at.shape[-1] if at.shape else 0
+    if not 0 < depth <= len(x.shape) or written.shape != (*at.shape[:-1], *x.shape[depth:]):
+        raise UnfoldableError("unequal shapes")
+    index = tuple(np.moveaxis(places.reshape(at.shape), -1, 0))
+    if any((one < -n).any() or (one >= n).any() for one, n in zip(index, x.shape, strict=False)):
+        raise UnfoldableError("places outside")
+
+    def write(base: Array, values: Array) -> Array:
+        out = base.copy()
+        out[index] = values
+        return out
+
+    return (computed(f"scatter{places.tobytes().hex()}", (x, written), x.shape, x.dtype, write),)
 
 
 def _expand(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
@@ -336,6 +358,7 @@ _RULES: dict[str, _Rule] = {
     "Slice": _slice,
     "Split": _split,
     "Concat": _concat,
+    "ScatterND": _scatter_nd,
     "Expand": _expand,
     "Gather": _gather,
     "Cast": _cast,
