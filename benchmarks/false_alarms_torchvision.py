@@ -50,7 +50,7 @@ def _mvit() -> Built:
 def _swin(version: str, block: str, merging: str) -> Built:
     swin = importlib.import_module("torchvision.models.swin_transformer")
     model = swin.SwinTransformer(
-        patch_size=[4, 4], embed_dim=48, depths=[2, 2, 2], num_heads=[3, 6, 12], window_size=[4, 4], num_classes=20,
+        patch_size=[4, 4], embed_dim=96, depths=[2, 2, 2], num_heads=[3, 6, 12], window_size=[4, 4], num_classes=20,
         block=getattr(swin, block), downsample_layer=getattr(swin, merging),
     )  # fmt: skip
     return model, {"x": torch.randn(1, 3, 64, 64)}

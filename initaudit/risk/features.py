@@ -10,7 +10,8 @@ Each is in decades, and each has one physical meaning that does not depend on a 
          weights are small leaves the saddle at zero exponentially, in some tens of foldings at the rate at which
          weights change relative to themselves, sum of sqrt(contrast) / |W| (Saxe, McClelland and Ganguli 2014); that
          rate is bounded by what is common where this is more than 100 times contrast. Zero weights count as of usual
-         size, gates as open: that they open is no fault.
+         size, gates as open: that they open is no fault. Where what comes out sleeps behind gates, all of a gate's
+         gradient counts, since a gate need not tell inputs apart to open.
 `loud`   the change of all weights at a learning rate of 1, in terms of the weights: sum of |dL/dW| / |W|. A net of
          which every weight changes by its own size at the smallest learning rate that anybody uses diverges. A weight
          before a norm does not count: a step that is too large makes it larger, and so the next step smaller (Arora,
@@ -42,6 +43,7 @@ NEVER = 12.0  # decades that stand for no gradient at all, or for one without bo
 SETTLED = 0.5  # of the entropy of a query's weights, from which its softmax has settled on some keys
 _ALIKE = 2.0  # decades of the condition number of the tangent kernel that every net can bear
 _FOLDINGS = 80.0  # of a weight, until what grows exponentially from it is no longer small
+_ASLEEP = 1e-6  # of the squared output: the part of it that differs between inputs
 _DEAD = 0.99  # share of units
 _TINY = 1e-300
 _OPENS = frozenset({Role.GATE, Role.NORM, Role.ADAPTER, Role.BRANCH_END})
@@ -84,7 +86,7 @@ def shares(measured: Sequence[Measured], signals: Signals) -> tuple[Share, ...]:
     A layer of which a norm takes the output may have any scale: its gradient goes as 1 / |W|, so that one step heals a
     weight that is too small. Its rate counts as that of a weight of usual size.
     """
-    size = _output(signals)
+    size, asleep = _output(signals), _sleeps(signals)
     out = []
     for at, (m, signal) in enumerate(zip(measured, signals.layers, strict=False)):
         if signal.gradient is None or m.layer.tied or not m.stats.count:
@@ -100,7 +102,8 @@ def shares(measured: Sequence[Measured], signals: Signals) -> tuple[Share, ...]:
         common, contrast = _finite(signal.common), _finite(signal.contrast)
         gate = m.layer.role is Role.GATE and not operator
         scale = max(held, math.sqrt(m.stats.count)) if gate else held or usual
-        telling = math.sqrt(contrast) / scale if (operator or gate) and scale > 0 else None
+        tells = contrast + (common if gate and asleep else 0.0)
+        telling = math.sqrt(tells) / scale if (operator or gate) and scale > 0 else None
         lost, copied = copies.lost(measured, at, signal.tied, seen=signals.by == "probe") if operator else (0.0, None)
         heals_itself = held > 0 and bool(m.layer.normed)
         around = operator and copies.around(measured, at)
@@ -177,6 +180,17 @@ def operates(m: Measured) -> bool:
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / max(1, len(values))
+
+
+def _sleeps(signals: Signals) -> bool:
+    """Whether what comes out is the same for all inputs now, and is not with the gates open."""
+    return any(
+        head.variance < _ASLEEP * head.std**2
+        and head.open_variance is not None
+        and head.open_std is not None
+        and head.open_variance > math.sqrt(_ASLEEP) * head.open_std**2
+        for head in signals.heads
+    )
 
 
 def _output(signals: Signals) -> float:

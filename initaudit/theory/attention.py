@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from initaudit.theory.attention_channels import mixed
-from initaudit.theory.attention_masks import Seen, seen_by
+from initaudit.theory.attention_masks import HIDDEN, Seen, seen_by
 from initaudit.theory.attention_softmax import softmax
 from initaudit.theory.engine import Case, Grads, Step, Unread, op
 from initaudit.theory.grid import Grid
@@ -369,7 +369,7 @@ def _bias(c: Case, place: int) -> Kernel | None:
         found = c.walk.kernels.get(c.name(place))
         return found if found is not None and float(found.same[0]) < _MASK else None
     values = c.values(place)
-    if values is not None and (values.dtype.kind == "b" or not np.all(np.abs(values) < 1e3)):
+    if values is not None and (values.dtype.kind == "b" or not np.all((values > HIDDEN) & (values < 1e3))):
         return None
     try:
         return c.kernel(place)

@@ -15,7 +15,7 @@ from initaudit.types import Array, Node, Ref
 
 _MOST = 1024  # tokens of which all pairs are looked at
 _CELLS = 1 << 20  # of a mask that is computed
-_HIDDEN = -50.0  # what is added to logits that shall not count
+HIDDEN = -50.0  # what is added to logits that shall not count
 _LEVELS = 24
 _DEEP = 100  # nodes that one mask is followed back through
 _COPIES = frozenset({"gather_nd", "gather", "expand", "bool", "reshape"})
@@ -57,7 +57,7 @@ def _mask(c: Case, place: int, queries: int, keys: int, seen: bool | None) -> Ar
     if seen is not None:
         open_to = (values != 0) == seen
     else:
-        open_to = values if values.dtype.kind == "b" else values.astype(np.float64) > _HIDDEN
+        open_to = values if values.dtype.kind == "b" else values.astype(np.float64) > HIDDEN
     whole = np.broadcast_to(open_to, (*open_to.shape[:-2], queries, keys)).reshape(-1, queries, keys)
     return None if whole.all() else whole[:64]
 

@@ -32,7 +32,7 @@ def _scalar(c: Case, place: int) -> float | None:
     found = c.walk.weights.of(c.name(place))
     if found is not None and found.count > 1:
         return None
-    if found is not None and found.sources and c.walk.weights.belongs(c.name(place)):
+    if found is not None and any(c.walk.weights.belongs(source) for source in found.sources):
         return None
     return c.number(place)
 

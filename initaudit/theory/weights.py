@@ -149,7 +149,7 @@ class Weights:
         joined = self.view.producer.get(name)
         if joined is not None and self.view.nodes[joined].op == "concat":
             return tuple(held)
-        return tuple(held[:1])
+        return tuple((held or [value for value in found.values() if self.learns(value)])[:1])  # 0.2 * a learned number
 
     def _moments(self, tensor: Tensor, sources: tuple[str, ...]) -> Weight | None:
         stats = self.stats(tensor)

@@ -61,3 +61,24 @@ def test_an_absent_bound_is_not_another_one():
     )  # type: ignore[arg-type]
     assert made is not None
     assert made.tolist() == [1.0, 4.0]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (8,)])
+def test_a_gate_that_is_scaled_before_it_multiplies_is_a_gate_still(shape):
+    torch = pytest.importorskip("torch")
+    import initaudit
+
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.branch, self.head = (torch.nn.Linear(8, n) for n in (8, 8, 4))
+            self.gate = torch.nn.Parameter(torch.zeros(shape))
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.head(x + 0.2 * self.gate * torch.relu(self.branch(x)))
+
+    torch.manual_seed(0)
+    rows = {m.layer.name: m.predicted for m in initaudit.check(Scaled(), torch.randn(8, 8), probe=False).measured}
+    assert rows["gate"].gradient > 0
+    assert rows["branch"].behind_gate

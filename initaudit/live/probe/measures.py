@@ -16,6 +16,8 @@ from initaudit.live.probe.sums import norm
 
 _NO_SLOPE = 1e-6
 _MANY = 1 << 20
+_GAP = 50.0  # between logits that count and those that a mask hides
+_KEYS = 8
 _LITTLE = 0.05  # of the steepest slope that the activation has
 
 
@@ -104,7 +106,7 @@ def attention(logits: Sequence[torch.Tensor], axis: int) -> Weights | None:
     """Measure the logits of several runs along the axis of the keys; what a mask hides does not count."""
     with torch.no_grad():
         rows = torch.cat([v.detach().movedim(axis, -1).reshape(-1, v.shape[axis]) for v in logits]).double()
-        seen = rows > rows.amax(-1, keepdim=True) - 1e4  # masks subtract more than that, or all
+        seen = (rows > rows.amax(-1, keepdim=True) - 1e4) & (rows >= _floor(rows))
         count = seen.sum(-1)
         able = count > 1
         if not bool(able.any()):
@@ -117,6 +119,25 @@ def attention(logits: Sequence[torch.Tensor], axis: int) -> Weights | None:
         mean = values.sum(-1, keepdim=True) / count.unsqueeze(-1)
         variance = ((values - mean).square() * seen).sum(-1) / count
         return Weights(float(entropy.mean()), float(variance.mean().sqrt()))
+
+
+def _floor(rows: torch.Tensor) -> torch.Tensor:
+    """Return the least logit of each row that no mask hides.
+
+    Masks leave a gap, also those that subtract only 100; on both sides of it logits lie closer together than it is
+    wide, while logits that are far apart by themselves leave gaps of the size of their spread.
+    """
+    none = rows.new_full((*rows.shape[:-1], 1), -math.inf)
+    if rows.shape[-1] < 3:
+        return none
+    ranked = rows.clamp(min=rows.amax(-1, keepdim=True) - 1e4).sort(-1).values
+    gap, at = (ranked[..., 1:] - ranked[..., :-1]).max(-1, keepdim=True)
+    below = ranked.gather(-1, at) - ranked[..., :1]
+    floor = ranked.gather(-1, at + 1)
+    above = ranked[..., -1:] - floor
+    alone = (above > 0) | (rows.shape[-1] >= _KEYS)  # of few keys, one often stands out by itself
+    masks = (gap > _GAP) & (gap > 2 * torch.maximum(below, above)) & alone
+    return torch.where(masks, floor, none)
 
 
 def excess_loss(logits: Sequence[torch.Tensor]) -> float:
