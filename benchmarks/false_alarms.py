@@ -199,7 +199,11 @@ def _export_one(name: str, target: Path) -> int:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     row = models.row(name)
-    save._onnx(replace(row, build=lambda: _run_in(*row.build())), target, dynamo=True, opset=20)
+    try:
+        save._onnx(replace(row, build=lambda: _run_in(*row.build())), target, dynamo=True, opset=20)
+    except Exception as error:
+        print(save._reason(error), file=sys.stderr)
+        return 1
     return 0
 
 

@@ -132,31 +132,42 @@ class SelfNormalizing(nn.Module):
 
 
 class Fixup(nn.Module):
-    """Zhang et al. 2019: no norms, He times L^(-1/2) in each branch, its last weight zero, scalar biases."""
+    """hongyi-zhang/Fixup for CIFAR: no norms, He times L^(-1/2) in each branch, its last weight zero, scalar biases."""
 
     class Block(nn.Module):
         """Two convolutions between scalar biases."""
 
-        def __init__(self, width: int, count: int) -> None:
+        def __init__(self, a: int, b: int, stride: int, count: int) -> None:
             super().__init__()
             self.bias1a, self.bias1b, self.bias2a, self.bias2b = (nn.Parameter(torch.zeros(1)) for _ in range(4))
-            self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-            self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+            self.conv1 = nn.Conv2d(a, b, 3, stride, padding=1, bias=False)
+            self.conv2 = nn.Conv2d(b, b, 3, padding=1, bias=False)
             self.scale = nn.Parameter(torch.ones(1))
-            nn.init.normal_(self.conv1.weight, 0.0, math.sqrt(2 / (width * 9)) * count**-0.5)
+            self.down = nn.AvgPool2d(1, stride) if stride > 1 else None
+            nn.init.normal_(self.conv1.weight, 0.0, math.sqrt(2 / (b * 9)) * count**-0.5)
             nn.init.zeros_(self.conv2.weight)
 
         def forward(self, x: Tensor) -> Tensor:
             y = torch.relu(self.conv1(x + self.bias1a) + self.bias1b)
-            return torch.relu(x + self.conv2(y + self.bias2a) * self.scale + self.bias2b)
+            y = self.conv2(y + self.bias2a) * self.scale + self.bias2b
+            if self.down is not None:
+                x = self.down(x + self.bias1a)
+                x = torch.cat([x, torch.zeros_like(x)], 1)
+            return torch.relu(x + y)
 
-    def __init__(self, blocks: int = 9, width: int = 32) -> None:
+    def __init__(self, blocks: int = 3) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bias1, self.bias2 = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
-        self.blocks = nn.Sequential(*(Fixup.Block(width, blocks) for _ in range(blocks)))
-        self.fc = nn.Linear(width, 10)
-        nn.init.normal_(self.conv.weight, 0.0, math.sqrt(2 / (width * 9)))
+        self.blocks = nn.Sequential(
+            *(
+                Fixup.Block(w if k or w == 16 else w // 2, w, 1 if k or w == 16 else 2, 3 * blocks)
+                for w in (16, 32, 64)
+                for k in range(blocks)
+            )
+        )
+        self.fc = nn.Linear(64, 10)
+        nn.init.normal_(self.conv.weight, 0.0, math.sqrt(2 / (16 * 9)))
         nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 

@@ -78,12 +78,12 @@ class Pyramid(nn.Module):
 
 def _retina() -> Built:
     retina = importlib.import_module("torchvision.models.detection.retinanet")
-    return Pyramid(retina.RetinaNetHead(64, 9, 20), (64, 64)), {"x": torch.randn(1, 3, 32, 32)}
+    return Pyramid(retina.RetinaNetHead(256, 9, 20), (256, 256)), {"x": torch.randn(1, 3, 32, 32)}
 
 
 def _fcos() -> Built:
     fcos = importlib.import_module("torchvision.models.detection.fcos")
-    return Pyramid(fcos.FCOSHead(64, 1, 20), (64, 64)), {"x": torch.randn(1, 3, 32, 32)}
+    return Pyramid(fcos.FCOSHead(256, 1, 20), (256, 256)), {"x": torch.randn(1, 3, 32, 32)}
 
 
 MODELS: dict[str, Callable[[], Built]] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from initaudit.types import Audit, Evidence, Measured, Role, State, Stats, Tensor
+from initaudit.types import Audit, Evidence, Measured, Role, Severity, State, Stats, Tensor
 
 # Kinds that map input units to output units; everything else is told by value only.
 OPERATORS = frozenset({"linear", "conv", "conv_transpose", "rnn", "lstm", "gru", "attention", "bilinear"})
@@ -90,6 +90,16 @@ def wakes(m: Measured, audit: Audit) -> bool | None:
             return signal.gate_gradient > 0
         one = gate
     return None if one is None else False
+
+
+def parted(m: Measured, audit: Audit) -> bool:
+    """Whether the probe saw that no two units of a layer stay equal, in a net that learns all the same.
+
+    Copies that get different gradients are set apart by the first step: what is lost is the start, not the units.
+    """
+    if m.probed is None or m.probed.tied != 0 or not m.probed.gradient or audit.risk is None:
+        return False
+    return audit.risk.by == "probe" and all(one.severity < Severity.WARNING for one in audit.risk.symptoms)
 
 
 def varied(m: Measured) -> bool:

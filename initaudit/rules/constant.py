@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from initaudit.grounds import describe, excuse, operator, redraw, uniformity
+from initaudit.grounds import describe, excuse, operator, parted, redraw, uniformity
 from initaudit.registry import rule
 from initaudit.types import Audit, Finding, Severity
 
@@ -34,9 +34,16 @@ def constant(audit: Audit) -> Iterator[Finding]:
             continue
         why = excuse(m, audit)
         if not why:
+            apart = parted(m, audit)
             yield constant.at(
                 m,
-                f"all {m.stats.count:,} values of {describe(m)} are {m.stats.min:.4g}: {m.layer.units} units are one",
+                f"all {m.stats.count:,} values of {describe(m)} are {m.stats.min:.4g}: "
+                + (
+                    f"{m.layer.units} units start as one, and the first step sets them apart"
+                    if apart
+                    else f"{m.layer.units} units are one"
+                ),
+                severity=Severity.WARNING if apart else Severity.ERROR,
                 needs=uniformity(m),
                 value=m.stats.min,
                 count=m.stats.count,

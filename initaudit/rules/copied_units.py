@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from initaudit.grounds import born, excuse, operator, redraw, uniformity, varied
+from initaudit.grounds import born, excuse, operator, parted, redraw, uniformity, varied
 from initaudit.registry import rule
 from initaudit.types import Array, Audit, Evidence, Finding, Measured, Role, Severity
 
@@ -27,7 +27,8 @@ def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
     ## How it is measured
     Every unit's values are hashed bit by bit. A copy counts when fewer than `accident` such pairs were to be expected
     from the number of units, their length and the precision of the type. Zero units are not copies (see INI202), nor
-    are those with a single weight, as in stacks of identities.
+    are those with a single weight, as in stacks of identities. Where the probe measured that each copy gets a gradient
+    of its own, and the net learns all the same, it is a warning: the first step sets them apart.
 
     ## When to ignore it
     Sub-pixel (ICNR) convolutions start with runs of r^2 equal filters on purpose; tables of relative positions that an
@@ -72,7 +73,15 @@ def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
                 remedy="none",
             )
         elif not (why := excuse(m, audit)):
-            yield copied_units.at(m, message, needs=uniformity(m), **facts, remedy=redraw(m))
+            apart = parted(m, audit)
+            yield copied_units.at(
+                m,
+                message + ("; each gets a gradient of its own, so the first step sets them apart" if apart else ""),
+                severity=Severity.WARNING if apart else Severity.ERROR,
+                needs=uniformity(m),
+                **facts,
+                remedy=redraw(m),
+            )
         else:
             held = Evidence.NAMED if m.layer.role in (Role.HEAD, Role.BRANCH_END, Role.ROUTER) else Evidence.ASSUMED
             yield copied_units.at(

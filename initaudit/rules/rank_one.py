@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from initaudit.grounds import born, operator, plain, redraw, uniformity, varied
+from initaudit.grounds import born, operator, parted, plain, redraw, uniformity, varied
 from initaudit.registry import rule
 from initaudit.types import Audit, Finding, Severity
 
@@ -30,9 +30,12 @@ def rank_one(audit: Audit) -> Iterator[Finding]:
     """
     for m in audit.measured:
         if operator(m) and varied(m) and m.stats.rank_one and plain(m) and born(audit):
+            apart = parted(m, audit)
             yield rank_one.at(
                 m,
-                f"all {m.layer.units} units are multiples of one: the matrix has rank 1",
+                f"all {m.layer.units} units are multiples of one: the matrix has rank 1"
+                + ("; each gets a gradient of its own, so the first steps give it more" if apart else ""),
+                severity=Severity.WARNING if apart else Severity.ERROR,
                 needs=uniformity(m),
                 units=m.layer.units,
                 remedy=redraw(m),

@@ -372,9 +372,10 @@ def _bias(c: Case, place: int) -> Kernel | None:
     if values is not None and (values.dtype.kind == "b" or not np.all((values > HIDDEN) & (values < 1e3))):
         return None
     try:
-        return c.kernel(place)
+        found = c.kernel(place)
     except Unread:
         return None
+    return found if float(found.same[0]) < _MASK else None
 
 
 def _attending(c: Case, seen: Seen, variance: float) -> Attending:
