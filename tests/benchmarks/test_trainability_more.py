@@ -6,11 +6,13 @@ import json
 from itertools import groupby
 
 import pytest
-import torch
 
-from benchmarks import trainability_more, trainability_nets
-from benchmarks.trainability_labels import IGNORED, OUT, accuracy
-from benchmarks.trainability_nets import Pair
+torch = pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+from benchmarks import trainability_more, trainability_nets  # noqa: E402  they need both
+from benchmarks.trainability_labels import IGNORED, OUT, accuracy  # noqa: E402
+from benchmarks.trainability_nets import Pair  # noqa: E402
 
 PAIRS = list(trainability_more.pairs())
 FIRST_OF_FAMILY = [next(group) for _, group in groupby(sorted(PAIRS, key=lambda p: p.family), lambda p: p.family)]
