@@ -185,7 +185,7 @@ def _run(name: str, target: Path) -> str | None:
         return f"export: more than {LIMITS['export']} s"
     if done.returncode == 0:
         return None
-    last = done.stderr.strip().splitlines()[-1:] or ["no output"]
+    last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1:] or ["no output"]
     return re.sub(r"(?<![:/\w])/(\S+/)+", "", f"export: exit {done.returncode}: {last[0]}")[:300]
 
 
@@ -202,7 +202,7 @@ def _export_one(name: str, target: Path) -> int:
     try:
         save._onnx(replace(row, build=lambda: _run_in(*row.build())), target, dynamo=True, opset=20)
     except Exception as error:
-        print(save._reason(error), file=sys.stderr)
+        print(save._reason(error))
         return 1
     return 0
 
