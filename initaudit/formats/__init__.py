@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
-from initaudit.errors import CorruptFileError, InitauditError, ReadError, UnknownFormatError
+from initaudit.edits import Edit, FilePlan
+from initaudit.errors import CorruptFileError, InitauditError, ReadError, UnknownFormatError, UnsupportedError
 from initaudit.formats.base import Format
 from initaudit.formats.beside import neighbours
 from initaudit.formats.unknown import describe
@@ -72,6 +73,23 @@ def _sane(model: Model) -> Model:
 def identify(path: str | Path) -> Format:
     """Return the format that claims a file or folder; raises as `read` does."""
     return _guarded(path, _identify)
+
+
+def plan(path: str | Path, edits: Sequence[Edit]) -> tuple[FilePlan, ...]:
+    """Return which bytes of which files change when tensors of a file or folder get new values; nothing is written.
+
+    Raises:
+        UnsupportedError: the format is only read, or has no room for an edit; the reason says why.
+        ReadError: the content has changed since it was read.
+    """
+
+    def work(where: Path) -> tuple[FilePlan, ...]:
+        one = _identify(where)
+        if one.plan is None:
+            raise UnsupportedError(f"{one.name} files are read, but not written")
+        return one.plan(where, edits)
+
+    return _guarded(path, work)
 
 
 def _guarded(path: str | Path, work: Callable[[Path], T]) -> T:
