@@ -78,7 +78,7 @@ def audit_path(
     Raises:
         InitauditError: the model could not be read, or holds nothing to audit.
     """
-    model = replace(formats.read(path), path=_shown(path))
+    model = replace(formats.read(path), path=shown(path))
     try:
         if meant is not None:
             model = _fitted(model, meant)
@@ -146,7 +146,7 @@ def _live() -> Any:
     return opened
 
 
-def _shown(path: str | Path) -> str:
+def shown(path: str | Path) -> str:
     """Return the path as reports give it: relative to the working folder, so that it says the same on every machine."""
     given = Path(path)
     try:

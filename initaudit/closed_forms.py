@@ -37,7 +37,7 @@ def _equal(values: Array, eps: float) -> bool:
 
 
 def _identity(layer: Layer, stats: Stats) -> Law | None:
-    """One entry per unit at most, all equal: the identity, or Dirac filters where there is a kernel."""
+    """One entry per unit at most, all equal: the identity of each part, or Dirac filters where there is a kernel."""
     rows, columns = stats.rows, stats.columns
     eps = EPS.get(layer.weight.dtype, 1e-5)
     if rows.nonzero.size < 2 or rows.nonzero.max() != 1 or stats.mean <= 0 or "i" not in layer.axes:
@@ -45,7 +45,7 @@ def _identity(layer: Layer, stats: Stats) -> Law | None:
     ones = rows.square[rows.nonzero == 1]
     if not _equal(ones, eps) or not _equal(np.array([stats.max, math.sqrt(float(ones[0]))]), eps):
         return None
-    if columns.nonzero.max() > 1:
+    if columns.nonzero.max() > max(1, len(layer.parts)):
         return None
     name = "dirac" if "k" in layer.axes and math.prod(layer.weight.shape) > rows.nonzero.size**2 else "identity"
     name = "dirac" if "k" in layer.axes else name
@@ -65,13 +65,16 @@ def _delta(layer: Layer, stats: Stats) -> Law | None:
 
 
 def _orthogonal(layer: Layer, stats: Stats) -> Law | None:
-    """Orthogonal rows or columns of equal length, of the parts together (torch.nn.init) or of each part."""
+    """Orthogonal rows or columns of equal length, of each part or of the parts together (torch.nn.init).
+
+    Parts that are orthogonal make tall weights orthogonal as a whole, not the other way round.
+    """
     fans = schemes.fans_of(layer)
     if fans is None:
         return None
     rows, columns = fans.matrix
     near = 1e-3 + 20 * EPS.get(layer.weight.dtype, 0.0)
-    for parts, off in ((max(1, len(layer.parts)), stats.orthogonality), (1, stats.part_orthogonality)):
+    for parts, off in ((1, stats.part_orthogonality), (max(1, len(layer.parts)), stats.orthogonality)):
         short = min(rows * parts, columns)
         operators = stats.count // max(rows * parts * columns, 1)
         if not off < near or short < 4 or operators * rows * parts * columns != stats.count:

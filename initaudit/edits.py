@@ -66,6 +66,8 @@ class FilePlan:
     path: Path  # the file that is read
     patches: tuple[Patch, ...]  # ascending, disjoint; of the same length as what they replace, or a splice
     seal: Callable[[BinaryIO], None] | None = field(default=None, repr=False)  # mends checksums once all is in place
+    # this plan once other files that it mentions, by the path in their plans, are called otherwise
+    named: Callable[[Mapping[Path, str]], FilePlan] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Row:
     reached: tuple[Reached, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Repair:
     """All there is to say about one repair; reporters see nothing else."""
 
@@ -113,3 +115,9 @@ class Repair:
     def code(self) -> int:
         """The exit code: 1 if something got worse, is still at fault, or would change in a dry run."""
         return int(bool(self.worse or self.at_fault or (self.dry and self.plan.recipes)))
+
+    def __repr__(self) -> str:
+        layers = len({recipe.measured.layer.name for recipe in self.plan.recipes})
+        verdict = f", then {self.after.verdict}" if self.after is not None else ""
+        where = f", in {self.output}" if self.output else ", nothing written"
+        return f"<Repair of {self.before.model.path}: {self.before.verdict}{verdict}, {layers} layers{where}>"

@@ -15,6 +15,13 @@ Format = StrEnum("Format", {name: name for name in sorted(reporters.reporters())
 CONSOLE = Format("console")
 
 
+class RepairFormat(StrEnum):
+    """How a repair or a difference is told."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
 class FailOn(StrEnum):
     """The least severity that makes the exit code 1."""
 
@@ -87,3 +94,53 @@ DataOption = Annotated[
 SeedOption = Annotated[int, typer.Option(min=0, help="Of what the probe draws.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings, errors and the closing line.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Every row, every finding, what was not judged.")]
+
+FixPath = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="PATH", help="The file or folder to repair: whatever check reads and docs/formats.md lists."
+    ),
+]
+SchemeOption = Annotated[
+    str,
+    typer.Option(
+        "--scheme", metavar="NAME[:KEY=VALUE,...]",
+        help="How weights are drawn: auto (what each layer needs), lsuv, or any name of `initaudit schemes`.",
+    ),
+]  # fmt: skip
+TargetOption = Annotated[
+    str | None,
+    typer.Option("--output", "-o", metavar="PATH", help="Where to; default beside it: ckpt.pt becomes ckpt.fixed.pt."),
+]
+InPlaceOption = Annotated[bool, typer.Option("--in-place", help="Write over the original.")]
+FixLayersOption = Annotated[
+    list[str] | None,
+    typer.Option("--layers", metavar="GLOB,...", help="Draw these layers, healthy or not, and no others."),
+]
+AllOption = Annotated[bool, typer.Option("--all", help="Draw every layer, healthy or not.")]
+DryOption = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would change and write nothing; exit code 1 if something would.")
+]
+ManifestOption = Annotated[
+    str | None, typer.Option("--manifest", metavar="FILE", help="Write what was done, with checksums, as JSON.")
+]
+EmitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--emit-code",
+        metavar="FILE",
+        help="Write a Python function that does the same, instead of weights; with -o both.",
+    ),
+]
+FixSeedOption = Annotated[int, typer.Option("--seed", min=0, help="Of every draw.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Repair a trained model too; write over an existing output.")
+]
+RepairFormatOption = Annotated[RepairFormat, typer.Option("--format", help="How the result is told.")]
+FixDataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="FILE",
+        help="Batch for lsuv and the probe: .npy, .npz or .pt, by input name; drawn by default.",
+    ),
+]  # fmt: skip

@@ -72,6 +72,19 @@ def judge(measured: Sequence[Measured]) -> tuple[State, tuple[str, ...]]:
     return State.UNKNOWN, (*reasons, "the evidence is divided")
 
 
+def fresh(measured: Sequence[Measured]) -> tuple[str, ...]:
+    """Return the names of layers that training has not touched: still as drawn, or with nothing that could be learned.
+
+    A weight that is constant or not finite throughout holds nothing that training gave it.
+    """
+    return tuple(
+        m.layer.name
+        for m in measured
+        if _untouched(m, tuple(votes(m)))
+        or (m.stats.count > 0 and (m.stats.constant or m.stats.nonfinite == m.stats.count))
+    )
+
+
 def votes(m: Measured) -> Iterator[Vote]:
     """Yield what each tensor of a layer tells about its past."""
     layer, stats = m.layer, m.stats

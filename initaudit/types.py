@@ -496,6 +496,7 @@ class Report:
     coverage: float
     crashed: bool = False  # a rule failed; exit 2 whatever was found
     given: str = ""  # the path as it was typed; model.path is never absolute
+    options: str = ""  # of the command line, quoted: what a repair of the same model needs to be told too
     probe: Signals | None = None
     theory: Signals | None = None
     risk: Risk | None = None

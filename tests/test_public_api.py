@@ -9,7 +9,7 @@ from initaudit.errors import UsageError
 
 
 def test_the_public_names():
-    assert sorted(initaudit.__all__) == ["__version__", "check"]
+    assert sorted(initaudit.__all__) == ["__version__", "check", "fix"]
 
 
 def test_importing_the_package_imports_nothing_else():

@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from initaudit import formats
+from initaudit.edits import Edit, FilePlan
 from initaudit.errors import CorruptFileError, InitauditError, ReadError, UnknownFormatError, UnsupportedError
 from initaudit.formats.base import Format
 from initaudit.formats.beside import SHARD, neighbours
+from initaudit.formats.journal import refuse_interrupted
 from initaudit.formats.json_text import json_file
 from initaudit.formats.sharded import weight_map
 from initaudit.types import Model, Skip
@@ -70,16 +72,11 @@ def read(path: Path) -> Model:
     """Return the one model in a folder.
 
     Raises:
-        ReadError: it holds none, or several that are not the same.
+        ReadError: it holds none, or several that are not the same, or one half replaced.
         UnsupportedError: it holds only what is not read, or is a pipeline of several models.
     """
-    names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-    if _PIPELINE in names:
-        raise _pipeline(path)
-    candidates, skipped, refusal = _candidates(path, names)
-    if not candidates:
-        raise refusal or _nothing(path, len(names))
-    chosen = _choose(candidates)
+    refuse_interrupted(path)
+    chosen, candidates, skipped = _chosen(path)
     model = formats.read_part(chosen.path)
     config, unread = neighbours(chosen.path, signed=False)
     others = [one.path.name for one in candidates if one is not chosen]
@@ -92,7 +89,23 @@ def read(path: Path) -> Model:
     )
 
 
-FORMAT = Format("folder", "folders with one of these", sniff, read, order=95)
+def plan(path: Path, edits: Sequence[Edit]) -> tuple[FilePlan, ...]:
+    """Return which bytes of the files of the model in a folder change; raises what `read` and the file's format do."""
+    return formats.plan(_chosen(path)[0].path, edits)
+
+
+FORMAT = Format("folder", "folders with one of these", sniff, read, order=95, plan=plan)
+
+
+def _chosen(path: Path) -> tuple[Candidate, list[Candidate], list[Skip]]:
+    """Return the file that is read, all that could be, and those that look like a model but are none to be read."""
+    names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    if _PIPELINE in names:
+        raise _pipeline(path)
+    candidates, skipped, refusal = _candidates(path, names)
+    if not candidates:
+        raise refusal or _nothing(path, len(names))
+    return _choose(candidates), candidates, skipped
 
 
 def _candidates(path: Path, names: Sequence[str]) -> tuple[list[Candidate], list[Skip], InitauditError | None]:

@@ -8,14 +8,18 @@ that this module reads is one that trainers read too. `Tensor.storage` is "@" an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from initaudit.edits import Edit, FilePlan
 from initaudit.errors import CorruptFileError, ReadError, UnsupportedError
 from initaudit.formats.base import Format
 from initaudit.formats.json_text import json_object
 from initaudit.formats.mapped import MappedFile
+from initaudit.formats.patching import element_patches, in_order
 from initaudit.naming import STATISTICS
 from initaudit.types import Model, Skip, Tensor
 
@@ -98,7 +102,34 @@ def metadata(path: Path) -> dict[str, str]:
     return _metadata(_header(MappedFile(path))[0])
 
 
-FORMAT = Format("safetensors", "safetensors files", sniff, read, order=10)
+def plan(path: Path, edits: Sequence[Edit]) -> tuple[FilePlan, ...]:
+    """Return which bytes change.
+
+    Raises:
+        ReadError: the file is not the one that the tensors were read from.
+        UnsupportedError: an element type cannot take new values.
+    """
+    file = MappedFile(path)
+    header, start = _header(file)
+    _metadata(header)
+    entries = {start + entry.begin: entry for entry in _ordered(header) if entry.end > entry.begin}
+    by_start: dict[int, list[Edit]] = {}
+    for edit in edits:
+        tensor = edit.tensor
+        if not tensor.size:
+            continue
+        entry = entries.get(int(tensor.storage.removeprefix("@") or -1))
+        if entry is None or _DTYPES.get(entry.dtype) != tensor.dtype:
+            raise ReadError(f"tensor {tensor.name!r} is not where it was read: the file has changed")
+        by_start.setdefault(start + entry.begin, []).append(edit)
+    patches = (
+        element_patches(file, first, entries[first].end - entries[first].begin, found)
+        for first, found in by_start.items()
+    )
+    return (FilePlan(path, in_order(chain.from_iterable(patches))),)
+
+
+FORMAT = Format("safetensors", "safetensors files", sniff, read, order=10, plan=plan)
 
 
 def _header(file: MappedFile) -> tuple[dict[str, Any], int]:

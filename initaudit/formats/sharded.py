@@ -9,12 +9,15 @@ storage in that shard.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from initaudit import formats
+from initaudit.edits import Edit, FilePlan
 from initaudit.errors import CorruptFileError, ReadError, UnsafeFileError, UnsupportedError
 from initaudit.formats.base import Format
+from initaudit.formats.journal import refuse_interrupted
 from initaudit.formats.json_text import json_file
 from initaudit.types import Model, Skip, Tensor
 
@@ -41,10 +44,11 @@ def read(path: Path) -> Model:
 
     Raises:
         CorruptFileError: the index is malformed, or a shard lacks what the index promises.
-        ReadError: a shard is missing.
+        ReadError: a shard is missing, or some have been replaced and others not yet.
         UnsafeFileError: a shard lies outside the folder.
         UnsupportedError: a shard is of a kind that is not read.
     """
+    refuse_interrupted(path.parent)
     places = weight_map(path)
     by_shard = dict.fromkeys(places.values())
     missing = [shard for shard in by_shard if not (path.parent / shard).exists()]
@@ -75,7 +79,27 @@ def read(path: Path) -> Model:
     return Model(str(path), first.format, detail, tuple(tensors), skipped=tuple(skipped))
 
 
-FORMAT = Format("sharded", "index.json of sharded safetensors or torch files", sniff, read, order=20)
+def plan(path: Path, edits: Sequence[Edit]) -> tuple[FilePlan, ...]:
+    """Return which bytes of which shards change; the index stays as it is.
+
+    Raises:
+        ReadError: the files are not those that the tensors were read from.
+        UnsupportedError: an edit has no room in its shard.
+    """
+    plans = [FilePlan(path, ())]
+    by_shard: dict[str, list[Edit]] = {shard: [] for shard in weight_map(path).values()}
+    for edit in edits:
+        shard = max((shard for shard in by_shard if edit.tensor.storage.startswith(f"{shard}:")), key=len, default="")
+        if not shard:
+            raise ReadError(f"tensor {edit.tensor.name!r} is in no shard of the index: the file has changed")
+        inner = edit.tensor.storage.removeprefix(f"{shard}:")
+        by_shard[shard].append(replace(edit, tensor=replace(edit.tensor, storage=inner)))
+    for shard, found in by_shard.items():
+        plans += formats.plan(path.parent / shard, found) if found else [FilePlan(path.parent / shard, ())]
+    return tuple(plans)
+
+
+FORMAT = Format("sharded", "index.json of sharded safetensors or torch files", sniff, read, order=20, plan=plan)
 
 
 def weight_map(path: Path) -> dict[str, str]:

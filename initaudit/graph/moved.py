@@ -169,10 +169,10 @@ def _slice(node: Node, _: str, tensor: Tensor) -> Tensor | None:
     index = node.attrs.get("index")
     if not isinstance(index, tuple) or len(node.inputs) != 1:
         return None
-    return _cut(tensor, index)
+    return cut(tensor, index)
 
 
-def _cut(tensor: Tensor, index: tuple[Any, ...]) -> Tensor | None:
+def cut(tensor: Tensor, index: tuple[Any, ...]) -> Tensor | None:
     """Return x[index] for numbers, slices, new axes and an ellipsis."""
     taken = sum(i is not None and i is not Ellipsis for i in index)
     gap = (slice(None),) * (len(tensor.shape) - taken)
@@ -208,7 +208,7 @@ def _split(node: Node, output: str, tensor: Tensor) -> Tensor | None:
     place, extent = node.outputs.index(output), tensor.shape[axis]
     before = (slice(None),) * axis
     if node.attrs.get("keepdims") == 0:
-        return _cut(tensor, (*before, place))
+        return cut(tensor, (*before, place))
     if "chunks" in node.attrs:
         size = -(-extent // int(node.attrs["chunks"]))
         start, stop = place * size, min(extent, (place + 1) * size)
@@ -221,7 +221,7 @@ def _split(node: Node, output: str, tensor: Tensor) -> Tensor | None:
         stop = start + sizes[place]
     else:
         return None
-    return _cut(tensor, (*before, slice(start, stop)))
+    return cut(tensor, (*before, slice(start, stop)))
 
 
 _RULES: dict[str, Callable[[Node, str, Tensor], Tensor | None]] = {

@@ -146,7 +146,10 @@ def _changed_over(view: View, name: str, matrix: Tensor) -> bool:
 
 
 def _reshaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return replace(tensor, shape=shape, strides=None, load=lambda: tensor.load().reshape(shape))
+    made = replace(tensor, shape=shape, strides=None, load=lambda: tensor.load().reshape(shape))
+    if tensor.strides is None:
+        return made
+    return replace(made, storage=f"{tensor.storage or tensor.name}:{tensor.strides}")  # lies there in another order
 
 
 def number(node: Node, name: str, default: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+from initaudit.graph.moved import cut
 from initaudit.graph.view import View
 from initaudit.layers.from_graph_found import (
     THROUGH,
@@ -122,23 +123,17 @@ _GATES: Mapping[str, tuple[str, ...]] = {  # in the order of ONNX
 }
 
 
-def _part(tensor: Tensor, where: tuple[int | slice, ...], shape: tuple[int, ...], offset: int) -> Tensor:
-    return replace(
-        tensor, shape=shape, load=lambda: tensor.load()[where], offset=tensor.offset + offset, strides=None,
-        storage=tensor.storage or tensor.name,
-    )  # fmt: skip
-
-
 def _directions(
     view: View, node: Node, place: int, whole: Tensor | None, rows: int
 ) -> Iterator[tuple[int, Tensor, str]]:
     """Yield number, weight and axes of each direction; of unequal ones, those of as many rows as the gates have."""
     if whole is not None:
         if len(whole.shape) == 3:
-            _, high, wide = whole.shape
+            one = whole.shape[0] == 1
             for d in range(whole.shape[0]):
-                one = whole.shape[0] == 1
-                yield d, whole if one else _part(whole, (d,), (high, wide), d * high * wide), "soi" if one else "oi"
+                part = whole if one else cut(whole, (d,))
+                if part is not None:
+                    yield d, part, "soi" if one else "oi"
         return
     maker = view.producer.get(node.inputs[place], -1) if len(node.inputs) > place else -1
     if maker >= 0 and view.nodes[maker].op == "concat":
@@ -175,7 +170,7 @@ def recurrent(view: View, index: int, node: Node) -> Iterator[Found]:
                 found.reasons.append("its directions differ in shape, which no recurrent op allows: read one by one")
             if bias is not None and bias.shape == (directions, 2 * rows):
                 start = 0 if which == "ih" else rows
-                found.bias = _part(bias, (d, slice(start, start + rows)), (rows,), d * 2 * rows + start)
+                found.bias = cut(bias, (d, slice(start, start + rows)))
             if which == "hh" or len(read) != 1:
                 found.role = Role.OTHER  # what goes round has no place in the order of things
             yield found

@@ -18,15 +18,14 @@ Marks: x error, ! warning, i info. Rows alike fold into one; colour carries noth
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from rich.console import Console
 from rich.text import Text
 
 from initaudit.reporters.base import Reporter, Style, by_layer, counts, printable
+from initaudit.reporters.curing import command
+from initaudit.reporters.page import Page
 from initaudit.reporters.table import folded, layout
 from initaudit.types import Finding, Report, Severity
 
@@ -36,32 +35,8 @@ VERDICT_COLOURS = {"healthy": "bold green", "suspect": "bold yellow", "unhealthy
 QUIET_KINDS = ("norm", "parameter", "bias")  # rows nobody looks for unless something is wrong with them
 
 
-@dataclass(frozen=True, slots=True)
-class _Page:
-    """Lines on a console of one width."""
-
-    console: Console
-    width: int
-
-    def line(self, *parts: str | tuple[str, str], indent: int = 0) -> None:
-        """Print styled parts, wrapped at the width with a hanging indent."""
-        text = Text.assemble(*(printable(p) if isinstance(p, str) else (printable(p[0]), p[1]) for p in parts))
-        for piece in text.wrap(self.console, max(20, self.width - indent)):
-            piece.rstrip()
-            self.console.print(Text(" " * indent) + piece, soft_wrap=True)
-
-    def gap(self) -> None:
-        """Print an empty line."""
-        self.console.print()
-
-
 def _render(reports: Sequence[Report], style: Style) -> str:
-    out = io.StringIO()
-    console = Console(
-        file=out, width=style.width, force_terminal=style.colour, no_color=not style.colour, highlight=False,
-        emoji=False, markup=False, color_system="standard" if style.colour else None, legacy_windows=False,
-    )  # fmt: skip
-    page = _Page(console, style.width)
+    page = Page.of(style)
     for k, report in enumerate(reports):
         if k:
             page.gap()
@@ -72,10 +47,10 @@ def _render(reports: Sequence[Report], style: Style) -> str:
         page.line(
             f"{len(reports)} models: " + ", ".join(f"{words.count(w)} {w}" for w in VERDICT_COLOURS if w in words)
         )
-    return out.getvalue()
+    return page.text()
 
 
-def _report(page: _Page, report: Report, style: Style) -> None:
+def _report(page: Page, report: Report, style: Style) -> None:
     if style.verbosity >= 0:
         _heading(page, report, style)
         _table(page, report, style)
@@ -89,7 +64,7 @@ def _report(page: _Page, report: Report, style: Style) -> None:
     _closing(page, report, style)
 
 
-def _heading(page: _Page, report: Report, style: Style) -> None:
+def _heading(page: Page, report: Report, style: Style) -> None:
     model = report.model
     page.line(
         (report.given or model.path, "bold"),
@@ -103,7 +78,7 @@ def _heading(page: _Page, report: Report, style: Style) -> None:
     page.gap()
 
 
-def _table(page: _Page, report: Report, style: Style) -> None:
+def _table(page: Page, report: Report, style: Style) -> None:
     verdicts = by_layer(report)
     rows = report.measured
     hidden: list[str] = []
@@ -175,7 +150,7 @@ def _plural(kind: str, n: int) -> str:
     return word if n == 1 else word + ("es" if word.endswith("s") else "s")
 
 
-def _findings(page: _Page, report: Report, style: Style) -> None:
+def _findings(page: Page, report: Report, style: Style) -> None:
     least = Severity.INFO if style.verbosity >= 0 else Severity.WARNING
     for group in _grouped(report.findings, fold=style.verbosity <= 0):
         first = group[0]
@@ -187,8 +162,11 @@ def _findings(page: _Page, report: Report, style: Style) -> None:
         for message in _messages(group):
             page.line(message, indent=2)
         if first.severity > Severity.INFO or style.verbosity > 0:
+            cure = command(first, report)
+            if cure:
+                page.line(f"cure: {cure}", indent=2)
             if first.remedy:
-                page.line(f"cure: {first.remedy}", indent=2)
+                page.line(f"{'by hand' if cure else 'cure'}: {first.remedy}", indent=2)
             page.line((f"why: initaudit explain {first.rule}", "dim"), indent=2)
         page.gap()
 
@@ -218,7 +196,7 @@ def _where(names: Sequence[str], style: Style) -> str:
     return shown + (f" ... {names[-1]} ({len(names)} layers)" if len(names) > most else "")
 
 
-def _closing(page: _Page, report: Report, style: Style) -> None:
+def _closing(page: Page, report: Report, style: Style) -> None:
     n = counts(report)
     word = report.verdict
     parts = ", ".join(f"{n[s]} {s.label}{'' if n[s] == 1 else 's'}" for s in sorted(Severity, reverse=True))

@@ -18,6 +18,7 @@ import numpy as np
 
 from initaudit.reporters.agreement import FIGURES, compared
 from initaudit.reporters.base import Reporter, Style, by_layer, counts
+from initaudit.reporters.curing import command, remedy
 from initaudit.types import Finding, Measured, Report, Severity, Signal, Signals
 from initaudit.version import __version__
 
@@ -28,7 +29,7 @@ def document(report: Report) -> dict[str, Any]:
     """Return the contract's object for one report, made of plain values; what is not finite is None."""
     n = counts(report)
     verdicts = by_layer(report)
-    made: dict[str, Any] = _plain(
+    made: dict[str, Any] = plain(
         {
             "schema": "initaudit.report/1",
             "tool": {"name": "initaudit", "version": __version__},
@@ -42,7 +43,7 @@ def document(report: Report) -> dict[str, Any]:
                 "detail": report.model.detail,
             },
             "layers": [_layer(m, verdicts[m.layer.name]) for m in report.measured],
-            "findings": [_finding(f) for f in report.findings],
+            "findings": [_finding(f, report) for f in report.findings],
             "skipped": [{"name": s.name, "why": s.why} for s in report.skipped],
             "summary": {
                 "errors": n[Severity.ERROR],
@@ -194,7 +195,7 @@ def _fan(fan: float | None) -> int | None:
     return None if fan is None else max(1, round(fan))
 
 
-def _finding(f: Finding) -> dict[str, Any]:
+def _finding(f: Finding, report: Report) -> dict[str, Any]:
     return {
         "rule": f.rule,
         "name": f.name,
@@ -203,17 +204,18 @@ def _finding(f: Finding) -> dict[str, Any]:
         "tensor": f.tensor,
         "message": f.message,
         "evidence": f.evidence,
-        "remedy": f.remedy,
+        "remedy": remedy(f, report),
+        "fix": command(f, report) or None,
         "capped_from": f.capped.label if f.capped is not None else None,
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return plain Python values: numpy scalars unwrapped, what is not finite as None."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

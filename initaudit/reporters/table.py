@@ -51,9 +51,9 @@ def layout(groups: Sequence[Group], width: int) -> list[str]:
             Column("fan in > out", tuple(_fans(m) for m in firsts), right=True),
             Column("then", tuple(_then(m) for m in firsts), gives_way=4 * told),
             Column("drawn from", tuple(_law(m) for m in firsts), gives_way=1 + told),
-            Column("std", tuple(_number(m.stats.std) for m in firsts), right=True, gives_way=int(told)),
+            Column("std", tuple(number(m.stats.std) for m in firsts), right=True, gives_way=int(told)),
             Column("expected", tuple(_expected(m) for m in firsts), right=True),
-            Column("ratio", tuple(_ratio(m) for m in firsts), right=True),
+            Column("ratio", tuple(ratio_of(m) for m in firsts), right=True),
             *_signal(groups),
         ],
         width,
@@ -74,10 +74,10 @@ def distributions(report: Report, width: int) -> list[str]:
                 Column("dtype", tuple(m.layer.weight.dtype for m in rows), gives_way=2),
                 Column("role", tuple(str(m.layer.role) for m in rows), gives_way=1),
                 Column("mean", tuple(f"{m.stats.mean:.1e}" for m in rows), right=True, gives_way=4),
-                Column("std", tuple(_number(m.stats.std) for m in rows), right=True),
-                Column("min", tuple(_number(m.stats.min) for m in rows), right=True),
-                Column("max", tuple(_number(m.stats.max) for m in rows), right=True),
-                Column("kurtosis", tuple(_number(m.stats.kurtosis) for m in rows), right=True),
+                Column("std", tuple(number(m.stats.std) for m in rows), right=True),
+                Column("min", tuple(number(m.stats.min) for m in rows), right=True),
+                Column("max", tuple(number(m.stats.max) for m in rows), right=True),
+                Column("kurtosis", tuple(number(m.stats.kurtosis) for m in rows), right=True),
                 Column(
                     "zeros",
                     tuple(_zeros(m) for m in rows),
@@ -122,18 +122,23 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _name(group: Group) -> str:
-    first, last = group[0].layer.name, group[-1].layer.name
-    if len(group) == 1:
+    return together([m.layer.name for m in group])
+
+
+def together(names: Sequence[str]) -> str:
+    """Return one name for rows told as one: "blocks.0-11.fc1", or the first and how many there are."""
+    first, last = names[0], names[-1]
+    if len(names) == 1:
         return first
-    numbers = [re.findall(r"\d+", m.layer.name) for m in group]
+    numbers = [re.findall(r"\d+", name) for name in names]
     differing = [k for k, column in enumerate(zip(*numbers, strict=False)) if len(set(column)) > 1]
     if len(differing) == 1:
         run = sorted(int(n[differing[0]]) for n in numbers)  # a file sorted by name has block 10 before block 2
-        if run == list(range(run[0], run[0] + len(group))):
+        if run == list(range(run[0], run[0] + len(names))):
             pieces = re.split(r"(\d+)", first)
             pieces[2 * differing[0] + 1] = f"{run[0]}-{run[-1]}"
             return "".join(pieces)
-    return f"{first}, {last}" if len(group) == 2 and len(first) < 12 else f"{first} (x{len(group)})"
+    return f"{first}, {last}" if len(names) == 2 and len(first) < 12 else f"{first} (x{len(names)})"
 
 
 def _zeros(m: Measured) -> str:
@@ -180,15 +185,17 @@ def _told(group: Group, figure: str) -> str:
     return f"{guess}{values[0]:.0e}>{values[-1]:.0e}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Return a figure with three digits."""
     return "-" if isnan(value) else f"{value:.3g}"
 
 
 def _expected(m: Measured) -> str:
-    return f"{m.expected.scheme.partition(':')[0]} {_number(m.expected.std)}" if m.expected else "-"
+    return f"{m.expected.scheme.partition(':')[0]} {number(m.expected.std)}" if m.expected else "-"
 
 
-def _ratio(m: Measured) -> str:
+def ratio_of(m: Measured) -> str:
+    """Return variance over what is expected, as it is shown."""
     ratio = m.variance_ratio
     if ratio is None or isnan(ratio):
         return "-"

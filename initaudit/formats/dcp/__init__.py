@@ -10,8 +10,10 @@ ranks wrote side by side (shard-00001-model-00001-of-00001.safetensors) hold the
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from initaudit.edits import Edit, FilePlan
 from initaudit.formats.base import Format
 from initaudit.types import Model
 
@@ -44,4 +46,11 @@ def _read(path: Path) -> Model:
     return checkpoint.read(path)
 
 
-FORMAT = Format("dcp", "distributed checkpoints of torch (folders with .metadata and .distcp files)", _sniff, _read, 4)
+def _plan(path: Path, edits: Sequence[Edit]) -> tuple[FilePlan, ...]:
+    from initaudit.formats.dcp import writing  # noqa: PLC0415
+
+    return writing.plan(path, edits)
+
+
+_ABOUT = "distributed checkpoints of torch (folders with .metadata and .distcp files)"
+FORMAT = Format("dcp", _ABOUT, _sniff, _read, order=4, plan=_plan)

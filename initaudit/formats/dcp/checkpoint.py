@@ -12,6 +12,7 @@ from initaudit.formats.dcp import METADATA
 from initaudit.formats.dcp.chunks import Chunk, assembled
 from initaudit.formats.dcp.files import Files
 from initaudit.formats.dcp.shards import sharded_headers
+from initaudit.formats.journal import refuse_interrupted
 from initaudit.formats.mapped import MappedFile
 from initaudit.formats.sharded import inside
 from initaudit.formats.torch.model import build
@@ -31,6 +32,7 @@ class Entry:
 
     path: tuple[str, ...]  # the keys that lead to it
     found: Found
+    chunks: tuple[Chunk, ...] = ()  # what it is made of
 
 
 def read(path: Path) -> Model:
@@ -38,22 +40,35 @@ def read(path: Path) -> Model:
 
     Raises:
         CorruptFileError: the metadata is damaged, or contradicts the files.
-        ReadError: files are missing, or there are no tensors.
+        ReadError: files are missing, or half replaced, or there are no tensors.
         UnsafeFileError: a file lies outside the folder.
     """
     folder = path if path.is_dir() else path.parent
+    refuse_interrupted(folder)
     files = Files(folder)
     names: set[str] = set()
-    if (folder / METADATA).is_file():
-        entries = _pickled(folder / METADATA, files, names)
-    else:
-        entries = [Entry((name,), found) for name, found in sharded_headers(folder).items()]
-    if not entries:
-        raise ReadError("a distributed checkpoint that holds no tensors")
+    entries = entries_of(folder, files, names)
     detail = f"distributed checkpoint, {files.told()}" if files.opened else "distributed checkpoint in safetensors"
     model = build(_tree(entries), names, str(path), "dcp", detail, _Tensors())
     config, skipped = neighbours(folder / METADATA)
     return replace(model, config={**config, **model.config}, skipped=(*model.skipped, *skipped))
+
+
+def entries_of(folder: Path, files: Files, names: set[str]) -> list[Entry]:
+    """Return the tensors of a checkpoint; the names of classes that its metadata mentions are added to `names`.
+
+    Raises:
+        CorruptFileError: the metadata is damaged, or contradicts the files.
+        ReadError: files are missing, or there are no tensors.
+        UnsafeFileError: a file lies outside the folder.
+    """
+    if (folder / METADATA).is_file():
+        entries = _pickled(folder / METADATA, files, names)
+    else:
+        entries = [Entry((name,), found, chunks) for name, (found, chunks) in sharded_headers(folder).items()]
+    if not entries:
+        raise ReadError("a distributed checkpoint that holds no tensors")
+    return entries
 
 
 class _Tensors(Rebuilder):
@@ -114,7 +129,7 @@ def _pickled(path: Path, files: Files, names: set[str]) -> list[Entry]:
         count += len(chunks)
         if count > _MOST_CHUNKS:
             raise UnsafeFileError(f"more than {_MOST_CHUNKS} chunks")
-        entries.append(Entry(_path(paths, name), _tensor(name, fields, chunks, stored, files)))
+        entries.append(Entry(_path(paths, name), *_tensor(name, fields, chunks, stored, files)))
     return entries
 
 
@@ -149,7 +164,7 @@ def _stored(storage: object) -> dict[tuple[str, tuple[int, ...]], dict[Any, Any]
 def _tensor(
     name: str, fields: dict[Any, Any], chunks: list[Any], stored: dict[tuple[str, tuple[int, ...]], dict[Any, Any]],
     files: Files,
-) -> Found:  # fmt: skip
+) -> tuple[Found, tuple[Chunk, ...]]:  # fmt: skip
     properties = fields.get("properties")
     state = properties.state if isinstance(properties, Record) else None
     if isinstance(state, dict):  # before torch 2.1
@@ -167,8 +182,8 @@ def _tensor(
         try:
             found.append(Chunk(offsets, sizes, _chunk(place, sizes, dtype, name, files)))
         except UnsupportedError as error:
-            return Lost(error.reason)
-    return assembled(name, shape, dtype, found)
+            return Lost(error.reason), ()
+    return assembled(name, shape, dtype, found), tuple(found)
 
 
 def _chunk(place: dict[Any, Any], sizes: tuple[int, ...], dtype: str, name: str, files: Files) -> Tensor:

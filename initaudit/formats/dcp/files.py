@@ -66,6 +66,7 @@ class Files:
         self._folder = folder
         self.opened: dict[str, MappedFile] = {}
         self.chunks = 0
+        self.windows: dict[str, tuple[str, int, Window]] = {}  # what storage names begin with -> file, place, bytes
 
     def told(self) -> str:
         """Return how many there are."""
@@ -88,7 +89,9 @@ class Files:
         self.chunks += 1
         try:
             window = Window(file, offset, length)
-            loaded = load(Archive(window, window), f"{name}:{offset}/")  # type: ignore[arg-type]
+            prefix = f"{name}:{offset}/"
+            loaded = load(Archive(window, window), prefix)  # type: ignore[arg-type]
+            self.windows[prefix] = name, offset, window
         except CorruptFileError as error:
             raise CorruptFileError(f"chunk at byte {offset} of {name}: {error.reason}") from None
         found = Rebuilder(_no_nested).tensor(loaded.value)

@@ -28,8 +28,8 @@ def sharding(path: Path) -> dict[str, Any] | None:
     return None if text is None else json_object(text.encode(), SHARDING)
 
 
-def sharded_headers(folder: Path) -> dict[str, Found]:
-    """Return the tensors of all such files in a folder.
+def sharded_headers(folder: Path) -> dict[str, tuple[Found, tuple[Chunk, ...]]]:
+    """Return the tensors of all such files in a folder, and what each is made of.
 
     Raises:
         CorruptFileError: the parts do not fit together.
@@ -47,7 +47,7 @@ def sharded_headers(folder: Path) -> dict[str, Found]:
         lost.update({skip.name: Lost(skip.why) for skip in model.skipped})
         for tensor in model.tensors:
             chunks.setdefault(tensor.name, []).append(_chunk(path.name, tensor, places.get(tensor.name)))
-    found: dict[str, Found] = {}
+    found: dict[str, tuple[Found, tuple[Chunk, ...]]] = {name: (why, ()) for name, why in lost.items()}
     for name, parts in chunks.items():
         dtypes = {part.tensor.dtype for part in parts}
         if len(dtypes) > 1:
@@ -56,8 +56,8 @@ def sharded_headers(folder: Path) -> dict[str, Found]:
         if any(len(part.sizes) != rank for part in parts):
             raise CorruptFileError(f"tensor {name!r} has parts of different numbers of axes")
         shape = tuple(max(part.offsets[axis] + part.sizes[axis] for part in parts) for axis in range(rank))
-        found[name] = assembled(name, shape, dtypes.pop(), parts)
-    return {**lost, **found}
+        found[name] = assembled(name, shape, dtypes.pop(), parts), tuple(parts)
+    return found
 
 
 def _chunk(file: str, tensor: Tensor, place: object) -> Chunk:

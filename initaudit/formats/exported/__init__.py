@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from initaudit.edits import Edit, FilePlan
 from initaudit.formats.base import Format
 from initaudit.formats.zip_names import zip_names
 from initaudit.types import Model
@@ -31,4 +33,10 @@ def _read(path: Path) -> Model:
     return file.read(path)
 
 
-FORMAT = Format("exported", "ExportedProgram (.pt2) of torch.export.save, graph included", _sniff, _read, order=10)
+def _plan(path: Path, edits: Sequence[Edit]) -> tuple[FilePlan, ...]:
+    from initaudit.formats.exported import writing  # noqa: PLC0415
+
+    return writing.plan(path, edits)
+
+
+FORMAT = Format("exported", "ExportedProgram (.pt2) of torch.export.save, graph included", _sniff, _read, 10, _plan)

@@ -21,6 +21,7 @@ from initaudit.formats.exported.weights import MAX_JSON, Weights, check_order
 from initaudit.formats.json_text import json_object
 from initaudit.formats.mapped import MappedFile
 from initaudit.formats.torch.archive import Archive
+from initaudit.formats.torch.storage import Storage
 from initaudit.formats.torch.tensor import Lost
 from initaudit.naming import STATISTICS
 from initaudit.torch_ops.builder import Builder
@@ -48,9 +49,7 @@ def read(path: Path) -> Model:
         CorruptFileError: the archive, a program or a table contradicts itself.
         UnsafeFileError: it is larger or deeper than any program.
     """
-    source = MappedFile(path)
-    with path.open("rb") as file:
-        archive = Archive(source, file)
+    archive = _open(path)
     programs = _programs(archive)
     several = len(programs) > 1
     builder = Builder("aten")
@@ -71,6 +70,21 @@ def read(path: Path) -> Model:
         str(path), "exported", details[0] + names, tuple(tensors.values()), _checked(graph), skipped=tuple(skipped),
         source="exported",
     )  # fmt: skip
+
+
+def storages(path: Path) -> dict[str, Storage]:
+    """Return the storages of an archive of torch.export.save by name."""
+    archive = _open(path)
+    found: dict[str, Storage] = {}
+    for program in _programs(archive):
+        found.update(_weights(archive, program).storages)
+    return found
+
+
+def _open(path: Path) -> Archive:
+    source = MappedFile(path)
+    with path.open("rb") as file:
+        return Archive(source, file)
 
 
 def _programs(archive: Archive) -> list[_Program]:

@@ -15,29 +15,12 @@ from initaudit.formats.json_text import json_object
 from initaudit.formats.torch import archive as zips
 from initaudit.formats.torch.archive import Archive
 from initaudit.formats.torch.pickle_values import Record
-from initaudit.formats.torch.storage import Blob, Source, Storage, checked_shape, strided
+from initaudit.formats.torch.storage import Blob, Member, Source, Storage, Window, checked_shape, strided
 from initaudit.formats.torch.tensor import Found, Lost, Rebuilder, torch_function
 
 MAX_JSON = 128 << 20
 MAX_TENSORS = 200_000
 _ZIP = b"PK\x03\x04"
-
-
-class Window:
-    """A stretch of a source, as a source of its own: a file that lies, stored as it is, inside another."""
-
-    def __init__(self, source: Source, start: int, size: int) -> None:
-        self._source, self._start, self.size = source, start, size
-
-    def view(self, offset: int, length: int, what: str = "data") -> memoryview:
-        """Return `length` bytes from `offset`."""
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise CorruptFileError(f"{what} at byte {offset} needs {length} bytes, but there are {self.size}")
-        return self._source.view(self._start + offset, length, what)
-
-    def release(self, offset: int, length: int) -> None:
-        """Let go of these bytes in memory."""
-        self._source.release(self._start + offset, length)
 
 
 class _Reader(io.RawIOBase):
@@ -73,6 +56,7 @@ class Weights:
     def __init__(self, archive: Archive, big_endian: bool) -> None:
         self.found: dict[str, Found] = {}
         self.parameters: set[str] = set()
+        self.storages: dict[str, Storage] = {}
         self._archive = archive
         self._big_endian = big_endian
         self._storages: dict[tuple[str, str], Storage] = {}
@@ -136,7 +120,7 @@ class Weights:
         if storage is None:
             storage = Storage(member, dtype, nbytes // numpy_dtype(dtype).itemsize, big_endian=self._big_endian)
             self._place(storage, member)
-            self._storages[member, dtype] = storage
+            self._storages[member, dtype] = self.storages[member] = storage
         try:
             return strided(storage, dtype, offset, shape, strides)
         except CorruptFileError as error:
@@ -147,9 +131,11 @@ class Weights:
         info = self._archive.members[member]
         if info.compress_type == zipfile.ZIP_STORED:
             storage.put(self._archive.source, self._archive.locate(member), info.file_size)
+            storage.place = Member(self._archive, member), 0
             return
         self._archive.check_ratio(member)
         storage.nbytes = info.file_size
+        storage.place = Member(self._archive, member), 0
         storage.read = lambda: memoryview(self._archive.inflate(member))
 
     def _saved(self, member: str) -> tuple[object, Rebuilder]:
@@ -159,13 +145,15 @@ class Weights:
             raise UnsupportedError(f"{member} is no archive of torch.save")
         file: IO[bytes] = io.BufferedReader(_Reader(inner))
         loaded = zips.load(Archive(inner, file), f"{member}/")
+        self.storages.update(loaded.storages)
         return loaded.value, Rebuilder(_nothing_nested)
 
     def _inner(self, member: str) -> Source:
         info = self._archive.members[member]
+        place = Member(self._archive, member)
         if info.compress_type == zipfile.ZIP_STORED:
-            return Window(self._archive.source, self._archive.locate(member), info.file_size)
-        return Blob(self._archive.inflate(member))
+            return Window(self._archive.source, self._archive.locate(member), info.file_size, place)
+        return Blob(self._archive.inflate(member), place)
 
 
 def _nothing_nested(data: bytes | memoryview) -> object:

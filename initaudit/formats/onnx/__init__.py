@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from initaudit.edits import Edit, FilePlan
 from initaudit.formats.base import Format
 from initaudit.types import Model
 
@@ -24,4 +26,10 @@ def _read(path: Path) -> Model:
     return file.read(path)
 
 
-FORMAT = Format("onnx", "ONNX (.onnx, with external data beside it)", _sniff, _read, order=40)
+def _plan(path: Path, edits: Sequence[Edit]) -> tuple[FilePlan, ...]:
+    from initaudit.formats.onnx import writing  # noqa: PLC0415
+
+    return writing.plan(path, edits)
+
+
+FORMAT = Format("onnx", "ONNX (.onnx, with external data beside it)", _sniff, _read, order=40, plan=_plan)

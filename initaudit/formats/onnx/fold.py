@@ -177,7 +177,13 @@ def _concat(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     if len(parts) == 1:
         return (x,)
     shape = (*x.shape[:axis], sum(t.shape[axis] for t in parts), *x.shape[axis + 1 :])
-    return (computed(f"concat{axis}", parts, shape, x.dtype, lambda *arrays: np.concatenate(arrays, axis)),)
+    ends = np.cumsum([t.shape[axis] for t in parts])[:-1]
+    return (
+        computed(
+            f"concat{axis}", parts, shape, x.dtype, lambda *arrays: np.concatenate(arrays, axis),
+            undo=lambda a: np.split(a, ends, axis),
+        ),
+    )  # fmt: skip
 
 
 def _scatter_nd(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
@@ -197,7 +203,12 @@ def _scatter_nd(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...
         out[index] = values
         return out
 
-    return (computed(f"scatter{places.tobytes().hex()}", (x, written), x.shape, x.dtype, write),)
+    def undo(a: Array) -> tuple[Array, Array]:
+        base = a.copy()
+        base[index] = 0  # written over: what stands here does not matter, and no mask has it
+        return base, a[index]
+
+    return (computed(f"scatter{places.tobytes().hex()}", (x, written), x.shape, x.dtype, write, undo=undo),)
 
 
 def _expand(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
@@ -240,7 +251,7 @@ def _cast(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     if dtype in PACKED_BITS or dtype.startswith("float8"):  # saturation is a story of its own
         raise UnfoldableError(dtype)
     kind = loaded_dtype(dtype)
-    return (computed(f"cast<{dtype}>", (x,), x.shape, dtype, lambda a: a.astype(kind)),)
+    return (computed(f"cast<{dtype}>", (x,), x.shape, dtype, lambda a: a.astype(kind), undo=lambda a: (a,)),)
 
 
 def _shape(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:

@@ -53,8 +53,15 @@ def flatten(model: ModelRecord, source: Source) -> tuple[Graph, tuple[Tensor, ..
         CorruptFileError: a value that nothing makes, a circle, a function that calls itself, ...
         UnsupportedError: inlined, it has too many nodes.
     """
-    check_calls(model)
     flat = Flat(model, source)
+    graph = collect(flat)
+    return graph, tuple(flat.tensors.values()), tuple(flat.skipped.values())
+
+
+def collect(flat: Flat) -> Graph:
+    """Return the flat graph of a model; `flat` then knows where everything in it comes from. Raises as `flatten`."""
+    model = flat.model
+    check_calls(model)
     scope = Scope()
     record = model.graph
     stored = {t.name for t in record.initializers} | {s.values.name for s in record.sparse}
@@ -64,10 +71,7 @@ def flatten(model: ModelRecord, source: Source) -> tuple[Graph, tuple[Tensor, ..
         flat.new(scope, name)
     outputs = _body(flat, record, scope)
     shapes = {name: shape for name, shape in flat.shapes.items() if name not in flat.constants}
-    graph = Graph(
-        tuple(flat.nodes), {name: record.shapes.get(name) for name in inputs}, outputs, flat.constants, shapes
-    )
-    return graph, tuple(flat.tensors.values()), tuple(flat.skipped.values())
+    return Graph(tuple(flat.nodes), {name: record.shapes.get(name) for name in inputs}, outputs, flat.constants, shapes)
 
 
 def _body(flat: Flat, record: GraphRecord, scope: Scope) -> tuple[str, ...]:
@@ -160,6 +164,7 @@ def _constant(flat: Flat, node: NodeRecord, attributes: Sequence[AttributeRecord
         elif attribute.kind in (FLOAT, FLOATS, INT, INTS):
             tensor = made(name, value, "float32" if attribute.kind in (FLOAT, FLOATS) else "int64")
             flat.constants[name] = tensor
+            flat.numbers[name] = attribute.at
             if tensor.size > 1 or tensor.is_float:
                 flat.tensors.setdefault(name, tensor)
 
@@ -220,6 +225,7 @@ def _folded(
             continue
         tensor = result if result.name else replace(result, name=name)
         flat.constants[name] = tensor
+        flat.folded[name] = node
         if node.op == "ConstantOfShape" and tensor.size > 1 and tensor.is_float:
             flat.tensors.setdefault(name, tensor)
     return True

@@ -17,6 +17,7 @@ from initaudit.formats.onnx.tensors import loaded_dtype
 from initaudit.types import Array, Tensor
 
 Shape = tuple[int, ...]
+Undo = Callable[[Array], Sequence[Array]]
 
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 MOST_INDICES = 1 << 12
@@ -38,17 +39,22 @@ class Recipe:
     """How a derived tensor is loaded, and what that takes.
 
     `work` counts the elements that all steps move, those of a tensor that goes in twice twice; `sources` are the
-    tensors of the file behind it, name and size.
+    tensors of the file behind it, name and size. `what` was done with `parts`, where this is more than a view; where
+    that only moved values, `undo` takes them (or a mask of them) apart again, one array for each part.
 
     Raises:
         UnfoldableError: it takes too much.
     """
 
-    __slots__ = ("run", "sources", "steps", "work")
+    __slots__ = ("parts", "run", "sources", "steps", "undo", "what", "work")
 
-    def __init__(self, parts: Sequence[Tensor], moved: int, run: Callable[[], Array]) -> None:
+    def __init__(
+        self, parts: Sequence[Tensor], moved: int, run: Callable[[], Array], what: str = "", undo: Undo | None = None
+    ) -> None:
         known = [_cost(part) for part in parts]
         self.run = run
+        self.parts = tuple(parts)
+        self.what, self.undo = what, undo
         self.steps = 1 + max((steps for steps, _, _ in known), default=0)
         self.work = _STEP + moved + sum(work for _, work, _ in known)
         self.sources = known[0][2] if len(known) == 1 else tuple(dict.fromkeys(s for *_, each in known for s in each))
@@ -94,7 +100,13 @@ def view(base: Tensor, shape: Shape, strides: Sequence[int], shift: int, apply: 
 
 
 def computed(
-    what: str, parts: Sequence[Tensor], shape: Shape, dtype: str, compute: Callable[..., Array], name: str = ""
+    what: str,
+    parts: Sequence[Tensor],
+    shape: Shape,
+    dtype: str,
+    compute: Callable[..., Array],
+    name: str = "",
+    undo: Undo | None = None,
 ) -> Tensor:
     """Return a tensor that is worked out from others when it is loaded; equal recipes have equal storage."""
     sources = ",".join(f"{t.storage or t.name}+{t.offset}{t.shape}{t.strides or ''}" for t in parts)
@@ -112,7 +124,7 @@ def computed(
         for part in parts:
             part.release()
 
-    load = Recipe(parts, max(size, *(t.size for t in parts)), run)
+    load = Recipe(parts, max(size, *(t.size for t in parts)), run, what, undo)
     if size <= _SMALL and load.work <= _AT_ONCE:
         load.settle()
     names = tuple(source for source, _ in load.sources)
@@ -175,7 +187,9 @@ def reshaped(x: Tensor, shape: Shape) -> Tensor:
     if [e for e in shape if e != 1] == [e for e in x.shape if e != 1]:
         steps = iter(s for s, e in zip(x.strides, x.shape, strict=True) if e != 1)
         return view(x, shape, [next(steps) if e != 1 else 1 for e in shape], 0, lambda a: a.reshape(shape))
-    return computed(f"reshape{shape}", (x,), shape, x.dtype, lambda a: a.reshape(shape))
+    return computed(
+        f"reshape{shape}", (x,), shape, x.dtype, lambda a: a.reshape(shape), undo=lambda a: (a.reshape(x.shape),)
+    )
 
 
 def sliced(x: Tensor, cuts: tuple[slice, ...]) -> Tensor:

@@ -184,7 +184,9 @@ def _node(message: Message) -> NodeRecord:
             overload = text
     if not op:
         raise CorruptFileError(f"the node at byte {message.start} has no operator")
-    return NodeRecord(op, domain, overload, name, tuple(inputs), tuple(outputs), tuple(attributes), metadata)
+    return NodeRecord(
+        op, domain, overload, name, tuple(inputs), tuple(outputs), tuple(attributes), metadata, message.start
+    )
 
 
 def _pair(message: Message) -> tuple[str, str]:
@@ -232,8 +234,8 @@ def _attribute(message: Message) -> AttributeRecord:
     found.update((kind, tuple(items)) for kind, items in repeated.items() if items)
     kind = declared or next(iter(found), 0)  # writers before IR version 3 leave the type out
     if kind in found:
-        return AttributeRecord(name, kind, found[kind], ref)
-    return AttributeRecord(name, kind, _EMPTY.get(kind), ref)
+        return AttributeRecord(name, kind, found[kind], ref, message.start)
+    return AttributeRecord(name, kind, _EMPTY.get(kind), ref, message.start)
 
 
 def _attribute_item(message: Message, kind: int, start: int, stop: int) -> object:

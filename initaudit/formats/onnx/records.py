@@ -52,6 +52,7 @@ class AttributeRecord:
     kind: int
     value: object
     ref: str = ""  # name of the function attribute that it stands for
+    at: int = -1  # byte of the file at which the message starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class NodeRecord:
     outputs: tuple[str, ...]
     attributes: tuple[AttributeRecord, ...]
     metadata: Mapping[str, str]
+    at: int = -1  # byte of the file at which the message starts
 
 
 @dataclass(frozen=True, slots=True)

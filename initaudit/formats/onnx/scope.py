@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from initaudit.errors import CorruptFileError, UnsupportedError
-from initaudit.formats.onnx.records import AttributeRecord, ModelRecord, Shape
+from initaudit.formats.onnx.records import AttributeRecord, ModelRecord, NodeRecord, Shape
 from initaudit.formats.onnx.tensors import Source
 from initaudit.types import Node, Skip, Tensor
 
@@ -65,6 +65,8 @@ class Flat:
     skipped: dict[str, Skip] = field(default_factory=dict)
     lost: Mapping[str, str] = field(default_factory=dict)  # parameters that were renamed, by their name in the program
     inlined: int = 0  # nodes of functions, with all that hangs on them
+    numbers: dict[str, int] = field(default_factory=dict)  # constant -> byte of the attribute that lists its values
+    folded: dict[str, NodeRecord] = field(default_factory=dict)  # constant -> the node that it was folded from
     _used: set[str] = field(default_factory=set)
     _counts: dict[str, int] = field(default_factory=dict)  # how often a name was wanted again
     _letters: int = 0  # of names inside functions

@@ -8,7 +8,7 @@ little-endian values (varints, sub-byte types) carry their encoding after a colo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -28,7 +28,7 @@ DTYPES = {
 }  # fmt: skip
 PACKED_BITS = {"uint4": 4, "int4": 4, "float4_e2m1fn": 4, "uint2": 2, "int2": 2}
 _FLOAT4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-_FIELD = {1: 4, 14: 4, 7: 7, 11: 10, 15: 10, 12: 11, 13: 11}  # everything else lies in int32_data
+TYPED_FIELD = {1: 4, 14: 4, 7: 7, 11: 10, 15: 10, 12: 11, 13: 11}  # everything else lies in int32_data
 _STRING = 8
 MOST_ELEMENTS = 1 << 30  # of what is made rather than found in the file
 _MOST_AXES = 32  # what every numpy holds
@@ -61,6 +61,14 @@ class Source:
         self.message = Message(file.view(0, file.size), 0, file.size)
         self._external: dict[str, MappedFile] = {}
         self._made: dict[int, Tensor | Skip] = {}
+        self._records: dict[int, TensorRecord] = {}
+        self.sparse_ones: dict[str, SparseRecord] = {}  # by the storage of their tensors
+
+    def stored(self) -> Iterator[tuple[TensorRecord, Tensor]]:
+        """Yield every tensor that was handed out, with its record."""
+        for at, tensor in self._made.items():
+            if isinstance(tensor, Tensor):
+                yield self._records[at], tensor
 
     def tensor(self, record: TensorRecord, name: str = "") -> Tensor | Skip:
         """Return the tensor of a record, the same one each time, or why it is not read.
@@ -72,6 +80,7 @@ class Source:
         """
         if record.at not in self._made:
             self._made[record.at] = self._make(record, name or record.name)
+            self._records[record.at] = record
         return self._made[record.at]
 
     def sparse(self, record: SparseRecord, name: str = "") -> Tensor | Skip:
@@ -103,7 +112,9 @@ class Source:
             dense[at] = values.load()
             return dense.reshape(dims)
 
-        return Tensor(name, dims, values.dtype, load, f"{values.storage}:sparse{dims}")
+        storage = f"{values.storage}:sparse{dims}"
+        self.sparse_ones[storage] = record
+        return Tensor(name, dims, values.dtype, load, storage)
 
     def _make(self, record: TensorRecord, name: str) -> Tensor | Skip:
         total = element_count(name, record.dims)
@@ -130,11 +141,12 @@ class Source:
         _check_length(name, _natural(name, said.get("length", str(wanted))), wanted)
         if not wanted:
             return Tensor(name, record.dims, dtype, lambda: np.zeros(record.dims, loaded_dtype(dtype)))
-        file = self._open(name, location)
+        file = self.open(name, location)
         file.view(offset, wanted, f"tensor {name!r} in {location}")
         return _plain(file, location, offset, name, dtype, record.dims, total)
 
-    def _open(self, name: str, location: str) -> MappedFile:
+    def open(self, name: str, location: str) -> MappedFile:
+        """Return an external file beside the model; raises as `tensor` does."""
         if location in self._external:
             return self._external[location]
         if not location:
@@ -155,7 +167,7 @@ class Source:
         return file
 
     def _make_typed(self, record: TensorRecord, name: str, dtype: str, total: int) -> Tensor:
-        number = _FIELD.get(record.kind, 5)
+        number = TYPED_FIELD.get(record.kind, 5)
         spans = record.typed.get(number, ())
         strays = [n for n in record.typed if n != number]
         if strays and not spans:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from initaudit.edits import Edit, FilePlan
 from initaudit.formats.base import Format
 from initaudit.formats.zip_names import zip_names
 from initaudit.types import Model
@@ -51,10 +53,22 @@ def _read_zip(path: Path) -> Model:
     return files.read_zip(path)
 
 
+def _plan_zip(path: Path, edits: Sequence[Edit]) -> tuple[FilePlan, ...]:
+    from initaudit.formats.torch import writing  # noqa: PLC0415
+
+    return writing.plan_zip(path, edits)
+
+
 def _read_script(path: Path) -> Model:
     from initaudit.formats.torch import script  # noqa: PLC0415
 
     return script.read(path)
+
+
+def _plan_script(path: Path, edits: Sequence[Edit]) -> tuple[FilePlan, ...]:
+    from initaudit.formats.torch import script_writing  # noqa: PLC0415
+
+    return script_writing.plan(path, edits)
 
 
 def _read_legacy(path: Path) -> Model:
@@ -63,13 +77,27 @@ def _read_legacy(path: Path) -> Model:
     return files.read_legacy(path)
 
 
+def _plan_legacy(path: Path, edits: Sequence[Edit]) -> tuple[FilePlan, ...]:
+    from initaudit.formats.torch import writing  # noqa: PLC0415
+
+    return writing.plan_legacy(path, edits)
+
+
 def _read_pickle(path: Path) -> Model:
     from initaudit.formats.torch import files  # noqa: PLC0415
 
     return files.read_pickle(path)
 
 
-SCRIPT = Format("torchscript", "TorchScript archives (torch.jit.save)", _sniff_script, _read_script, order=15)
-ZIP = Format("torch", "torch.save, zip archives (.pt, .pth, .bin, .ckpt)", _sniff_zip, _read_zip, order=20)
-LEGACY = Format("torch-legacy", "torch.save before 1.6 (.pt, .pth)", _sniff_legacy, _read_legacy, order=30)
-PICKLE = Format("pickle", "plain pickles of tensors or numpy arrays (.pkl)", _sniff_pickle, _read_pickle, order=80)
+def _plan_pickle(path: Path, edits: Sequence[Edit]) -> tuple[FilePlan, ...]:
+    from initaudit.formats.torch import writing  # noqa: PLC0415
+
+    return writing.plan_pickle(path, edits)
+
+
+SCRIPT = Format("torchscript", "TorchScript archives (torch.jit.save)", _sniff_script, _read_script, 15, _plan_script)
+ZIP = Format("torch", "torch.save, zip archives (.pt, .pth, .bin, .ckpt)", _sniff_zip, _read_zip, 20, _plan_zip)
+LEGACY = Format("torch-legacy", "torch.save before 1.6 (.pt, .pth)", _sniff_legacy, _read_legacy, 30, _plan_legacy)
+PICKLE = Format(
+    "pickle", "plain pickles of tensors or numpy arrays (.pkl)", _sniff_pickle, _read_pickle, 80, _plan_pickle
+)

@@ -8,8 +8,8 @@ import zlib
 from typing import IO
 
 from initaudit.errors import CorruptFileError, UnsafeFileError, UnsupportedError
-from initaudit.formats.torch.pickle import Unpickler
-from initaudit.formats.torch.storage import Loaded, Source, Storage, storage_dtype, storage_size
+from initaudit.formats.torch.pickle import MakeUnpickler, Unpickler
+from initaudit.formats.torch.storage import Loaded, Member, Source, Storage, storage_dtype, storage_size
 from initaudit.formats.zip_names import DIRECTORY_LIMIT, directory
 from initaudit.types import Global
 
@@ -106,7 +106,7 @@ class Archive:
             raise UnsafeFileError(f"{name} would grow from {info.compress_size} to {info.file_size} bytes")
 
 
-def load(archive: Archive, prefix: str = "") -> Loaded:
+def load(archive: Archive, prefix: str = "", unpickler: MakeUnpickler = Unpickler) -> Loaded:
     """Return what was saved; the names of storages begin with `prefix`.
 
     Raises:
@@ -115,10 +115,12 @@ def load(archive: Archive, prefix: str = "") -> Loaded:
     stem = archive.stem
     if stem is None:
         raise UnsupportedError("a zip archive without a data.pkl of torch.save")
-    return load_pickle(archive, f"{stem}data.pkl", (f"{stem}data/",), f"{prefix}data/")
+    return load_pickle(archive, f"{stem}data.pkl", (f"{stem}data/",), f"{prefix}data/", unpickler)
 
 
-def load_pickle(archive: Archive, member: str, folders: tuple[str, ...], prefix: str) -> Loaded:
+def load_pickle(
+    archive: Archive, member: str, folders: tuple[str, ...], prefix: str, unpickler: MakeUnpickler = Unpickler
+) -> Loaded:
     """Return what one pickle in an archive holds, its storages lying in one of the folders; they are named by `prefix`.
 
     Raises:
@@ -143,8 +145,14 @@ def load_pickle(archive: Archive, member: str, folders: tuple[str, ...], prefix:
                 return storage
         raise CorruptFileError(f"a persistent id that is no storage: {str(pid)[:60]}")
 
-    pickle = Unpickler(archive.read(member, MAX_PICKLE), 0, persistent)
-    return Loaded(pickle.load(), set(pickle.globals), "zip archive")
+    pickle = unpickler(archive.read(member, MAX_PICKLE), 0, persistent, Member(archive, member))
+    value = pickle.load()
+    by_name: dict[str, Storage] = {}
+    for storage in storages.values():
+        known = by_name.setdefault(storage.name, storage)
+        if storage.nbytes > known.nbytes:
+            by_name[storage.name] = storage
+    return Loaded(value, set(pickle.globals), "zip archive", storages=by_name)
 
 
 def _place(archive: Archive, storage: Storage, member: str) -> None:
@@ -158,7 +166,9 @@ def _place(archive: Archive, storage: Storage, member: str) -> None:
     start = archive.locate(member)
     if info.compress_type == zipfile.ZIP_STORED:
         storage.put(archive.source, start, size)
+        storage.place = Member(archive, member), 0
         return
     archive.check_ratio(member)
     storage.nbytes = size
+    storage.place = Member(archive, member), 0
     storage.read = lambda: memoryview(archive.inflate(member))[:size]

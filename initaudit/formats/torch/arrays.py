@@ -56,8 +56,10 @@ def scalar(record: Record) -> int | float | bool | None:
     return value if isinstance(value, (int, float, bool)) else None
 
 
-def array(record: Record, name: str) -> Tensor | str | None:
+def array(record: Record, name: str, storages: dict[str, Storage]) -> Tensor | str | None:
     """Return the nameless tensor of a pickled array, why there is none, or None if the record is no array.
+
+    Its storage is added to `storages` under `name`.
 
     Raises:
         CorruptFileError: the parts of the array do not fit together.
@@ -69,7 +71,7 @@ def array(record: Record, name: str) -> Tensor | str | None:
             pass
         case Record(args=(data, dtype, tuple() as shape, str(order), *rest), state=None):
             axes = rest[0] if rest and order == "K" else None
-            return _tensor(name, dtype, shape, order == "F", data, axes)
+            return _tensor(name, dtype, shape, order == "F", data, axes, storages)
         case Record(state=tuple() as state):
             pass
         case _:
@@ -77,10 +79,12 @@ def array(record: Record, name: str) -> Tensor | str | None:
     if len(state) not in (4, 5):
         raise CorruptFileError("a numpy array without its values")
     shape, dtype, fortran, data = state[-4:]
-    return _tensor(name, dtype, shape, bool(fortran), data, None)
+    return _tensor(name, dtype, shape, bool(fortran), data, None, storages)
 
 
-def _tensor(name: str, dtype: object, shape: object, fortran: bool, data: object, axes: object) -> Tensor | str | None:
+def _tensor(
+    name: str, dtype: object, shape: object, fortran: bool, data: object, axes: object, storages: dict[str, Storage]
+) -> Tensor | str | None:
     kind = element_type(dtype)
     if kind is None:
         code = dtype.args[0] if isinstance(dtype, Record) and dtype.args else "?"
@@ -92,7 +96,8 @@ def _tensor(name: str, dtype: object, shape: object, fortran: bool, data: object
     if not isinstance(raw, (bytes, bytearray, memoryview)):
         raise CorruptFileError("a numpy array whose values are no bytes")
     storage = Storage(name, kind[0], product(extents), big_endian=kind[1])
-    storage.put(Blob(raw), 0, len(raw))
+    storage.put(Blob(raw, data), 0, len(raw))
+    storages[name] = storage
     strides = c_strides(extents)
     if isinstance(axes, tuple):
         if sorted(axes) != list(range(len(extents))):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import gc
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from initaudit.errors import CorruptFileError, UnsafeFileError, UnsupportedError
 from initaudit.formats.mapped import MappedFile
 from initaudit.formats.torch import OLD_PICKLE, archive, legacy
 from initaudit.formats.torch.model import build
-from initaudit.formats.torch.pickle import CutShortError, Unpickler
-from initaudit.formats.torch.storage import Blob, Loaded
+from initaudit.formats.torch.pickle import CutShortError, MakeUnpickler, Unpickler
+from initaudit.formats.torch.storage import Blob, Loaded, Storage
 from initaudit.formats.torch.tensor import Rebuilder
 from initaudit.types import Model, Skip
 
@@ -35,13 +35,26 @@ def sniff_zip(path: Path, head: bytes) -> bool:
     return found.stem is not None and found.start == 0
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model, and the storages of its tensors by name."""
+
+    model: Model
+    storages: Mapping[str, Storage]
+
+
 def read_zip(path: Path) -> Model:
     """Read a zip archive of torch.save."""
+    return open_zip(path).model
+
+
+def open_zip(path: Path, unpickler: MakeUnpickler = Unpickler) -> Opened:
+    """Read a zip archive of torch.save, keeping the storages."""
     source = MappedFile(path)
     with path.open("rb") as file:
         found = archive.Archive(source, file)
     with collector_paused():
-        return _model(path, archive.load(found), "torch")
+        return _opened(path, archive.load(found, "", unpickler), "torch", unpickler)
 
 
 def sniff_legacy(path: Path, head: bytes) -> bool:
@@ -51,8 +64,13 @@ def sniff_legacy(path: Path, head: bytes) -> bool:
 
 def read_legacy(path: Path) -> Model:
     """Read a file that torch.save wrote before 1.6."""
+    return open_legacy(path).model
+
+
+def open_legacy(path: Path, unpickler: MakeUnpickler = Unpickler) -> Opened:
+    """Read a file that torch.save wrote before 1.6, keeping the storages."""
     with collector_paused():
-        return _model(path, legacy.load(MappedFile(path)), "torch")
+        return _opened(path, legacy.load(MappedFile(path), "", unpickler), "torch", unpickler)
 
 
 def sniff_pickle(path: Path, head: bytes) -> bool:
@@ -73,15 +91,20 @@ def sniff_pickle(path: Path, head: bytes) -> bool:
 
 def read_pickle(path: Path) -> Model:
     """Read a plain pickle that holds tensors or numpy arrays."""
+    return open_pickle(path).model
+
+
+def open_pickle(path: Path, unpickler: MakeUnpickler = Unpickler) -> Opened:
+    """Read a plain pickle that holds tensors or numpy arrays, keeping their storages."""
     source = MappedFile(path)
     if _JOBLIB in bytes(source.view(0, min(source.size, 4096))):
         raise UnsupportedError("a joblib dump, whose arrays lie between the pickle's instructions, is not read yet")
     with collector_paused():
-        pickle = Unpickler(source.view(0, source.size))
+        pickle = unpickler(source.view(0, source.size), 0, None, source)
         value = pickle.load()
         left = source.size - pickle.end
         rest = (Skip("file", f"{left} bytes after the first pickle are not read"),) if left else ()
-        return _model(path, Loaded(value, set(pickle.globals), "pickle", rest), "pickle")
+        return _opened(path, Loaded(value, set(pickle.globals), "pickle", rest), "pickle", unpickler)
 
 
 @contextmanager
@@ -96,26 +119,29 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _model(path: Path, loaded: Loaded, kind: str) -> Model:
+def _opened(path: Path, loaded: Loaded, kind: str, unpickler: MakeUnpickler) -> Opened:
     names = set(loaded.names)
+    storages = dict(loaded.storages)
     count = 0
 
     def nested(data: bytes | memoryview) -> object:
         nonlocal count
         prefix = f"nested/{count}/"
         count += 1
-        inner = _load_bytes(data, prefix)
+        inner = _load_bytes(data, prefix, unpickler)
         names.update(inner.names)
+        storages.update(inner.storages)
         return inner.value
 
-    model = build(loaded.value, names, str(path), kind, loaded.detail, Rebuilder(nested))
-    return replace(model, skipped=model.skipped + loaded.skipped)
+    rebuilder = Rebuilder(nested)
+    model = build(loaded.value, names, str(path), kind, loaded.detail, rebuilder)
+    return Opened(replace(model, skipped=model.skipped + loaded.skipped), {**storages, **rebuilder.arrays})
 
 
-def _load_bytes(data: bytes | memoryview, prefix: str) -> Loaded:
+def _load_bytes(data: bytes | memoryview, prefix: str, unpickler: MakeUnpickler) -> Loaded:
     source = Blob(data)
     if bytes(source.view(0, min(source.size, len(_ZIP)))) == _ZIP:
-        return archive.load(archive.Archive(source, io.BytesIO(data)), prefix)
+        return archive.load(archive.Archive(source, io.BytesIO(data)), prefix, unpickler)
     if source.size >= 15 and bytes(source.view(0, 15)) == legacy.MAGIC_PICKLE:
-        return legacy.load(source, prefix)
+        return legacy.load(source, prefix, unpickler)
     raise UnsupportedError("a pickled string that torch would load, but that is no file of torch.save")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from initaudit.errors import CorruptFileError
-from initaudit.formats.torch.pickle import Unpickler
+from initaudit.formats.torch.pickle import MakeUnpickler, Unpickler
 from initaudit.formats.torch.storage import Loaded, Source, Storage, storage_dtype, storage_size
 from initaudit.types import Global, Skip
 
@@ -40,7 +40,7 @@ class _Storages:
         return view
 
 
-def load(source: Source, prefix: str = "") -> Loaded:
+def load(source: Source, prefix: str = "", unpickler: MakeUnpickler = Unpickler) -> Loaded:
     """Return what was saved; the names of storages begin with `prefix`.
 
     Raises:
@@ -52,7 +52,7 @@ def load(source: Source, prefix: str = "") -> Loaded:
     values: list[object] = []
     end = 0
     for _ in range(5):
-        pickle = Unpickler(data, end, storages.persistent)
+        pickle = unpickler(data, end, storages.persistent, source)
         values.append(pickle.load())
         names |= pickle.globals.keys()
         end = pickle.end
@@ -75,7 +75,7 @@ def load(source: Source, prefix: str = "") -> Loaded:
         view.nbytes, view.read, view.release, view.big_endian = root.nbytes, root.read, root.release, root.big_endian
     left = source.size - end
     rest = (Skip("file", f"{left} bytes after the end of what torch.load would read"),) if left else ()
-    return Loaded(value, names, "legacy archive", rest)
+    return Loaded(value, names, "legacy archive", rest, {root.name: root for root in storages.roots.values()})
 
 
 def _place(source: Source, storage: Storage, start: int) -> int:

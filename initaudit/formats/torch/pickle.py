@@ -9,8 +9,8 @@ from __future__ import annotations
 import codecs
 import re
 import struct
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 from initaudit.errors import CorruptFileError, ReadError, UnsafeFileError
 from initaudit.formats.torch.pickle_values import PLAIN, Record, as_key
@@ -39,8 +39,13 @@ class Unpickler:
     the position behind the pickle and `globals` holds every name that it mentions.
     """
 
-    def __init__(self, data: Buffer, start: int = 0, persistent: Callable[[object], object] | None = None) -> None:
+    table: ClassVar[Sequence[Callable[[Any], object] | None]]  # by instruction; None: the last one
+
+    def __init__(
+        self, data: Buffer, start: int = 0, persistent: Callable[[object], object] | None = None, origin: object = None
+    ) -> None:
         self.data = data
+        self.origin = origin  # where the data lie; only those who write ask for it
         self.pos = start
         self.size = len(data)
         self.persistent = persistent or (lambda pid: Record(Global("persistent id"), (pid,)))
@@ -61,7 +66,7 @@ class Unpickler:
         Raises:
             CorruptFileError: the bytes are no pickle, or one that ends early.
         """
-        data, table = self.data, _TABLE
+        data, table = self.data, self.table
         try:
             for _ in range(MAX_OPCODES):
                 operation = table[data[self.pos]]
@@ -480,4 +485,5 @@ _OPERATIONS: dict[bytes, Callable[[Unpickler], object] | None] = {
     b"P": _push(lambda u: u.persistent(u.line().decode())),
     b"Q": _persistent_id,
 }
-_TABLE = [_OPERATIONS.get(bytes([code]), _unknown) for code in range(256)]
+Unpickler.table = [_OPERATIONS.get(bytes([code]), _unknown) for code in range(256)]
+MakeUnpickler = Callable[[Buffer, int, Callable[[object], object] | None, object], Unpickler]

@@ -21,11 +21,12 @@ from initaudit.formats.torch import script_stem
 from initaudit.formats.torch.archive import Archive, load_pickle
 from initaudit.formats.torch.files import collector_paused
 from initaudit.formats.torch.model import hostile
+from initaudit.formats.torch.pickle import MakeUnpickler, Unpickler
 from initaudit.formats.torch.script_code import ClassCode, Code, NoGraphError, plain_name
 from initaudit.formats.torch.script_graph import follow
 from initaudit.formats.torch.script_objects import Reader, Tree
 from initaudit.formats.torch.script_values import Sym
-from initaudit.formats.torch.storage import Loaded
+from initaudit.formats.torch.storage import Loaded, Storage
 from initaudit.formats.torch.tensor import Lost, Rebuilder
 from initaudit.types import Graph, Model, Skip, Tensor
 
@@ -40,18 +41,43 @@ def read(path: Path) -> Model:
         CorruptFileError: a member contradicts the archive.
         ReadError: there are no tensors in it.
     """
+    archive, stem = _open(path)
+    with collector_paused():
+        return _model(path, archive, stem)
+
+
+def storages(path: Path, unpickler: MakeUnpickler) -> dict[str, Storage]:
+    """Return the storages of a TorchScript archive by name."""
+    archive, stem = _open(path)
+    found = dict(_load(archive, stem, unpickler).storages)
+    constants = _load_constants(archive, stem, unpickler)
+    found.update(constants.storages if constants else {})
+    return found
+
+
+def _open(path: Path) -> tuple[Archive, str]:
     source = MappedFile(path)
     with path.open("rb") as file:
         archive = Archive(source, file)
     stem = script_stem(tuple(archive.members))
     if stem is None:
         raise CorruptFileError("a TorchScript archive without data.pkl")
-    with collector_paused():
-        return _model(path, archive, stem)
+    return archive, stem
+
+
+def _load(archive: Archive, stem: str, unpickler: MakeUnpickler = Unpickler) -> Loaded:
+    return load_pickle(archive, f"{stem}data.pkl", (f"{stem}data/", f"{stem}tensors/"), "data/", unpickler)
+
+
+def _load_constants(archive: Archive, stem: str, unpickler: MakeUnpickler = Unpickler) -> Loaded | None:
+    member = f"{stem}constants.pkl"
+    if member not in archive.members:
+        return None
+    return load_pickle(archive, member, (f"{stem}constants/", f"{stem}tensors/"), "constants/", unpickler)
 
 
 def _model(path: Path, archive: Archive, stem: str) -> Model:
-    loaded = load_pickle(archive, f"{stem}data.pkl", (f"{stem}data/", f"{stem}tensors/"), "data/")
+    loaded = _load(archive, stem)
     names = set(loaded.names)
     rebuilder = Rebuilder(_nested)
     code = Code(archive, stem)
@@ -104,10 +130,9 @@ def _nested(data: bytes | memoryview) -> object:
 
 def _constants(archive: Archive, stem: str, rebuilder: Rebuilder, tree: Tree) -> list[Any]:
     """Return what the code names CONSTANTS: tensors become the model's own, single numbers are taken as such."""
-    member = f"{stem}constants.pkl"
-    if member not in archive.members:
+    loaded = _load_constants(archive, stem)
+    if loaded is None:
         return []
-    loaded: Loaded = load_pickle(archive, member, (f"{stem}constants/", f"{stem}tensors/"), "constants/")
     values = loaded.value if isinstance(loaded.value, (tuple, list)) else ()
     frozen = not any(not tensor.buffer for tensor in tree.tensors.values())  # its parameters became constants
     found: list[Any] = []

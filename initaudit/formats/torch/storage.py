@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from initaudit.dtypes import numpy_dtype
 from initaudit.errors import CorruptFileError, UnsupportedError
 from initaudit.types import Array, Skip, Tensor
+
+if TYPE_CHECKING:
+    from initaudit.formats.torch.archive import Archive
 
 MAX_DIMENSIONS = 32  # what every numpy can hold
 MAX_ELEMENTS = 2**48
@@ -41,11 +44,20 @@ class Source(Protocol):
         """Let go of these bytes in memory."""
 
 
-class Blob:
-    """Bytes inside a pickle, as a source of their own."""
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of a zip archive, as the place where something lies."""
 
-    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+    archive: Archive
+    name: str
+
+
+class Blob:
+    """Bytes in memory, as a source of their own; `origin` tells where they come from: a Member, or a pickled value."""
+
+    def __init__(self, data: bytes | bytearray | memoryview, origin: object = None) -> None:
         self._data = memoryview(data)
+        self.origin = data if origin is None else origin
         self.size = len(self._data)
 
     def view(self, offset: int, length: int, what: str = "data") -> memoryview:
@@ -56,6 +68,23 @@ class Blob:
 
     def release(self, offset: int, length: int) -> None:
         """Do nothing: whoever holds the pickle holds these bytes."""
+
+
+class Window:
+    """A stretch of a source, as a source of its own: a file that lies, stored as it is, inside another."""
+
+    def __init__(self, source: Source, start: int, size: int, origin: Member) -> None:
+        self._source, self._start, self.size, self.origin = source, start, size, origin
+
+    def view(self, offset: int, length: int, what: str = "data") -> memoryview:
+        """Return `length` bytes from `offset`."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise CorruptFileError(f"{what} at byte {offset} needs {length} bytes, but there are {self.size}")
+        return self._source.view(self._start + offset, length, what)
+
+    def release(self, offset: int, length: int) -> None:
+        """Let go of these bytes in memory."""
+        self._source.release(self._start + offset, length)
 
 
 def storage_dtype(cls: str) -> str:
@@ -85,6 +114,7 @@ class Loaded:
     names: set[str]
     detail: str
     skipped: tuple[Skip, ...] = ()
+    storages: Mapping[str, Storage] = field(default_factory=dict)
 
 
 class Storage:
@@ -97,12 +127,14 @@ class Storage:
         self.start = start  # elements, for a view of another storage
         self.big_endian = big_endian
         self.nbytes = 0
+        self.place: tuple[Source | Member, int] | None = None  # where it is written: in what, from which byte
         self.read: Callable[[], memoryview] = lambda: memoryview(b"")
         self.release: Callable[[], None] = lambda: None
 
     def put(self, source: Source, offset: int, nbytes: int) -> None:
         """Say that the bytes lie in `source`."""
         self.nbytes = nbytes
+        self.place = source, offset
         self.read = lambda: source.view(offset, nbytes, self.name)
         self.release = lambda: source.release(offset, nbytes)
 

@@ -30,6 +30,7 @@ class Lost:
 
 
 Found = Tensor | Lost
+CAST = "cast"  # behind the name of a storage whose values are read as another type
 MAX_DEPTH = 16  # parameter of a subclass of a subclass of ...
 
 
@@ -56,7 +57,7 @@ class Rebuilder:
         self._nested = nested
         self._known: dict[int, tuple[object, Found | None]] = {}
         self._inner: dict[int, tuple[object, object]] = {}
-        self._arrays = 0
+        self.arrays: dict[str, Storage] = {}  # what pickled numpy arrays look at
         self._depth = 0
 
     def tensor(self, value: object) -> Found | None:
@@ -114,9 +115,7 @@ class Rebuilder:
             return Lost("a lazy parameter that has no values yet")
         if function in ("Parameter", "Variable", "Tensor", "Buffer") and value.args:
             return self.tensor(value.args[0])
-        name = f"array/{self._arrays}"
-        found = arrays.array(value, name)
-        self._arrays += found is not None
+        found = arrays.array(value, f"array/{len(self.arrays)}", self.arrays)
         return Lost(found) if isinstance(found, str) else found
 
     def _plain(self, storage: Storage, dtype: str, offset: object, size: object, stride: object) -> Found:
@@ -233,7 +232,8 @@ class Rebuilder:
         if not isinstance(tensor, Tensor) or tensor.dtype == wanted:
             return tensor
         kind = numpy_dtype(wanted)
-        return replace(tensor, dtype=wanted, load=lambda: tensor.load().astype(kind))
+        stored = f"{tensor.storage} {CAST}"
+        return replace(tensor, dtype=wanted, load=lambda: tensor.load().astype(kind), storage=stored)
 
 
 def _with_bits(found: Found, metadata: object) -> Found:

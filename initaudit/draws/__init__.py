@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from initaudit.draws.orthogonal import orthonormal
 from initaudit.errors import UsageError
 from initaudit.types import Array
 
@@ -67,26 +68,18 @@ def _draw_truncated(shape: tuple[int, ...], d: Draw) -> Array:
     z = d.rng.standard_normal(shape)
     while (outside := np.abs(z) > cut).any():
         z[outside] = d.rng.standard_normal(int(outside.sum()))
-    return d.std / truncation(cut)[0] * z
+    return d.mean + d.std / truncation(cut)[0] * z
 
 
-def _orthonormal(rows: int, columns: int, rng: np.random.Generator) -> Array:
-    """Haar-distributed rows or columns, whichever are fewer: QR with the signs of R's diagonal taken out."""
-    q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
-    q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
-    return q if rows >= columns else q.T
-
-
-def _split(shape: tuple[int, ...], blocks: int) -> tuple[int, int]:
+def _split(shape: tuple[int, ...], blocks: int, law: str) -> tuple[int, int]:
     if len(shape) < 2 or shape[0] % blocks:
-        raise UsageError(f"an orthogonal law needs a matrix per operator, not {blocks} in {list(shape)}")
+        raise UsageError(f"{law} needs a matrix per operator, not {blocks} in {list(shape)}")
     return shape[0] // blocks, math.prod(shape[1:])
 
 
 def _draw_orthogonal(shape: tuple[int, ...], d: Draw) -> Array:
-    rows, columns = _split(shape, d.blocks)
-    parts = [_orthonormal(rows, columns, d.rng) for _ in range(d.blocks)]
-    return d.number("gain", 1) * np.concatenate(parts).reshape(shape)
+    rows, columns = _split(shape, d.blocks, "an orthogonal law")
+    return d.number("gain", 1) * orthonormal(d.rng, d.blocks, rows, columns).reshape(shape)
 
 
 def _centre(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -94,21 +87,24 @@ def _centre(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _draw_delta(shape: tuple[int, ...], d: Draw) -> Array:
-    rows, _ = _split(shape, d.blocks)
-    if rows < shape[1] or any(k % 2 == 0 for k in shape[2:]):
+    rows, _ = _split(shape, d.blocks, "delta-orthogonal")
+    if rows < shape[1]:
         raise UsageError(
-            f"delta-orthogonal needs at least as many output as input channels and odd kernels, not {list(shape)}"
+            f"delta-orthogonal needs at least as many output as input channels in every group, not {rows} for"
+            f" {shape[1]}: fewer cannot keep every input apart"
         )
+    if any(k % 2 == 0 for k in shape[2:]):
+        raise UsageError(f"delta-orthogonal needs odd kernels, not {list(shape[2:])}: an even one has no centre")
     w = np.zeros(shape)
+    blocks = orthonormal(d.rng, d.blocks, rows, shape[1])
     for block in range(d.blocks):
-        part = slice(block * rows, (block + 1) * rows)
-        at: tuple[Any, ...] = (part, slice(None), *_centre(shape))
-        w[at] = _orthonormal(rows, shape[1], d.rng)
+        at: tuple[Any, ...] = (slice(block * rows, (block + 1) * rows), slice(None), *_centre(shape))
+        w[at] = blocks[block]
     return d.number("gain", 1) * w
 
 
 def _draw_eye(shape: tuple[int, ...], d: Draw) -> Array:
-    rows, _ = _split(shape, d.blocks)
+    rows, _ = _split(shape, d.blocks, "an identity")
     w = np.zeros(shape)
     for block in range(d.blocks):
         for i in range(min(rows, shape[1])):
@@ -122,13 +118,13 @@ def _draw_constant(shape: tuple[int, ...], d: Draw) -> Array:
 
 def _draw_sparse(shape: tuple[int, ...], d: Draw) -> Array:
     """Zero the same number of entries in every column, as torch.nn.init.sparse_ does."""
-    if len(shape) != 2:
-        raise UsageError(f"a sparse law needs a matrix, not {list(shape)}")
-    w = d.rng.standard_normal(shape) * d.number("std", 0.01)
-    zeros = math.ceil(d.number("sparsity", 0.9) * shape[0])
-    for column in range(shape[1]):
-        w[d.rng.permutation(shape[0])[:zeros], column] = 0.0
-    return w
+    rows, columns = _split(shape, d.blocks, "a sparse law")
+    w = d.rng.standard_normal((d.blocks, rows, columns)) * d.number("std", 0.01)
+    zeros = math.ceil(d.number("sparsity", 0.9) * rows)
+    for block in range(d.blocks):
+        for column in range(columns):
+            w[block, d.rng.permutation(rows)[:zeros], column] = 0.0
+    return w.reshape(shape)
 
 
 DRAW: dict[str, Callable[[tuple[int, ...], Draw], Array]] = {

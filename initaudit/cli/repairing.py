@@ -1,0 +1,141 @@
+"""`initaudit fix`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from initaudit.cli.asked import meant_by, notice_to, refuse_idle_data, refuse_model, split
+from initaudit.cli.streams import check_file, emit, progress_of, style_of, write
+from initaudit.edits import Repair
+from initaudit.errors import InitauditError, UsageError
+from initaudit.options import (
+    ActivationOption,
+    AllOption,
+    ArchOption,
+    DryOption,
+    EmitOption,
+    FixDataOption,
+    FixLayersOption,
+    FixPath,
+    FixSeedOption,
+    ForceOption,
+    IgnoreOption,
+    InPlaceOption,
+    InputOption,
+    JobsOption,
+    ManifestOption,
+    ModelOption,
+    NamesOption,
+    ProbeOption,
+    QuietOption,
+    RepairFormat,
+    RepairFormatOption,
+    SchemeOption,
+    SelectOption,
+    TargetOption,
+    VerboseOption,
+)
+
+
+def fix(
+    path: FixPath = None,
+    scheme: SchemeOption = "auto",
+    output: TargetOption = None,
+    in_place: InPlaceOption = False,
+    layers: FixLayersOption = None,
+    all: AllOption = False,
+    dry_run: DryOption = False,
+    manifest: ManifestOption = None,
+    emit_code: EmitOption = None,
+    seed: FixSeedOption = 0,
+    force: ForceOption = False,
+    format: RepairFormatOption = RepairFormat.CONSOLE,
+    data: FixDataOption = None,
+    model: ModelOption = None,
+    arch: ArchOption = None,
+    input: InputOption = None,
+    names: NamesOption = None,
+    activation: ActivationOption = None,
+    select: SelectOption = None,
+    ignore: IgnoreOption = None,
+    jobs: JobsOption = None,
+    probe: ProbeOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Draw again what is wrong, and nothing else; write it beside the original, and audit it again."""
+    if path is None:
+        raise UsageError("give a PATH: the file or folder to repair")
+    lsuv = scheme.strip().lower().partition(":")[0] == "lsuv"
+    _refuse_contradictions(output, in_place, layers, all, dry_run, emit_code, quiet and verbose)
+    if not lsuv:
+        refuse_idle_data(data, probe)
+    from initaudit import activations, audit  # noqa: PLC0415  numpy is not needed for --help
+    from initaudit.repair import manifest as record  # noqa: PLC0415
+    from initaudit.repair.fixing import Judge, Wish  # noqa: PLC0415
+    from initaudit.repair.fixing import fix as repair  # noqa: PLC0415
+
+    for target in (manifest, emit_code):
+        if target is not None:
+            refuse_model(target, [path])
+            check_file(target)
+    meant = meant_by([path], model, arch, input)
+    twin = audit.named_by(names) if names is not None else None
+    settings: dict[str, Any] = {
+        "activation": activations.named(activation) if activation is not None else None,
+        "chosen": audit.select(split(select), split(ignore)),
+        "jobs": jobs,
+        "probe": data is not None if probe is None else probe,
+        "data": data if probe is not False else None,
+        "seed": seed,
+        "notice": notice_to(path, quiet, verbose),
+    }
+    wish = Wish(scheme, tuple(split(layers)), all, seed, force, data, dry_run)
+    written = emit_code is None or output is not None or in_place
+    with progress_of(f"building {path}" if meant is not None else Path(path).name, quiet) as step:
+        judge = Judge(meant, twin, settings, step) if step is not None else Judge(meant, twin, settings)
+        try:
+            done = repair(path, wish, judge, output=output, in_place=in_place, written=written)
+        except InitauditError as error:
+            raise error.at(path) from error.__cause__
+    code = _code(done, emit_code)
+    if manifest is not None:
+        write(record.text(done), manifest)
+    if format.value == "json":
+        emit(record.text(done))
+    else:
+        from initaudit.reporters import repair as told  # noqa: PLC0415
+
+        emit(told.render(done, style_of("-", verbosity=verbose - quiet, many=False), code=code))
+    raise typer.Exit(2 if done.before.crashed else done.code)
+
+
+def _code(done: Repair, target: str | None) -> str:
+    """Write the code that does the same, and return where to; nowhere if nothing is to be done or it got worse."""
+    if target is None or done.worse or not done.plan.recipes:
+        return ""
+    from initaudit.repair import emitting  # noqa: PLC0415
+
+    names = [tensor.name for tensor in done.before.model.tensors]
+    write(
+        emitting.emit(done.plan, source=done.before.model.path, names=names, reached=done.reached), target
+    )  # fmt: skip
+    return target
+
+
+def _refuse_contradictions(
+    output: str | None, in_place: bool, layers: list[str] | None, every: bool, dry: bool, code: str | None, both: bool
+) -> None:
+    if output is not None and in_place:
+        raise UsageError("--output and --in-place contradict each other")
+    if layers and every:
+        raise UsageError("--layers and --all contradict each other")
+    if dry and code is not None:
+        raise UsageError("--dry-run writes nothing: leave --emit-code away")
+    if both:
+        raise UsageError("--quiet and --verbose contradict each other")
+    if output in {"-", ""}:
+        raise UsageError("a model is not written to standard output; name a file")

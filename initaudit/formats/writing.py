@@ -1,0 +1,201 @@
+"""New values on the way into a file: written aside, shown to whoever wants to look, then put in place or thrown away.
+
+    plan -> layout (targets) -> stage folder with the new files under their final names -> look at it -> commit
+
+Until `commit` nothing but the stage folder has changed, and that goes with the program. `commit` renames: the old
+files or the new ones are there at any moment, and where there are several, a journal sees to it that a later run
+finishes what a crash cut short.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from initaudit import formats
+from initaudit.edits import Edit
+from initaudit.errors import InitauditError, UsageError, WriteError
+from initaudit.formats import journal, targets
+from initaudit.formats.interrupts import terminable
+from initaudit.formats.staging import signature, space, write_copy
+from initaudit.formats.targets import Layout, default_target
+
+__all__ = ["Staged", "default_target", "recover", "stage"]
+
+Progress = Callable[[int, int], None]  # bytes copied, bytes in all
+
+_UNITS = ("bytes", "KB", "MB", "GB", "TB")
+
+
+class Staged:
+    """New files that wait for `commit`.
+
+    `path` is read like any model, and is what will be at `target`; `inputs` and `outputs` give the sha256 of the files
+    that were copied and of what became of them, by path; `notes` are lines for the reader.
+    """
+
+    def __init__(self, layout: Layout, stage: journal.Stage) -> None:
+        self.path = stage.new / layout.shown
+        self.target = layout.result
+        self.notes = layout.notes
+        self.inputs: dict[str, str] = {}
+        self.outputs: dict[str, str] = {}
+        self.committed = False
+        self._layout = layout
+        self._stage = stage
+        self._seen: dict[Path, tuple[int, int, int, int]] = {}
+
+    def commit(self) -> None:
+        """Put the new files in place.
+
+        Raises:
+            WriteError: it could not be done, or a file of the model has changed since; nothing was written.
+        """
+        layout = self._layout
+        try:
+            for path, seen in self._seen.items():
+                if signature(path.stat()) != seen:
+                    raise WriteError("the file has changed while it was repaired; nothing was written", str(path))
+            for part in layout.parts if not layout.whole else ():
+                (layout.root / part.final).parent.mkdir(parents=True, exist_ok=True)
+            self._stage.rename(_moves(layout), over=layout.over)
+        except OSError as error:
+            raise _refusal(error, layout.root) from error
+        self.committed = True
+
+    def discard(self) -> None:
+        """Throw the new files away, if they are not in place yet."""
+        self._stage.remove()
+
+    def fill(self, progress: Progress | None) -> None:
+        """Write the new files."""
+        layout = self._layout
+        sizes = {part.plan.path: space(part.plan.path) for part in layout.parts}
+        _check_space(layout.root, sum(sizes.values()))
+        total, done = sum(path.stat().st_size for path in sizes), 0
+
+        def tick(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress(done, total)
+
+        for name, file in layout.links.items():
+            place = self._stage.new / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(file, file.is_dir())
+        for part in layout.parts:
+            place = self._stage.new / part.staged
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                copied = write_copy(part.plan, place, tick, alike=layout.alike)
+            except InitauditError as error:
+                raise error.at(str(part.plan.path)) from None
+            final = layout.root / layout.whole / part.final
+            self.inputs[str(part.plan.path)] = copied.read
+            self.outputs[str(final)] = copied.written
+            self._seen[part.plan.path] = copied.seen
+
+
+@contextmanager
+def stage(
+    path: str | Path,
+    edits: Sequence[Edit],
+    target: str | Path | None = None,
+    *,
+    in_place: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[Staged]:
+    """Write a model with new values for some tensors, in files that nobody sees before `commit`.
+
+    Args:
+        path: file or folder that the model was read from.
+        edits: what becomes new.
+        target: file or folder to write, `default_target(path)` if nobody says.
+        in_place: the files take the places of the old ones.
+        force: files at `target` may be replaced.
+        progress: told bytes copied, and bytes in all.
+
+    Raises:
+        UsageError: the target exists already or does not fit the model, or the model cannot be changed in place.
+        UnsupportedError: an edit has no room in the format; a value has none in the element type.
+        ReadError: the model is not what it was when the tensors were read.
+        WriteError: the files cannot be written: no space, no rights.
+    """
+    where = Path(path)
+    if in_place and target is not None:
+        raise UsageError("a target and --in-place exclude each other")
+    try:
+        recover(where)
+        plans = formats.plan(where, edits)
+        if in_place:
+            layout = targets.in_place(where, plans)
+        else:
+            layout = targets.beside(
+                where, plans, default_target(where) if target is None else Path(target), force=force
+            )
+        journal.recover(layout.root)
+    except OSError as error:
+        raise _refusal(error, where) from error
+    except InitauditError as error:
+        raise error.at(str(path)) from error.__cause__
+    with terminable():
+        try:
+            folder = journal.Stage(layout.root)
+        except OSError as error:
+            raise _refusal(error, layout.root) from error
+        try:
+            staged = Staged(layout, folder)
+            try:
+                staged.fill(progress)
+            except OSError as error:
+                raise _refusal(error, layout.root) from error
+            yield staged
+        finally:
+            folder.remove()
+
+
+def recover(path: str | Path) -> tuple[str, ...]:
+    """Finish or undo what a program that was killed left half done to a model; return what was done, a line each.
+
+    Raises:
+        WriteError: it cannot be done, or another program is at it right now.
+    """
+    where = Path(path)
+    folders = {where.resolve()} if where.is_dir() else {where.parent.resolve(), where.resolve().parent}
+    return tuple(line for folder in sorted(folders) if folder.is_dir() for line in journal.recover(folder))
+
+
+def _moves(layout: Layout) -> list[journal.Move]:
+    if layout.whole:
+        return [journal.Move(journal.NEW, layout.whole)]
+    return [journal.Move(f"{journal.NEW}/{part.staged}", part.final) for part in layout.parts]
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise WriteError(
+            f"needs {_told(needed)} and {_told(free)} are free: {_told(needed - free)} missing", str(folder)
+        )
+
+
+def _told(count: float) -> str:
+    """Return a number of bytes as people read it."""
+    unit = 0
+    while count >= 1000 and unit < len(_UNITS) - 1:
+        count /= 1000
+        unit += 1
+    return f"{count:.3g} {_UNITS[unit]}"
+
+
+def _refusal(error: OSError, path: Path) -> WriteError:
+    """Return what the system said, as a refusal of ours."""
+    where = os.fspath(error.filename) if isinstance(error.filename, (str, bytes, os.PathLike)) else path
+    # of a file in the stage, the name would mean nothing to anyone
+    shown = str(path) if journal.PREFIX in str(where) else str(where)
+    return WriteError(f"{error.strerror or error}; nothing was written", shown)

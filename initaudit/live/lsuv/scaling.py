@@ -1,0 +1,195 @@
+"""What happens where a weight meets the data: its product is measured, and it is scaled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from initaudit.errors import UnsupportedError
+from initaudit.live.lsuv.moments import Moments, pooled
+from initaudit.live.lsuv.owners import owners
+from initaudit.live.lsuv.recurrences import Recurrence
+from initaudit.live.lsuv.stored import Stored
+from initaudit.live.lsuv.sweep import Stop, Sweep
+from initaudit.live.lsuv.targets import CONSTANT, NOTHING, ZERO, Settings, Target
+
+
+
+RECURRENT = frozenset({"lstm", "gru", "rnn"})
+
+
+@dataclass(slots=True)
+class _Group:
+    """Parts that are scaled together, and the elements that they make: None for all."""
+
+    parts: list[int]
+    masks: list[torch.Tensor] | None
+
+    def of(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the elements of some values that are made by these parts."""
+        if self.masks is None:
+            return list(values)
+        return [v[m.expand(v.shape)] for v, m in zip(values, self.masks, strict=True)]
+
+
+class Scaling:
+    """Scales weights as a sweep comes to their products.
+
+    Args:
+        sweep: that runs the graph.
+        stored: the weights in it.
+        targets: what to scale.
+        settings: to what.
+    """
+
+    def __init__(self, sweep: Sweep, stored: Stored, targets: Sequence[Target], settings: Settings) -> None:
+        self.sweep = sweep
+        self.stored = stored
+        self.settings = settings
+        self.targets = targets
+        self.broken = False
+        self._due: dict[int, list[tuple[Target, str]]] = {}
+        for one in targets:
+            for out in (*one.meeting.outs, *one.meeting.others):
+                at = sweep.maker(out)
+                if at is not None:
+                    self._due.setdefault(at, []).append((one, out))
+
+    @property
+    def wanted(self) -> list[str]:
+        """Values that the sweep has to make."""
+        return [out for due in self._due.values() for _, out in due]
+
+    @property
+    def stops(self) -> Mapping[int, list[Stop]]:
+        """Where the sweep has to stop."""
+        return {
+            at: [
+                Stop(frozenset(self.stored.readers[one.at]), out, frozenset(o for o in one.meeting.outs if o != out))
+                for one, out in due
+            ]
+            for at, due in self._due.items()
+        }
+
+    def at(self, stop: int) -> None:
+        """Scale what is to be scaled after a node."""
+        with _disable_current_modes():
+            due = self._due[stop]
+            if self.sweep.graph.nodes[stop].op in RECURRENT:
+                self._unrolled([one for one, _ in due], stop)
+                return
+            for one, out in due:
+                self._scale(one, out, stop)
+
+    def _unrolled(self, due: Sequence[Target], stop: int) -> None:
+        why = next((w for name in self.sweep.graph.nodes[stop].outputs if name and (w := self.sweep.why(name))), "")
+        try:
+            if not why:
+                Recurrence(self.sweep, self.stored, due, stop, self.settings).scale()
+        except UnsupportedError as error:
+            why = error.reason
+        if why:
+            self.broken = True
+            for part in (part for one in due for part in one.states if not part.done):
+                part.why = f"its product cannot be computed: {why}"
+
+    def _scale(self, one: Target, out: str, stop: int) -> None:
+        why = self.sweep.why(out)
+        if out in one.meeting.others:
+            if not why:
+                one.later.append(("", pooled(self.sweep.seen(out))))
+            return
+        if why:
+            self.broken = True
+            for k in one.open:
+                one.states[k].why = f"its product cannot be computed: {why}"
+            return
+        base = self.sweep.seen(out)
+        if not one.open:
+            one.later.append(("", pooled(base)))
+            return
+        if not all(bool(torch.isfinite(value).all()) for value in base):
+            for k in one.open:
+                one.states[k].why = "what it makes is not finite"
+            return
+        added = self._made(one, out, stop, [0.0 if k in one.open else p.scale for k, p in enumerate(one.states)])
+        linear = all(bool(torch.isfinite(value).all()) for value in added)
+        product = [a - b for a, b in zip(base, added, strict=True)] if linear else base
+        groups = self._groups(one, out, stop, product, added if linear else None)
+        aims: dict[int, float] = {}
+        alive: list[_Group] = []
+        for group in groups:
+            own = Moments()
+            for a, b in zip(group.of(product), group.of(added if linear else product), strict=True):
+                own.add(a, b if linear else None)
+            if not own.count:
+                continue
+            if own.product <= max(NOTHING, 1e-12 * own.aa / own.count):
+                for k in group.parts:
+                    one.states[k].why = ZERO if own.aa == 0 else CONSTANT
+                continue
+            scale = own.scale(self.settings.target)
+            if scale is None:
+                scale = math.sqrt(self.settings.target / own.product)
+                for k in group.parts:
+                    one.states[k].why = f"its bias alone has variance {own.added:.3g}, over the target"
+            aims.update(dict.fromkeys(group.parts, scale))
+            alive.append(group)
+        self._reach(one, out, stop, alive, aims)
+
+    def _made(self, one: Target, out: str, stop: int, scales: Sequence[float]) -> list[torch.Tensor]:
+        """Return a product as it is with other scales of the parts."""
+        self.stored.place(self.sweep.replace, [one.at], {one.at: one.scaled(list(scales))})
+        self.sweep.again(stop)
+        return self.sweep.seen(out)
+
+    def _groups(
+        self, one: Target, out: str, stop: int, product: list[torch.Tensor], added: list[torch.Tensor] | None
+    ) -> list[_Group]:
+        """Return which elements of a product the parts make that are not decided yet."""
+        if one.parts.one:
+            return [_Group([0], None)]
+        open_ = one.open
+
+        def made(scales: Sequence[float]) -> list[torch.Tensor]:
+            values = self._made(one, out, stop, [s * p.scale for s, p in zip(scales, one.states, strict=True)])
+            return values if added is None else [v - b for v, b in zip(values, added, strict=True)]
+
+        labels = owners(made, product, len(one.states))
+        if labels is None:
+            return [_Group(open_, None)]
+        there = {int(k) for own in labels for k in own.unique()}
+        return [_Group([k], [own == k for own in labels]) for k in open_ if k in there]
+
+    def _reach(self, one: Target, out: str, stop: int, groups: Sequence[_Group], aims: Mapping[int, float]) -> None:
+        """Scale until the variance is the target's."""
+        target, tol = self.settings.target, self.settings.tol
+        scales = [aims.get(k, part.scale) for k, part in enumerate(one.states)]
+        for tries in range(1, max(1, self.settings.tmax) + 1):
+            if not np.isfinite(self.stored.rounded(one.at, one.scaled(scales))).all():
+                scales = [part.scale for part in one.states]
+                for k in aims:
+                    one.states[k].why = f"its values would not fit into {self.stored.tensors[one.at].dtype}"
+                break
+            values = self._made(one, out, stop, scales)
+            off = False
+            for group in groups:
+                variance = pooled(group.of(values))
+                for k in group.parts:
+                    state = one.states[k]
+                    state.variance, state.tries, state.done = variance, tries, True
+                if not abs(variance - target) < tol and not one.states[group.parts[0]].why:
+                    off = True
+                    for k in group.parts:
+                        scales[k] *= math.sqrt(target / variance) if 0 < variance < math.inf else 1.0
+            if not off:
+                break
+        for k, part in enumerate(one.states):
+            part.scale = scales[k]
+        self.stored.values[one.at] = one.values()
+        self._made(one, out, stop, scales)

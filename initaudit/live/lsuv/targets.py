@@ -1,0 +1,97 @@
+"""A weight that is being scaled: its parts, where its products are found, and what has become of it so far."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from initaudit.edits import Reached
+from initaudit.live.lsuv.parts import Parts
+from initaudit.types import Array, Layer
+
+NOTHING = 1e-24  # variance of a product that is rounding, or zero
+ZERO = "its input is zero"
+CONSTANT = "what it makes is one number, whatever its input"
+REUSED = "the same weight as before, where its first use decided"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is to be reached, and how."""
+
+    tol: float
+    tmax: int
+    target: float
+    training_norms: bool
+    seed: int
+
+
+@dataclass(slots=True)
+class Part:
+    """What has become of one part."""
+
+    scale: float = 1.0  # of the start
+    variance: float | None = None
+    tries: int = 0
+    why: str = ""
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """Where a weight meets the data."""
+
+    outs: tuple[str, ...]  # its products, in execution order
+    others: tuple[str, ...] = ()  # what is made with it elsewhere, in another way
+
+
+@dataclass(slots=True)
+class Target:
+    """A weight that is being scaled."""
+
+    at: int  # its recipe
+    layer: Layer
+    parts: Parts
+    start: Array
+    meeting: Meeting
+    states: list[Part] = field(default_factory=list)
+    later: list[tuple[str, float]] = field(default_factory=list)  # further uses and their variance
+
+    def __post_init__(self) -> None:
+        self.states = [Part() for _ in self.parts.names]
+
+    @property
+    def open(self) -> list[int]:
+        """Parts that no use has decided yet."""
+        return [k for k, part in enumerate(self.states) if not part.done]
+
+    def values(self, **changed: float) -> Array:
+        """Return the weight as it is scaled now; `changed` replaces scales, by number of the part."""
+        return self.scaled([changed.get(str(k), part.scale) for k, part in enumerate(self.states)])
+
+    def scaled(self, scales: list[float]) -> Array:
+        """Return the start with these scales, one per part."""
+        made = self.parts.scaled(self.start, scales)
+        return np.asarray(made, self.start.dtype)
+
+    def reached(self, tol: float, target: float) -> list[Reached]:
+        """Return what there is to say of it."""
+        scales = [part.scale for part in self.states if part.done and not part.why]
+        usual = math.exp(sum(map(math.log, scales)) / len(scales)) if scales else 1.0
+        rows = []
+        for name, part in zip(self.parts.names, self.states, strict=True):
+            why = part.why
+            if not part.done:
+                why = why or "its product is not computed on this batch"
+                if scales and part.scale == 1.0:
+                    part.scale = usual
+                    why += "; scaled like its other parts"
+            elif part.variance is not None and not why and not abs(part.variance - target) < tol:
+                why = f"not reached after {part.tries} tries"
+            rows.append(Reached(self.layer.name, name, part.variance, part.tries, part.scale, why))
+        for k, (name, variance) in enumerate(self.later):
+            off = not abs(variance - target) < tol
+            rows.append(Reached(self.layer.name, name or f"use {k + 2}", variance, 0, 1.0, REUSED if off else ""))
+        return rows

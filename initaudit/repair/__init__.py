@@ -1,0 +1,1 @@
+"""Repair: what is wrong is drawn again, and nothing else."""

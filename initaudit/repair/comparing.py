@@ -1,0 +1,127 @@
+"""What the second audit says against the first: whether a repair made anything worse, and what is still at fault.
+
+Worse is a graver finding, never a moved figure:
+
+- a layer (or the model as a whole) that has a warning or an error and had none, or a less grave one;
+- a layer that the repair did not touch and that has one more fault, as grave as those it had;
+- a risk that has risen by more than noise into a graver class. Symptoms of the whole graph (INI5xx) count only through
+  it: they move from layer to layer, and one that a dead or broken layer hid shows once that layer works.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+
+from initaudit.risk import model as fitted
+from initaudit.symptoms import CODES
+from initaudit.types import Finding, Report, Risk, Severity
+
+NOISE = 0.05  # of the risk: what two draws by one scheme differ by
+_SYMPTOMS = frozenset(CODES.values())
+_Faults = dict[str | None, dict[str, Severity]]  # layer -> rule -> how grave; None: the model as a whole
+
+
+def aligned(after: Report, names: Mapping[str, str]) -> Report:
+    """Return a report with its layers called as in the first audit.
+
+    Args:
+        after: the second audit.
+        names: weight tensor -> name of its layer in the first audit.
+    """
+    new = {m.layer.name: names.get(m.layer.weight.name, m.layer.name) for m in after.measured}
+    if all(old == name for old, name in new.items()):
+        return after
+    measured = tuple(
+        replace(
+            m, layer=replace(m.layer, name=new[m.layer.name], tied=new.get(m.layer.tied, m.layer.tied))
+        )
+        for m in after.measured
+    )  # fmt: skip
+    findings = tuple(
+        replace(
+            f,
+            layer=new.get(f.layer, f.layer) if f.layer is not None else None,
+            also=tuple(new.get(name, name) for name in f.also),
+        )
+        for f in after.findings
+    )
+    return replace(after, measured=measured, findings=findings)
+
+
+def worse(before: Report, after: Report, touched: Collection[str]) -> tuple[str, ...]:
+    """Return what got worse, a line each; nothing where the repair may be kept.
+
+    Args:
+        before: the first audit.
+        after: the second, by the same judge, its layers called as in the first.
+        touched: names of the layers that were drawn again.
+    """
+    lines = list(_graver(before, after, frozenset(touched)))
+    if after.crashed and not before.crashed:
+        lines.append("a rule failed on the result")
+    lines.extend(_riskier(before, after))
+    return tuple(lines)
+
+
+def at_fault(after: Report, touched: Collection[str]) -> tuple[str, ...]:
+    """Return the names of layers that were drawn again and have a warning or an error, or are not judged any more."""
+    names = frozenset(touched)
+    judged = {m.layer.name for m in after.measured}
+    faulty = {name for f in after.findings if f.severity >= Severity.WARNING for name in (f.layer, *f.also)}
+    ordered = [m.layer.name for m in after.measured if m.layer.name in names and m.layer.name in faulty]
+    return (*dict.fromkeys(ordered), *sorted(names - judged))
+
+
+def faults(report: Report) -> Iterator[Finding]:
+    """Yield what makes a report less than healthy."""
+    yield from (f for f in report.findings if f.severity >= Severity.WARNING)
+
+
+def _graver(before: Report, after: Report, touched: frozenset[str]) -> Iterator[str]:
+    old = _by_layer(before)
+    for name, rules in _by_layer(after).items():
+        known = old.get(name, {})
+        most = max(known.values(), default=Severity.INFO)
+        for rule, severity in rules.items():
+            if known.get(rule, Severity.INFO) >= severity:
+                continue
+            left = all(rules.get(one, Severity.INFO) >= s for one, s in known.items())
+            if severity > most or (severity == most and name not in touched and left):
+                had = f", {most.label} before" if known else ""
+                told = next(f for f in after.findings if f.rule == rule and f.severity == severity and _on(f, name))
+                where = f"{name}: " if name is not None else ""
+                yield f"{where}{severity.label} {rule} {told.name}{had}: {told.message}"
+
+
+def _by_layer(report: Report) -> _Faults:
+    """Return the faults of each layer, without the symptoms of the whole graph."""
+    found: _Faults = defaultdict(dict)
+    for f in faults(report):
+        if f.rule in _SYMPTOMS:
+            continue
+        for name in dict.fromkeys((f.layer, *f.also)):
+            found[name][f.rule] = max(f.severity, found[name].get(f.rule, f.severity))
+    return found
+
+
+def _on(finding: Finding, name: str | None) -> bool:
+    return name == finding.layer or name in finding.also
+
+
+def _riskier(before: Report, after: Report) -> Iterator[str]:
+    old, new = before.risk, after.risk
+    if old is None or new is None or before.folded or after.folded or old.by != new.by:
+        return
+    if new.value <= old.value + NOISE or fitted.severity(new.value) <= fitted.severity(old.value):
+        return
+    first = next(iter(new.symptoms), None)
+    if first is not None and first.capped:  # not known well enough to be held against it
+        return
+    why = f", {first.kind}" if first is not None else ""
+    yield f"risk {_two(new)} by {new.by}, {_two(old)} before{why}"
+
+
+def _two(risk: Risk) -> str:
+    return f"{risk.value:.2f}"

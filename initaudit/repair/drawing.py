@@ -1,0 +1,144 @@
+"""New values for one tensor: drawn in (out, in, *kernel) order, handed over in the order in which it is stored.
+
+A draw depends on the seed, the name that the tensor had in its model, its shape as an operator and the scheme, and on
+nothing else: not on other tensors, on the format, on the dtype, or on how many threads there are. So the same model
+gets the same values in every format that keeps its names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from initaudit import schemes
+from initaudit.edits import Recipe
+from initaudit.errors import UsageError
+from initaudit.layers.from_graph_names import anonymous
+from initaudit.repair import reparametrised
+from initaudit.repair.forms import Form, form_of
+from initaudit.types import Array, Layer, Tensor
+
+_WRAPPERS = re.compile(r"^(?:module\.)+|(?<![^.])_orig_mod\.")  # DataParallel and FSDP, torch.compile
+_LOCAL = re.compile(r"(?:^|_)weight(?:_|$)")  # the last part of a layer's name that is its parameter's own
+_SLICE = 1 << 16  # kept units that are copied at once
+
+
+def original_name(layer: Layer, tensor: Tensor) -> str:
+    """Return the name that a tensor has in the model, where an exporter gave it another one.
+
+    The layer's name then comes from the module that it belongs to. What torch's wrappers put before a name is no part
+    of it.
+    """
+    name = tensor.name
+    if not name.startswith(layer.name) and anonymous(name):
+        bias = layer.bias is not None and name == layer.bias.name
+        name = _named(layer)
+        if bias:
+            name = re.sub(r"weight(?=[^.]*$)", "bias", name)
+    return _WRAPPERS.sub("", name)
+
+
+def _named(layer: Layer) -> str:
+    """Return the name of a weight whose layer is named after its module, after itself, or after its bias."""
+    own = layer.name.rpartition(".")[2]
+    if _LOCAL.search(own):
+        return layer.name
+    joint = "_" if layer.bias is not None and layer.bias.name == f"{layer.name}_bias" else "."
+    return f"{layer.name}{joint}weight"
+
+
+def companions(recipe: Recipe) -> tuple[Recipe, ...]:
+    """Return recipes for what is written along with a weight: norms of weight_norm, vectors of spectral_norm.
+
+    They have the scheme of the weight; `draw` works them out from its draw.
+    """
+    layer = recipe.measured.layer
+    if recipe.tensor.name != layer.weight.name:
+        return ()
+    return tuple(replace(recipe, tensor=tensor) for tensor in reparametrised.beside(layer).values())
+
+
+def draw(recipe: Recipe, seed: int) -> Array:
+    """Return new values of `recipe.tensor`, in float64 and its stored order.
+
+    Raises:
+        UsageError: the scheme does not fit the tensor: no fans, no matrix, an even kernel.
+    """
+    layer, tensor = recipe.measured.layer, recipe.tensor
+    for role, other in reparametrised.beside(layer).items():
+        if other.name == tensor.name:
+            return _beside(recipe, role, seed)
+    form = form_of(layer, tensor)
+    drawn = _whole(recipe, recipe.scheme, form, seed)
+    for part, scheme in recipe.by_part.items():
+        span = form.part(part)
+        drawn[:, span] = _whole(recipe, scheme, form, seed)[:, span]
+    if recipe.units is not None:
+        _keep_others(drawn, form.canonical(np.asarray(tensor.load())), recipe.units, tensor.name)
+    if layer.padding is not None and form.weight:
+        drawn[:, :, layer.padding] = 0.0
+    return form.stored(drawn)
+
+
+def generator(seed: int, name: str, index: int | None, shape: tuple[int, ...], scheme: str) -> np.random.Generator:
+    """Return the generator of one operator's draw."""
+    key = json.dumps([seed, name, index, shape, scheme]).encode()
+    entropy = int.from_bytes(hashlib.blake2b(key, digest_size=32).digest(), "big")
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+
+
+def _whole(recipe: Recipe, text: str, form: Form, seed: int) -> Array:
+    """Return (stack, out, in, *kernel), or (1, out) of a vector: every operator of a stack is drawn by itself."""
+    layer, tensor = recipe.measured.layer, recipe.tensor
+    named = reparametrised.effective_name(layer, original_name(layer, tensor))
+    row, params = schemes.resolve(text, layer, tensor)
+    fans = schemes.fans_of(layer)
+    if row.fans and (fans is None or not form.weight):
+        raise UsageError(f"{tensor.name}: {row.name} needs a matrix with inputs and outputs")
+    shown = schemes.parse(text)[0].name if schemes.parse(text)[0] is not row else row.spell(**_said(row, params))
+    made = np.empty((form.stack, *form.operator))
+    for n in range(form.stack):
+        rng = generator(seed, named, n if form.stack > 1 else None, form.key, shown)
+        try:
+            made[n] = row.sample(form.operator, fans or schemes.Fans(1, 1), rng, blocks=form.blocks, **params)
+        except UsageError as error:
+            raise UsageError(f"{tensor.name}: {error}") from None
+    return made
+
+
+def _said(row: schemes.Scheme, params: Mapping[str, schemes.Value]) -> dict[str, schemes.Value]:
+    """Return what differs from the defaults, by name: two ways to write one scheme are one key."""
+    return {key: value for key, value in sorted(params.items()) if value != row.defaults[key]}
+
+
+def _keep_others(drawn: Array, old: Array, units: tuple[int, ...], name: str) -> None:
+    """Put the stored values back into all units but these."""
+    count = drawn.shape[0] * drawn.shape[1]
+    if any(not 0 <= unit < count for unit in units):
+        raise UsageError(f"{name} has {count} units, not {max(units) + 1}")
+    keep = np.ones(count, bool)
+    keep[list(units)] = False
+    flat, before = drawn.reshape(count, *drawn.shape[2:]), old.reshape(count, *old.shape[2:])
+    flat[keep] = before[keep]
+
+
+def _beside(recipe: Recipe, role: str, seed: int) -> Array:
+    layer, tensor = recipe.measured.layer, recipe.tensor
+    weight = draw(replace(recipe, tensor=layer.weight), seed)
+    if role == "norm":
+        made = reparametrised.norm(weight, tensor)
+        if recipe.units is None:
+            return made
+        # The units that stay keep their g, whatever length their v has.
+        stored = np.asarray(tensor.load(), np.float64)
+        same = reparametrised.norm(weight - np.asarray(layer.weight.load(), np.float64), tensor) == 0
+        return np.asarray(np.where(same, stored, made))
+    left = reparametrised.beside(layer)["left"]
+    named = reparametrised.effective_name(layer, original_name(layer, layer.weight))
+    u, v = reparametrised.singular(weight, left, generator(seed, named, None, weight.shape, "spectral"))
+    return np.asarray((u if role == "left" else v).reshape(tensor.shape))

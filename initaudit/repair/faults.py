@@ -1,0 +1,267 @@
+"""From findings to the tensors that are at fault: what a remedy says in words, as a list."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from initaudit.cures import CURED, Cure
+from initaudit.grounds import OPERATORS
+from initaudit.naming import natural
+from initaudit.types import Array, Finding, Measured, Role, Severity, Tensor
+
+_OFF = 1.5  # of a layer's variance against He or Xavier, from which drawing it again changes much
+_FAR = 16.0  # the same where the layers stand in residual branches, whose ends matter more
+_LARGE = 3.0  # the same for those that stand inside of branches: only too much matters
+_BIAS = 0.5  # root mean square of a bias that outweighs a signal of variance 1
+_CHAIN = 3  # layers that are off, from which the chain is at fault and not a layer
+_MOST = 0.5  # share of a run that is off, from which all of it is drawn again; share of copies, likewise
+_MEANT = frozenset({Role.BRANCH_END, Role.GATE, Role.ADAPTER, Role.HEAD})  # roles in which zeros may be meant
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A tensor of a layer that is drawn again."""
+
+    m: Measured
+    tensor: Tensor
+    why: str  # code of the rule, or the option that named it
+    units: tuple[int, ...] | None = None
+    ends: bool = False  # the end of a residual branch, to be drawn smaller
+    chain: bool = False  # one of many layers through which signal or gradient is lost or blows up
+
+    @property
+    def key(self) -> object:
+        """Equal for ties."""
+        return self.tensor.identity
+
+    @property
+    def weight(self) -> bool:
+        """Whether it is the weight of something that maps units to units."""
+        return self.tensor == self.m.layer.weight and self.m.layer.kind in OPERATORS
+
+
+def whole(m: Measured, why: str, **more: bool) -> Fault:
+    """Return the weight of a layer as a fault."""
+    return Fault(m, m.layer.weight, why, **more)
+
+
+def operates(m: Measured) -> bool:
+    """Whether a layer has a weight of its own that maps units to units, broken or not."""
+    return m.layer.kind in OPERATORS and not m.layer.tied and m.stats.count > 0
+
+
+def zero(m: Measured) -> bool:
+    """Whether the weight is zero throughout."""
+    return m.stats.count > 0 and m.stats.zeros == m.stats.count
+
+
+def wide_bias(m: Measured) -> bool:
+    """Whether a layer's bias outweighs its signal."""
+    stats = m.others.get(m.layer.bias.name) if m.layer.bias is not None else None
+    return stats is not None and (stats.mean**2 + stats.variance) ** 0.5 > _BIAS
+
+
+def off(m: Measured, beyond: float = _OFF) -> bool:
+    """Whether a layer's variance is further from what the literature would draw than a factor."""
+    ratio = m.variance_ratio
+    return ratio is not None and not 1 / beyond <= ratio <= beyond
+
+
+class Faults:
+    """What is at fault in a net, told finding by finding.
+
+    Args:
+        measured: all layers, in execution order.
+        findings: all that was found in it.
+    """
+
+    def __init__(self, measured: Sequence[Measured], findings: Sequence[Finding]) -> None:
+        self.measured = tuple(measured)
+        self.findings = tuple(findings)
+        self._named: dict[str, list[Measured]] = defaultdict(list)
+        for m in measured:
+            self._named[m.layer.name].append(m)
+
+    def of(self, finding: Finding) -> Iterator[Fault]:
+        """Yield what is drawn again to cure a finding."""
+        cure = CURED.get(finding.rule, Cure.NOTHING)
+        run = self.run(finding)
+        if cure is Cure.TENSOR:
+            yield from self._tensor(finding)
+        elif cure is Cure.UNITS:
+            for m in run[:1]:
+                yield Fault(m, m.layer.weight, finding.rule, _units(m, finding.rule))
+        elif cure is Cure.CLONES:
+            yield from _clones(run, finding.rule)
+        elif cure is Cure.CHAIN:
+            yield from self._chain(finding, run)
+        elif cure is Cure.BRANCHES:
+            yield from self._branches(finding.rule, run)
+        elif cure is Cure.ATTENTION:
+            yield from (whole(m, finding.rule) for m in run if operates(m))
+        elif cure is Cure.HEAD:
+            yield from (whole(m, finding.rule) for m in run if operates(m) and (off(m) or not self._grows()))
+            yield from (Fault(m, m.layer.bias, finding.rule) for m in run if m.layer.bias is not None and wide_bias(m))
+
+    def run(self, finding: Finding) -> list[Measured]:
+        """Return the layers that a finding names, in its order, each once."""
+        names = dict.fromkeys(name for name in (finding.layer, *finding.also) if name)
+        rows = [m for name in names for m in self._named.get(name, ())]
+        if finding.tensor and not finding.also and len(rows) > 1:
+            rows = [m for m in rows if any(t.name == finding.tensor for t, _ in m.tensors)] or rows
+        return rows
+
+    def all_of(self, finding: Finding) -> Iterator[Fault]:
+        """Yield every weight of a run, healthy-looking ones too, and what in them is off beside the weights."""
+        yield from self.of(finding)
+        run = self.run(finding)
+        yield from (whole(m, finding.rule, chain=True) for m in run if operates(m))
+        yield from self._biases(finding.rule, run)
+        yield from self._norms(finding.rule, run)
+
+    def net(self, rule: str) -> Iterator[Fault]:
+        """Yield every weight that carries the signal, with what is off beside the weights."""
+        yield from (whole(m, rule, chain=True) for m in self.measured if operates(m))
+        yield from self._biases(rule, self.measured)
+        yield from (whole(m, rule) for m in self.measured if m.layer.kind == "norm" and zero(m))
+
+    def _tensor(self, finding: Finding) -> Iterator[Fault]:
+        for m in self.run(finding):
+            for tensor, _ in m.tensors:
+                if tensor.name == (finding.tensor or m.layer.weight.name):
+                    yield Fault(m, tensor, finding.rule)
+
+    def _chain(self, finding: Finding, run: Sequence[Measured]) -> Iterator[Fault]:
+        rule = finding.rule
+        own = [m for m in run if operates(m)]
+        asleep = list(self._asleep(finding, own))
+        if asleep:
+            yield from asleep
+            return
+        if rule == "INI512":
+            yield from (whole(m, rule) for m in own if len(np.unique(m.stats.rows.hash)) < len(m.stats.rows.hash))
+            return
+        sides = [*self._biases(rule, own), *self._norms(rule, run)]
+        if sides:
+            yield from sides
+            return
+        ends = any(m.layer.role is Role.BRANCH_END for m in own)
+        tamed = ends and rule in ("INI502", "INI505")
+        bad = [m for m in own if off(m, _FAR if tamed else _OFF)]
+        if len(bad) >= _CHAIN and len(bad) > _MOST * len(own):
+            yield from (whole(m, rule, chain=True) for m in self._extended(own))
+        elif bad:
+            yield from (whole(m, rule, chain=True) for m in bad)
+        elif tamed:
+            yield from self._branches(rule, run)
+        else:
+            yield from (whole(m, rule, chain=True) for m in own)
+
+    def _extended(self, own: Sequence[Measured]) -> list[Measured]:
+        """Add the neighbours of a run that are off the same way: a chain starts before what it does shows."""
+        places = {id(m): k for k, m in enumerate(self.measured)}
+        inside = {places[id(m)] for m in own}
+        low = sum((m.variance_ratio or 1.0) < 1 for m in own) * 2 >= len(own)
+        for step in (-1, 1):
+            at = (min if step < 0 else max)(inside) + step
+            while 0 <= at < len(self.measured):
+                m = self.measured[at]
+                if operates(m):
+                    if not off(m) or m.layer.role is Role.HEAD or ((m.variance_ratio or 1.0) < 1) is not low:
+                        break
+                    inside.add(at)
+                at += step
+        return [self.measured[k] for k in sorted(inside)]
+
+    def _biases(self, rule: str, run: Iterable[Measured]) -> Iterator[Fault]:
+        for m in run:
+            if m.layer.bias is not None and wide_bias(m) and m.layer.kind in OPERATORS:
+                yield Fault(m, m.layer.bias, rule)
+
+    def _norms(self, rule: str, run: Sequence[Measured]) -> Iterator[Fault]:
+        """Yield the norms with a scale of zero between the layer before a run and its end."""
+        places = sorted(k for k, m in enumerate(self.measured) if m in run)
+        if not places:
+            return
+        start = next((k for k in range(places[0] - 1, -1, -1) if operates(self.measured[k])), -1)
+        for m in self.measured[start + 1 : places[-1] + 1]:
+            if m.layer.kind == "norm" and zero(m):
+                yield whole(m, rule)
+
+    def _asleep(self, finding: Finding, own: Sequence[Measured]) -> Iterator[Fault]:
+        """Yield the zeros of which another one makes that nothing ever wakes them: of two in a row, one stays."""
+        if finding.rule != "INI504" or finding.evidence.get("value") != 0:
+            return
+        wide = [Fault(m, m.layer.bias, finding.rule) for m in own if m.layer.bias is not None and wide_bias(m)]
+        if wide:
+            yield from wide
+            return
+        shut = [m for m in self.measured if zero(m) and not m.layer.tied]
+        plain = [m for m in shut if operates(m) and m.layer.role not in _MEANT]
+        norms = [m for m in shut if m.layer.kind == "norm"]
+        roles = (Role.BRANCH_END, Role.GATE, Role.ADAPTER, Role.HEAD)
+        meant = ([m for m in shut if operates(m) and m.layer.role is role] for role in roles)
+        for some in (plain, norms, *meant):
+            if some:
+                yield from (whole(m, finding.rule) for m in some)
+                return
+
+    def _branches(self, rule: str, run: Sequence[Measured]) -> Iterator[Fault]:
+        """Yield the ends of all branches, with what is too large on the way to them."""
+        ends = [m for m in self.measured if m.layer.role is Role.BRANCH_END and operates(m)]
+        yield from (whole(m, rule, ends=True) for m in ends if not zero(m))
+        if run:
+            inside = [m for m in self.measured if operates(m) and m.layer.role is not Role.BRANCH_END]
+            yield from (whole(m, rule, chain=True) for m in inside if (m.variance_ratio or 0.0) > _LARGE)
+
+    def _grows(self) -> bool:
+        grown = ("INI502", "INI511")
+        return any(f.rule in grown for f in self.findings)
+
+
+def _units(m: Measured, rule: str) -> tuple[int, ...] | None:
+    """Return the units to draw: those without weights, or those that repeat an earlier one; None for all."""
+    layer, rows = m.layer, m.stats.rows
+    law = m.identified.law if m.identified is not None else ""
+    if law in ("orthogonal", "delta-orthogonal", "identity", "dirac") or m.stats.nonfinite:
+        return None
+    if rule == "INI202":
+        found = np.flatnonzero(rows.nonzero == 0)
+    else:
+        found = _repeats(rows.hash, layer.groups)
+    return tuple(int(k) for k in found) if 0 < len(found) < _MOST * rows.hash.size else None
+
+
+def _repeats(hashes: Array, groups: int) -> Array:
+    """Return the units that equal an earlier one of their group."""
+    table = hashes.reshape(groups, -1) if groups > 1 and hashes.size % groups == 0 else hashes.reshape(1, -1)
+    again = np.ones(table.shape, dtype=bool)
+    for k, row in enumerate(table):
+        _, first = np.unique(row, return_index=True)
+        again[k, first] = False
+    return np.flatnonzero(again)
+
+
+def _clones(run: Sequence[Measured], rule: str) -> Iterator[Fault]:
+    groups: dict[tuple[int, int], list[Measured]] = defaultdict(list)
+    for m in run:
+        groups[m.stats.digest, m.stats.count].append(m)
+    for group in groups.values():
+        seen: dict[object, Measured] = {}
+        for m in sorted(group, key=lambda m: natural(m.layer.name)):
+            seen.setdefault(m.layer.weight.identity, m)
+        yield from (whole(m, rule) for m in list(seen.values())[1:])
+
+
+def grave(findings: Iterable[Finding]) -> list[Finding]:
+    """Return what is at least a warning, gravest first."""
+    return sorted((f for f in findings if f.severity >= Severity.WARNING), key=lambda f: -f.severity)
+
+
+def signal(finding: Finding) -> bool:
+    """Whether a finding is one on signal and gradient in the whole graph."""
+    return CURED.get(finding.rule) in (Cure.CHAIN, Cure.BRANCHES, Cure.ATTENTION, Cure.HEAD)

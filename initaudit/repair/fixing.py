@@ -1,0 +1,256 @@
+"""The flow of one repair: audit, plan, draw, stage, audit again, compare, and only then write.
+
+    audit -> planning.plan -> drawing.draw or live.lsuv -> Edit... -> writing.stage -> audit -> comparing -> commit
+
+Nothing is at its place before the second audit has passed: what is staged goes away with whatever ends the flow.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from initaudit import audit, formats, schemes
+from initaudit.edits import Edit, Plan, Reached, Recipe, Repair, Row
+from initaudit.errors import UsageError
+from initaudit.formats import writing
+from initaudit.repair import comparing, drawing, guarding, overlaying, planning
+from initaudit.reporters.base import by_layer
+from initaudit.types import Array, Measured, Model, Report
+
+Step = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
+_LSUV: Mapping[str, Callable[[Any], Any]] = {"tol": float, "tmax": int, "target": float, "norms": str}
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Both audits of a repair: the same options on both sides."""
+
+    meant: Callable[[], Model] | None = None  # as in audit.audit_path
+    names: Model | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)  # activation, chosen, jobs, probe, data, seed, notice
+    step: Step = _silent
+
+    def first(self, path: str) -> Report:
+        """Return what there is to say of the file or folder as it is."""
+        return audit.audit_path(
+            path, meant=self.meant, names=self.names, progress=partial(self.step, "reading"), **self.settings
+        )
+
+    def second(self, path: Path, before: Report) -> Report:
+        """Return the same of what was staged, told under the names of the first audit."""
+        model = replace(formats.read(path), path=before.model.path)
+        if self.meant is not None:
+            from initaudit.live import opened  # noqa: PLC0415  imports torch, as the first audit did
+
+            model = opened.fitted(model, self.meant())
+        return self.third(model, before)
+
+    def third(self, model: Model, before: Report) -> Report:
+        """Return what there is to say of a model that holds the new values."""
+        quiet = {**self.settings, "notice": None}  # what it costs was said the first time
+        after = audit.audit_model(model, progress=partial(self.step, "auditing again"), **quiet)
+        own = {m.layer.weight.name: m.layer.name for m in before.measured}
+        return replace(comparing.aligned(after, own), given=before.given)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a repair is to do, as the user said it."""
+
+    scheme: str = "auto"
+    only: tuple[str, ...] = ()  # shell patterns on layer names
+    every: bool = False
+    seed: int = 0
+    force: bool = False
+    data: Any = None  # of LSUV's batch
+    dry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The edits of a plan, and what came of drawing them."""
+
+    edits: tuple[Edit, ...]
+    reached: tuple[Reached, ...] = ()
+    notes: tuple[str, ...] = ()
+    silent: frozenset[int] = frozenset()  # places of recipes that nothing is written for
+
+
+def fix(
+    path: str | Path,
+    wish: Wish,
+    judge: Judge,
+    *,
+    output: str | Path | None = None,
+    in_place: bool = False,
+    written: bool = True,
+) -> Repair:
+    """Repair a file or folder and return what came of it.
+
+    Args:
+        path: of the file or folder.
+        wish: which layers, how they are drawn.
+        judge: of both audits.
+        output: where to; beside it by default.
+        in_place: write over it.
+        written: False: draw and audit, but write nothing (as a dry run does).
+
+    Raises:
+        InitauditError: it could not be read, drawn or written; then it is as it was.
+    """
+    given, where = str(path), Path(path)
+    written = written and not wish.dry
+    recovered = () if wish.dry else writing.recover(where)
+    target = guarding.destination(where, None if output is None else Path(output), in_place, wish.force)
+    seen = guarding.fingerprints(where)
+    before = judge.first(given)
+    plan = planning.plan(before, scheme=wish.scheme, only=wish.only, every=wish.every, force=wish.force)
+    plan = replace(plan, notes=(*recovered, *plan.notes))
+    repair = Repair(before, plan, wish.scheme, wish.seed, dry=wish.dry)
+    if not plan.recipes:
+        return repair
+    drawn = _draw(before.model, plan, wish, judge)
+    repair = _told(repair, drawn.notes, drawn.reached)
+    with _staged(where, drawn.edits, target, in_place, wish.force, written, judge.step) as staged:
+        if staged is None:
+            note = "what comes of it is not told: there is no room for a copy among the temporary files"
+            return replace(_told(repair, (note,)), rows=_rows(plan, before, None, drawn))
+        repair = _judged(_told(repair, staged.notes), drawn, judge.second(staged.path, before))
+        guarding.unchanged(seen)
+        repair = replace(repair, inputs=_shown(staged.inputs))
+        if written and not repair.worse:
+            staged.commit()
+            # as it was typed; an index leads into the folder that was written
+            inside = () if staged.target.name == target.name else (staged.target.name,)
+            output = audit.shown(target.joinpath(*inside))
+            repair = replace(repair, output=output, outputs=_shown(staged.outputs))
+    return repair
+
+
+def fix_module(module: Any, wish: Wish, judge: Judge, examples: Any = None, inputs: Sequence[str] = ()) -> Repair:
+    """Repair a live nn.Module in place and return what came of it; it changes only after the second audit.
+
+    Args:
+        module: whose parameters (and norms' statistics) take the new values, ties, dtypes and devices as they are.
+        wish: which layers, how they are drawn.
+        judge: of both audits.
+        examples: what it is fed with, as for `initaudit.check`.
+        inputs: the same as `--input` gives it.
+    """
+    model = audit.live(module, examples, inputs)
+    before = audit.audit_model(model, **judge.settings)
+    plan = planning.plan(before, scheme=wish.scheme, only=wish.only, every=wish.every, force=wish.force)
+    repair = Repair(before, plan, wish.scheme, wish.seed, dry=wish.dry)
+    if not plan.recipes:
+        return repair
+    drawn = _draw(model, plan, wish, judge)
+    kept = overlaying.kept(drawn.edits)
+    repair = _judged(
+        _told(repair, drawn.notes, drawn.reached), drawn, judge.third(overlaying.overlaid(model, kept), before)
+    )
+    if not repair.worse and not wish.dry:
+        from initaudit.live import assigning  # noqa: PLC0415  imports torch
+
+        assigning.assign(module, kept)
+        repair = replace(repair, output=before.model.path)
+    return repair
+
+
+def _draw(model: Model, plan: Plan, wish: Wish, judge: Judge) -> _Drawn:
+    total = len(plan.recipes)
+
+    def values(k: int, recipe: Recipe) -> Array:
+        judge.step("drawing", k, total)
+        return drawing.draw(recipe, wish.seed)
+
+    scaled = [recipe for recipe in plan.recipes if _row(recipe.scheme) == "lsuv"]
+    if not scaled:
+        return _Drawn(tuple(Edit(r.tensor, partial(values, k, r)) for k, r in enumerate(plan.recipes)))
+    try:
+        from initaudit.live.lsuv import calibrate  # noqa: PLC0415  imports torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UsageError("lsuv runs the model and needs torch: pip install torch") from None
+    said = schemes.parse(scaled[0].scheme)[1]
+    asked: dict[str, Any] = {key: kind(said[key]) for key, kind in _LSUV.items() if key in said}
+    done = calibrate(
+        model, plan.recipes, partial(drawing.draw, seed=wish.seed), data=wish.data, seed=wish.seed,
+        notice=judge.settings.get("notice"), **asked,
+    )  # fmt: skip
+    edits = tuple(Edit(r.tensor, done.values[k]) for k, r in enumerate(plan.recipes) if k in done.values)
+    silent = frozenset(range(total)) - frozenset(done.values)
+    return _Drawn(edits, tuple(done.reached), tuple(done.notes), silent)
+
+
+def _row(scheme: str) -> str:
+    return scheme.partition(":")[0]
+
+
+def _told(repair: Repair, notes: Sequence[str], reached: tuple[Reached, ...] = ()) -> Repair:
+    plan = replace(repair.plan, notes=(*repair.plan.notes, *notes))
+    return replace(repair, plan=plan, reached=reached or repair.reached)
+
+
+def _judged(repair: Repair, drawn: _Drawn, after: Report) -> Repair:
+    before = repair.before
+    touched = {r.measured.layer.name for k, r in enumerate(repair.plan.recipes) if k not in drawn.silent}
+    return replace(
+        repair,
+        after=after,
+        rows=_rows(repair.plan, before, after, drawn),
+        worse=comparing.worse(before, after, touched),
+        at_fault=comparing.at_fault(after, touched),
+    )
+
+
+def _rows(plan: Plan, before: Report, after: Report | None, drawn: _Drawn) -> tuple[Row, ...]:
+    found: dict[str, Measured] = {} if after is None else {m.layer.name: m for m in after.measured}
+    old, new = by_layer(before), {} if after is None else by_layer(after)
+    reached: dict[str, list[Reached]] = {}
+    for one in drawn.reached:
+        reached.setdefault(one.layer, []).append(one)
+    rows = []
+    for k, recipe in enumerate(plan.recipes):
+        name = recipe.measured.layer.name
+        if k in drawn.silent:
+            continue
+        weight = recipe.tensor == recipe.measured.layer.weight
+        rows.append(
+            Row(recipe, found.get(name), old.get(name, "ok"), new.get(name), tuple(reached.get(name, ())) * weight)
+        )
+    return tuple(rows)
+
+
+@contextmanager
+def _staged(
+    path: Path, edits: Sequence[Edit], target: Path, in_place: bool, force: bool, written: bool, step: Step
+) -> Iterator[writing.Staged | None]:
+    """Yield the staged result; where nothing is to be written in a folder of its own, None if there is no room."""
+    told = partial(step, "copying")
+    if written:
+        where = None if in_place else target
+        with writing.stage(path, edits, where, in_place=in_place, force=force, progress=told) as staged:
+            yield staged
+        return
+    with tempfile.TemporaryDirectory(prefix="initaudit-") as folder:
+        if guarding.size(path) > shutil.disk_usage(folder).free:
+            yield None
+            return
+        with writing.stage(path, edits, Path(folder, target.name), progress=told) as staged:
+            yield staged
+
+
+def _shown(digests: Mapping[str, str]) -> dict[str, str]:
+    return {audit.shown(path): digest for path, digest in digests.items()}

@@ -1,0 +1,202 @@
+"""What an audit would say of weights that are not drawn yet: their measures follow from the scheme.
+
+Theory judges a graph by second moments and copies, so that the moments a scheme promises are all it needs: no number
+is drawn, no file is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from initaudit import risk, rules, schemes, theory
+from initaudit.cures import CURED, Cure
+from initaudit.edits import Recipe
+from initaudit.errors import InitauditError
+from initaudit.graph.settled import settled
+from initaudit.repair import drawing
+from initaudit.risk.fit import WARNING
+from initaudit.schemes import Fans
+from initaudit.types import Array, Audit, Finding, Graph, Law, Measured, Risk, Severity, Stats, Tensor, Units
+
+_ANYWHERE = Fans(1.0, 1.0)
+_WHOLE = frozenset({Cure.CHAIN, Cure.BRANCHES, Cure.ATTENTION, Cure.HEAD})  # told by signal and gradient
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """What is to be expected of a model once some recipes are carried out."""
+
+    audit: Audit
+    findings: tuple[Finding, ...]  # on signal and gradient, also those that follow from another
+
+    @property
+    def risk(self) -> Risk | None:
+        """That it does not train; None where that is not known."""
+        return self.audit.risk
+
+    @property
+    def value(self) -> float:
+        """The same as a number; 1 where it is not known."""
+        return 1.0 if self.risk is None else self.risk.value
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing on signal and gradient is as grave as a warning."""
+        return self.value < WARNING and all(f.severity < Severity.WARNING for f in self.findings)
+
+
+def foresee(audit: Audit, recipes: Sequence[Recipe]) -> Foreseen | None:
+    """Return what theory says of a model with recipes carried out; None where there is no graph to tell by."""
+    graph = audit.model.graph
+    if graph is None or audit.theory is None:
+        return None
+    measured = as_drawn(audit.measured, recipes)
+    try:
+        made = theory.predict(settled(_overlaid(graph, recipes)), measured, audit.model.examples)
+    except (InitauditError, ArithmeticError, ValueError, TypeError, LookupError):
+        return None
+    if made.layers:
+        rows = zip(measured, made.layers, strict=True)
+        measured = tuple(replace(m, probed=None, predicted=row) for m, row in rows)
+    made = replace(made, folded=audit.theory.folded)
+    drawn = replace(audit, measured=measured, theory=made, probe=None, risk=None)
+    drawn = replace(drawn, risk=risk.judge(drawn))
+    if drawn.risk is None:
+        return None
+    told = (f for rule in rules.catalogue() if CURED.get(rule.code) in _WHOLE for f in rule(drawn))
+    return Foreseen(drawn, tuple(told))
+
+
+def _overlaid(graph: Graph, recipes: Sequence[Recipe]) -> Graph:
+    """Return the graph with constants that show what would be drawn, should anyone ask for their values."""
+    stored: dict[str, list[Recipe]] = {}
+    for recipe in recipes:
+        stored.setdefault(recipe.tensor.storage or recipe.tensor.name, []).append(recipe)
+
+    def shown(tensor: Tensor) -> Tensor:
+        some = stored.get(tensor.storage or tensor.name)
+        return tensor if some is None else replace(tensor, load=partial(_values, tensor, some))
+
+    return replace(graph, constants={value: shown(tensor) for value, tensor in graph.constants.items()})
+
+
+def _values(tensor: Tensor, recipes: Sequence[Recipe]) -> Array:
+    """Return the values of a tensor with those that recipes draw at the same places of its storage."""
+    values = np.array(tensor.load())
+    places = _places(tensor)
+    for recipe in recipes:
+        drawn = drawing.draw(recipe, 0).ravel()
+        own = _places(recipe.tensor).ravel()
+        order = np.argsort(own)
+        at = np.searchsorted(own, places, sorter=order).clip(max=own.size - 1)
+        hit = own[order[at]] == places
+        values[hit] = drawn[order[at[hit]]].astype(values.dtype)
+    return values
+
+
+def _places(tensor: Tensor) -> Array:
+    """Return where in its storage each element of a tensor lies."""
+    if tensor.strides is None:
+        return tensor.offset + np.arange(tensor.size).reshape(tensor.shape)
+    places = np.full(tensor.shape, tensor.offset)
+    for axis, step in enumerate(tensor.strides):
+        shape = [1] * len(tensor.shape)
+        shape[axis] = tensor.shape[axis]
+        places = places + step * np.arange(tensor.shape[axis]).reshape(shape)
+    return places
+
+
+def as_drawn(measured: Sequence[Measured], recipes: Sequence[Recipe]) -> tuple[Measured, ...]:
+    """Return layers with the measures that their recipes will give them."""
+    by_tensor: dict[object, list[Recipe]] = {}
+    for recipe in recipes:
+        by_tensor.setdefault(recipe.tensor.identity, []).append(recipe)
+    return tuple(_layer(m, by_tensor, at) for at, m in enumerate(measured))
+
+
+def _layer(m: Measured, recipes: Mapping[object, list[Recipe]], at: int) -> Measured:
+    layer = m.layer
+    for recipe in recipes.get(layer.weight.identity, ()):
+        fans = schemes.fans_of(recipe.measured.layer) or _ANYWHERE
+        m = replace(m, stats=_stats(recipe, m.stats, layer.weight, fans, 2 * at), identified=_law(recipe))
+    others = dict(m.others)
+    for tensor, stats in m.tensors[1:]:
+        for recipe in recipes.get(tensor.identity, ()):
+            others[tensor.name] = _stats(recipe, stats, tensor, _ANYWHERE, 2 * at + 1)
+    return replace(m, others=others)
+
+
+def _law(recipe: Recipe) -> Law | None:
+    if recipe.units is not None:
+        return recipe.measured.identified
+    if recipe.by_part:
+        return None
+    return Law(recipe.scheme, schemes.parse(recipe.scheme)[0].law)
+
+
+def moments(scheme: str, fans: Fans) -> tuple[float, float]:
+    """Return (mean, variance) of what a scheme draws."""
+    row, given = schemes.parse(scheme)
+    params = row.params(given)
+    mean = params.get("mean", params.get("value", row.fixed.get("value", 0.0)))
+    return (0.0 if isinstance(mean, str) else float(mean)), row.spread(fans, params)
+
+
+def _stats(recipe: Recipe, old: Stats, tensor: Tensor, fans: Fans, seed: int) -> Stats:
+    """Return the measures of a tensor that a recipe draws; units that it leaves alone keep theirs."""
+    parts = recipe.measured.layer.parts
+    each = [moments(recipe.by_part.get(part, recipe.scheme), fans) for part in parts or ("",)]
+    rows, size = old.rows.hash.size, tensor.size
+    drawn = np.zeros(rows, dtype=bool)
+    drawn[list(recipe.units) if recipe.units is not None else slice(None)] = True
+    mean, variance = np.array([each[_part(k, rows, len(each))] for k in range(rows)]).T if rows else np.zeros((2, 0))
+    per = size / max(1, rows)
+    square = np.where(drawn, per * (variance + mean**2), old.rows.square)
+    unlike = np.random.default_rng(seed).integers(1, 2**63, rows + old.columns.hash.size, dtype=np.uint64)
+    same = np.unique(np.stack([mean, variance], 1), axis=0, return_inverse=True)[1].ravel() if rows else unlike[:0]
+    hashes = np.where(variance > 0, unlike[:rows], same.astype(np.uint64))
+    some = bool((variance[drawn] > 0).any())
+    total = float(square.sum()) / max(1, size)
+    middle = float(np.where(drawn, mean, old.mean if np.isfinite(old.mean) else 0.0).mean()) if rows else 0.0
+    spread = max(0.0, total - middle**2) if some or recipe.units is not None else float(np.var(mean)) if rows else 0.0
+    reach = 3.0 * spread**0.5
+    empty = np.where(drawn, (variance == 0) & (mean == 0), old.rows.nonzero == 0)
+    columns = old.columns
+    return replace(
+        old,
+        count=size,
+        mean=middle,
+        variance=spread,
+        kurtosis=3.0 if spread else float("nan"),
+        min=middle - reach,
+        max=middle + reach,
+        zeros=round(float(empty.sum()) * per),
+        nans=0 if recipe.units is None else old.nans,
+        infs=0 if recipe.units is None else old.infs,
+        subnormals=0,
+        exponent_span=8.0,
+        rows=Units(square, _filled(empty, per), np.where(drawn, hashes, old.rows.hash).astype(np.uint64)),
+        columns=Units(
+            np.full(columns.hash.size, total * size / max(1, columns.hash.size)),
+            np.full(columns.hash.size, 0 if empty.all() else size // max(1, columns.hash.size), dtype=np.int64),
+            unlike[rows:] if some else np.zeros(columns.hash.size, dtype=np.uint64),
+        ),
+        part_variance=tuple(v for _, v in each),
+        rank_one=False,
+        orthogonality=float("nan"),
+        part_orthogonality=float("nan"),
+        digest=seed + 1,
+        digest_t=-seed - 1,
+    )
+
+
+def _part(unit: int, units: int, parts: int) -> int:
+    return min(parts - 1, unit * parts // max(1, units))
+
+
+def _filled(empty: Array, per: float) -> Array:
+    return np.where(empty, 0, round(per)).astype(np.int64)

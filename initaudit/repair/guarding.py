@@ -1,0 +1,77 @@
+"""Where a repair goes, and whether what it was worked out from is still there."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from initaudit.errors import ReadError, UsageError, WriteError
+from initaudit.formats import writing
+
+Fingerprints = Mapping[Path, tuple[int, int, int]]  # inode, bytes, nanoseconds of the last change
+
+
+def destination(path: Path, output: Path | None, in_place: bool, force: bool) -> Path:
+    """Return where a repair will be written; told before anything is read, so that no work is lost over it.
+
+    Raises:
+        UsageError: it would fall on the original or on something that is there already.
+        WriteError: there is no such folder, or no right to write in it.
+    """
+    target = path if in_place else writing.default_target(path) if output is None else output
+    if not in_place and path.exists() and target.exists() and path.samefile(target):
+        raise UsageError("is the original; --in-place writes over it", str(target))
+    if not in_place and os.path.lexists(target) and not force and not (target.is_dir() and not any(target.iterdir())):
+        raise UsageError("exists already; --force writes over it, -o names another", str(target))
+    parent = Path(os.path.realpath(target)).parent
+    if not parent.is_dir():
+        raise WriteError("no such folder", str(target.parent))
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise WriteError("there is no right to write in this folder", str(target.parent))
+    if path.is_dir() and not in_place and parent.is_relative_to(path.resolve()):
+        raise UsageError("lies inside the original; choose another -o", str(target))
+    return target
+
+
+def fingerprints(path: Path) -> Fingerprints:
+    """Return by what to know that a file, or what a folder holds, is still the same."""
+    found: dict[Path, tuple[int, int, int]] = {}
+    for one in _files(path):
+        try:
+            seen = one.stat()
+        except OSError:
+            continue
+        if stat.S_ISREG(seen.st_mode):
+            found[one] = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
+    return found
+
+
+def unchanged(before: Fingerprints) -> None:
+    """Refuse to go on where an original has changed since it was read.
+
+    Raises:
+        ReadError: one has changed, or is gone.
+    """
+    for path, known in before.items():
+        try:
+            seen = path.stat()
+        except OSError as error:
+            raise ReadError("it went away while it was being repaired", str(path)) from error
+        if (seen.st_ino, seen.st_size, seen.st_mtime_ns) != known:
+            raise ReadError("it changed while it was being repaired; nothing is written", str(path))
+
+
+def size(path: Path) -> int:
+    """Return the bytes of a file, or of all files of a folder."""
+    return sum(known[1] for known in fingerprints(path).values())
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    for folder, _, names in os.walk(path):
+        for name in names:
+            yield Path(folder, name)
