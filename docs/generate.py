@@ -1,14 +1,14 @@
 """Write the generated pages again: `python -m docs.generate`. They hold what `explain` and `schemes` print.
 
-The README's report is what `check` prints of the fixture.
+The README's reports are what `check` and `fix` print of the fixture, its table what `benchmarks.rescue` wrote.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from initaudit import activations, audit, rules, schemes
@@ -16,11 +16,13 @@ from initaudit.layers import from_graph_tags
 from initaudit.live.execute.case import OPERATORS
 from initaudit.live.execute.executor import TABLES
 from initaudit.ops import OPS, Op
-from initaudit.reporters import reporters
+from initaudit.repair import fixing
+from initaudit.reporters import repair, reporters
 from initaudit.reporters.base import Style
 from initaudit.theory import engine
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 
 
 def rules_page() -> str:
@@ -81,16 +83,40 @@ def _by_family(ops: list[Op], name: Callable[[Op], str]) -> str:
     return f"| family | operations |\n|---|---|\n{''.join(rows)}"
 
 
-_SHOWN = "$ initaudit check fixtures/broken.onnx\n"
+_CHECKED = "$ initaudit check fixtures/broken.onnx\n"
+_FIXED = "$ initaudit fix fixtures/broken.onnx\n"
+_RESCUE = ("<!-- rescue: python -m benchmarks.rescue -->\n", "<!-- end -->")
+
+
+def checked() -> str:
+    """Return what `check` prints of the fixture."""
+    path = "fixtures/broken.onnx"
+    return reporters()["console"].render([audit.audit_path(path)], Style(width=100))
+
+
+def fixed() -> str:
+    """Return what `fix` prints of the fixture; nothing is put in place."""
+    with fixing.pending("fixtures/broken.onnx", fixing.Wish(force=True), fixing.Judge()) as waiting:
+        return repair.render(waiting.repair, Style(width=100))
+
+
+def rescue() -> str:
+    """Return the first table of what the benchmark of repaired nets wrote, "" where it has not been run."""
+    page = ROOT / "benchmarks" / "results" / "rescue.md"
+    rows = re.search(r"(?:^\|.*\n)+", page.read_text() if page.exists() else "", re.MULTILINE)
+    return rows[0] if rows else ""
 
 
 def readme() -> str:
-    """Return README.md with the report that `check` prints today."""
-    text = (HERE.parent / "README.md").read_text()
-    start = text.index(_SHOWN) + len(_SHOWN)
-    report = audit.audit_path(HERE.parent / "fixtures" / "broken.onnx")
-    shown = reporters()["console"].render([replace(report, given="fixtures/broken.onnx")], Style(width=100))
-    return text[:start] + shown + text[text.index("```", start) :]
+    """Return README.md with what `check` and `fix` print today, and the table of repaired nets."""
+    text = (ROOT / "README.md").read_text()
+    with contextlib.chdir(ROOT):
+        for start, made, stop in ((_CHECKED, checked, "```"), (_FIXED, fixed, "```"), (_RESCUE[0], rescue, _RESCUE[1])):
+            at = text.find(start)
+            if at >= 0:
+                at += len(start)
+                text = text[:at] + made() + text[text.index(stop, at) :]
+    return text
 
 
 def pages() -> dict[str, str]:
@@ -107,4 +133,4 @@ def pages() -> dict[str, str]:
 if __name__ == "__main__":
     for name, text in pages().items():
         (HERE / name).write_text(text)
-    (HERE.parent / "README.md").write_text(readme())
+    (ROOT / "README.md").write_text(readme())

@@ -55,6 +55,8 @@ def main() -> NoReturn:
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="initaudit", standalone_mode=False)
         code = code if len(sys.argv) > 1 else 2  # nothing was asked for: help, but no clean pass
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
     except InitauditError as error:
         complain(str(error))
         code = 2
@@ -73,4 +75,5 @@ def main() -> NoReturn:
     raise SystemExit(code or 0)
 
 
+_INTERRUPTED = 130  # what typer makes of Ctrl-C; no command of ours ends with it
 _ClickError: Any = typer.BadParameter.__mro__[2]  # typer carries click inside since 0.2x; before that it was its own

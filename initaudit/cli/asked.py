@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from initaudit.cli.streams import complain
-from initaudit.errors import InitauditError, UsageError
+from initaudit.errors import InitauditError, ReadError, UsageError
 from initaudit.types import Model
 
 
@@ -53,8 +53,18 @@ def same_options(
     return " ".join(f"{option} {shlex.quote(value)}" for option, value in given if value is not None)
 
 
-def refuse_idle_data(data: str | None, probe: bool | None) -> None:
-    """Refuse data that nothing would be done with."""
+def refuse_idle_data(data: str | None, probe: bool | None, *, used: bool = False) -> None:
+    """Refuse data that nothing would be done with, or that are not there.
+
+    Args:
+        data: the file.
+        probe: whether the probe runs, None: where there are data.
+        used: something other than the probe uses them.
+    """
+    if data is not None and not Path(data).exists():
+        raise ReadError("No such file or directory", data)
+    if used:
+        return
     if data is not None and probe is False:
         raise UsageError("--data and --no-probe contradict each other")
 
@@ -83,4 +93,4 @@ def refuse_model(output: str, paths: list[str]) -> None:
             formats.identify(target)
         except InitauditError:
             return
-    raise UsageError("a report does not replace a model or a file beside it; choose another --output", output)
+    raise UsageError("a report does not replace a model or a file beside it; choose another file", output)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from initaudit.cli.asked import meant_by, notice_to, refuse_idle_data, refuse_model, split
-from initaudit.cli.streams import check_file, emit, progress_of, style_of, write
+from initaudit.cli.streams import aside, check_file, emit, progress_of, style_of
 from initaudit.edits import Repair
 from initaudit.errors import InitauditError, UsageError
 from initaudit.options import (
@@ -71,12 +72,11 @@ def fix(
         raise UsageError("give a PATH: the file or folder to repair")
     lsuv = scheme.strip().lower().partition(":")[0] == "lsuv"
     _refuse_contradictions(output, in_place, layers, all, dry_run, emit_code, quiet and verbose)
-    if not lsuv:
-        refuse_idle_data(data, probe)
+    refuse_idle_data(data, probe, used=lsuv)
     from initaudit import activations, audit  # noqa: PLC0415  numpy is not needed for --help
     from initaudit.repair import manifest as record  # noqa: PLC0415
-    from initaudit.repair.fixing import Judge, Wish  # noqa: PLC0415
-    from initaudit.repair.fixing import fix as repair  # noqa: PLC0415
+    from initaudit.repair.fixing import Judge, Wish, pending  # noqa: PLC0415
+    from initaudit.reporters import repair as told  # noqa: PLC0415
 
     for target in (manifest, emit_code):
         if target is not None:
@@ -95,35 +95,41 @@ def fix(
     }
     wish = Wish(scheme, tuple(split(layers)), all, seed, force, data, dry_run)
     written = emit_code is None or output is not None or in_place
-    with progress_of(f"building {path}" if meant is not None else Path(path).name, quiet) as step:
-        judge = Judge(meant, twin, settings, step) if step is not None else Judge(meant, twin, settings)
-        try:
-            done = repair(path, wish, judge, output=output, in_place=in_place, written=written)
-        except InitauditError as error:
-            raise error.at(path) from error.__cause__
-    code = _code(done, emit_code)
-    if manifest is not None:
-        write(record.text(done), manifest)
-    if format.value == "json":
-        emit(record.text(done))
-    else:
-        from initaudit.reporters import repair as told  # noqa: PLC0415
-
-        emit(told.render(done, style_of("-", verbosity=verbose - quiet, many=False), code=code))
+    style = style_of("-", verbosity=verbose - quiet, many=False)
+    with ExitStack() as stack:
+        with progress_of(f"building {path}" if meant is not None else Path(path).name, quiet) as step:
+            judge = Judge(meant, twin, settings, step) if step is not None else Judge(meant, twin, settings)
+            try:
+                opened = pending(path, wish, judge, output=output, in_place=in_place, written=written)
+                waiting = stack.enter_context(opened)
+            except InitauditError as error:
+                raise error.at(path) from error.__cause__
+        done = waiting.repair
+        # What can fail comes before the model is in its place: a report that nobody can take, a file beside it.
+        code = _code(done) if emit_code is not None else ""
+        kept = [(code, emit_code), (record.text(done) if manifest is not None else "", manifest)]
+        puts = [stack.enter_context(aside(text, name)) for text, name in kept if text and name is not None]
+        if format is RepairFormat.JSON:
+            start, end = record.text(done)[:1], record.text(done)[1:]
+        else:
+            start = told.opening(done, style)
+            end = told.closing(done, style, code=(emit_code or "") if code else "")
+        emit(start)
+        waiting.commit()
+        for put in puts:
+            put()
+    emit(end)
     raise typer.Exit(2 if done.before.crashed else done.code)
 
 
-def _code(done: Repair, target: str | None) -> str:
-    """Write the code that does the same, and return where to; nowhere if nothing is to be done or it got worse."""
-    if target is None or done.worse or not done.plan.recipes:
+def _code(done: Repair) -> str:
+    """Return the code that does the same; none if nothing is to be done or it got worse."""
+    if done.worse or not done.plan.recipes:
         return ""
     from initaudit.repair import emitting  # noqa: PLC0415
 
     names = [tensor.name for tensor in done.before.model.tensors]
-    write(
-        emitting.emit(done.plan, source=done.before.model.path, names=names, reached=done.reached), target
-    )  # fmt: skip
-    return target
+    return emitting.emit(done.plan, source=done.before.model.path, names=names, reached=done.reached)
 
 
 def _refuse_contradictions(

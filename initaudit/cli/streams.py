@@ -67,27 +67,53 @@ def write(text: str, output: str) -> None:
     if output == "-":
         emit(text)
         return
+    with aside(text, output) as put:
+        put()
+
+
+@contextmanager
+def aside(text: str, output: str) -> Iterator[Callable[[], None]]:
+    """Write text to a file beside the output and yield what puts it there, whole; without that it goes away.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
     import tempfile  # noqa: PLC0415  loads random, hashlib and more
 
     target = Path(output)
-    temporary = ""
+    temporary: Path | None = None
+
+    def put() -> None:
+        try:
+            if temporary is None:
+                target.write_text(text, encoding="utf-8", errors="backslashreplace")
+            else:
+                temporary.replace(target)
+        except OSError as error:
+            raise _unwritten(error, output) from None
+
     try:
-        if target.exists() and not target.is_file():  # /dev/stderr, a named pipe: nothing to rename onto
-            target.write_text(text, encoding="utf-8", errors="backslashreplace")
-            return
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", errors="backslashreplace", dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(target)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise WriteError(f"the report was not written: {error.strerror}", output) from None
+        if not target.exists() or target.is_file():  # else /dev/stderr, a named pipe: nothing to rename onto
+            try:
+                with tempfile.NamedTemporaryFile(
+                    "w", encoding="utf-8", errors="backslashreplace", dir=target.parent, prefix=f".{target.name}.",
+                    delete=False,
+                ) as file:  # fmt: skip
+                    temporary = Path(file.name)
+                    file.write(text)
+                umask = os.umask(0)
+                os.umask(umask)
+                temporary.chmod(0o666 & ~umask)
+            except OSError as error:
+                raise _unwritten(error, output) from None
+        yield put
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _unwritten(error: OSError, output: str) -> WriteError:
+    return WriteError(f"the report was not written: {error.strerror}", output)
 
 
 def check_file(output: str) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 
 from initaudit.errors import ReadError, WriteError
 from initaudit.formats.interrupts import deferred
-from initaudit.formats.staging import sync, sync_folder
+from initaudit.formats.staging import sha256, sync, sync_folder
 
 PREFIX = ".initaudit-"
 JOURNAL = f"{PREFIX}journal"
@@ -46,6 +46,8 @@ class Move:
     final: str  # where it goes, from the root
     old: str = ""  # a further link to the file that it replaces, from the stage
     fresh: bool = False  # it replaces none
+    written: str = ""  # sha256 of the new file
+    read: str = ""  # sha256 of the one that it was made of
 
 
 class Stage:
@@ -111,8 +113,11 @@ class Stage:
             raise WriteError(
                 "another repair in this folder is being finished, or was interrupted: run it again"
             ) from None
-        except OSError:
-            journal.unlink(missing_ok=True)
+        except OSError as error:
+            try:
+                journal.unlink(missing_ok=True)
+            except OSError:
+                raise self._half(error) from error
             raise
         try:
             sync_folder(self.root)
@@ -158,9 +163,7 @@ class Stage:
 
     def _half(self, error: OSError) -> WriteError:
         self.remove = _keep  # type: ignore[method-assign]
-        return HalfWrittenError(
-            f"{error.strerror or error}; some of the files are in place, run the same again to finish the others"
-        )
+        return HalfWrittenError(f"{error.strerror or error}; not all files are in place, run the same again to finish")
 
 
 class HalfWrittenError(WriteError):
@@ -234,7 +237,20 @@ def _back(root: Path, stage: Path, moves: Sequence[Move]) -> None:
 
 def _finish(root: Path) -> None:
     (root / JOURNAL).unlink()
-    sync_folder(root)
+    with suppress(OSError):  # should the journal come back after a crash, it will be found fulfilled
+        sync_folder(root)
+
+
+def _fulfilled(root: Path, moves: Sequence[Move], undo: bool) -> bool:
+    """Whether the files are what the journal wants them to be."""
+    for move in moves:
+        wanted, file = move.read if undo else move.written, root / move.final
+        if undo and move.fresh:
+            if os.path.lexists(file):
+                return False
+        elif not wanted or not file.is_file() or sha256(file) != wanted:
+            return False
+    return True
 
 
 def _put_if_free(new: Path, final: Path) -> None:
@@ -303,7 +319,11 @@ def _recover(root: Path) -> str:
         return f"{root}: an interrupted repair had changed nothing yet"
     stage, moves, undo = told
     if not stage.is_dir():
-        raise WriteError(f"an interrupted repair cannot be finished: {stage.name} is gone; remove {JOURNAL}", str(root))
+        if not _fulfilled(root, moves, undo):
+            why = "is gone, and without it an interrupted repair cannot be finished: restore the files and remove"
+            raise WriteError(f"{stage.name} {why} {JOURNAL}", str(root))
+        _finish(root)
+        return f"{root}: an interrupted repair had been finished"
     try:
         with _dead(stage) as dead:
             if not dead:

@@ -128,6 +128,12 @@ class _Copy:
         return block
 
 
+def sha256(path: Path) -> str:
+    """Return the sum of a file."""
+    with path.open("rb") as file:
+        return _sum(file)
+
+
 def _sum(file: BinaryIO) -> str:
     found = hashlib.sha256()
     file.seek(0)

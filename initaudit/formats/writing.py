@@ -61,7 +61,7 @@ class Staged:
                     raise WriteError("the file has changed while it was repaired; nothing was written", str(path))
             for part in layout.parts if not layout.whole else ():
                 (layout.root / part.final).parent.mkdir(parents=True, exist_ok=True)
-            self._stage.rename(_moves(layout), over=layout.over)
+            self._stage.rename(self._moves(), over=layout.over)
         except OSError as error:
             raise _refusal(error, layout.root) from error
         self.committed = True
@@ -98,6 +98,20 @@ class Staged:
             self.inputs[str(part.plan.path)] = copied.read
             self.outputs[str(final)] = copied.written
             self._seen[part.plan.path] = copied.seen
+
+    def _moves(self) -> list[journal.Move]:
+        layout = self._layout
+        if layout.whole:
+            return [journal.Move(journal.NEW, layout.whole)]
+        return [
+            journal.Move(
+                f"{journal.NEW}/{part.staged}",
+                part.final,
+                written=self.outputs[str(layout.root / part.final)],
+                read=self.inputs[str(part.plan.path)] if layout.alike else "",
+            )
+            for part in layout.parts
+        ]
 
 
 @contextmanager
@@ -168,12 +182,6 @@ def recover(path: str | Path) -> tuple[str, ...]:
     where = Path(path)
     folders = {where.resolve()} if where.is_dir() else {where.parent.resolve(), where.resolve().parent}
     return tuple(line for folder in sorted(folders) if folder.is_dir() for line in journal.recover(folder))
-
-
-def _moves(layout: Layout) -> list[journal.Move]:
-    if layout.whole:
-        return [journal.Move(journal.NEW, layout.whole)]
-    return [journal.Move(f"{journal.NEW}/{part.staged}", part.final) for part in layout.parts]
 
 
 def _check_space(folder: Path, needed: int) -> None:

@@ -7,6 +7,7 @@ them a net gets is decided by what theory says of each (see planning).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,6 +19,7 @@ from initaudit.types import Evidence, Measured, Role
 
 _RECURRENT = frozenset({"rnn", "lstm", "gru"})
 _SELECTS = frozenset({"query", "key", "value"})
+_STATE = re.compile(r"(^|[._])(weight_)?hh([._]|$)|recurrent_(weight|kernel)", re.IGNORECASE)
 _STATISTICS = {"running_mean": "zeros", "running_var": "ones", "num_batches_tracked": "zeros"}
 
 
@@ -98,6 +100,8 @@ class Auto:
             return _lawful("xavier", "query, key and value", style)
         if layer.role in (Role.HEAD, Role.ROUTER):
             return Chosen("xavier" if style.times >= 1 else f"xavier:gain={style.times:g}", f"{layer.role}, linear")
+        if layer.role is Role.GATE and layer.activation == "sigmoid":
+            return _lawful("xavier", "gate", style)
         return _trunk(m, style)
 
     def _end(self, m: Measured, style: Style) -> Chosen:
@@ -127,7 +131,7 @@ class Auto:
             return Chosen(_STATISTICS[ending], "as a norm makes it")
         if bias:
             forget = next((part for part in m.layer.parts if part.startswith("f")), "")
-            if m.layer.kind == "lstm" and forget and "recurrent" not in m.layer.tags:
+            if m.layer.kind == "lstm" and forget and not recurrent(m):
                 return Chosen("zeros", "forget gate open", ((forget, "ones"),))
             return Chosen("zeros", "bias")
         if ending == "weight_g":
@@ -142,9 +146,14 @@ def _lawful(scheme: str, about: str, style: Style) -> Chosen:
     return Chosen(scheme if gain == 1 else f"{scheme}:gain={gain:.4g}", about)
 
 
+def recurrent(m: Measured) -> bool:
+    """Whether a weight takes a layer's own state; without a graph its name says so."""
+    return "recurrent" in m.layer.tags or bool(_STATE.search(m.layer.weight.name))
+
+
 def _recurrent(m: Measured, style: Style) -> Chosen:
     gates = " per gate" if m.layer.parts else ""
-    if "recurrent" in m.layer.tags:
+    if recurrent(m):
         return Chosen("orthogonal", f"recurrent, orthogonal{gates}")
     if m.layer.kind == "rnn" and m.layer.activation == "relu":
         return Chosen("he", "input of a recurrent layer with ReLU")

@@ -4,7 +4,8 @@ Worse is a graver finding, never a moved figure:
 
 - a layer (or the model as a whole) that has a warning or an error and had none, or a less grave one;
 - a layer that the repair did not touch and that has one more fault, as grave as those it had;
-- a risk that has risen by more than noise into a graver class. Symptoms of the whole graph (INI5xx) count only through
+- a risk that has risen by more than noise into a graver class, or where it was not known (there was NaN), a symptom at
+  a layer that was healthy before it was drawn again. Symptoms of the whole graph (INI5xx) count only through
   it: they move from layer to layer, and one that a dead or broken layer hid shows once that layer works.
 """
 
@@ -62,6 +63,7 @@ def worse(before: Report, after: Report, touched: Collection[str]) -> tuple[str,
     if after.crashed and not before.crashed:
         lines.append("a rule failed on the result")
     lines.extend(_riskier(before, after))
+    lines.extend(_unhidden(before, after, frozenset(touched)))
     return tuple(lines)
 
 
@@ -121,6 +123,21 @@ def _riskier(before: Report, after: Report) -> Iterator[str]:
         return
     why = f", {first.kind}" if first is not None else ""
     yield f"risk {_two(new)} by {new.by}, {_two(old)} before{why}"
+
+
+def _unhidden(before: Report, after: Report, touched: frozenset[str]) -> Iterator[str]:
+    """Yield symptoms that nobody could see before, at layers that were drawn again without being at fault.
+
+    Where there is no risk before, as with NaN in some weight, a symptom may have been there or may have been made. What
+    it is about tells: who draws healthy layers again answers for them.
+    """
+    if before.risk is not None or after.risk is None:
+        return
+    ill = {name for f in faults(before) for name in (f.layer, *f.also)}
+    for f in faults(after):
+        made = [name for name in dict.fromkeys((f.layer, *f.also)) if name in touched and name not in ill]
+        if f.rule in _SYMPTOMS and made:
+            yield f"{made[0]}: {f.severity.label} {f.rule} {f.name}: {f.message}"
 
 
 def _two(risk: Risk) -> str:

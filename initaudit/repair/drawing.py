@@ -25,7 +25,6 @@ from initaudit.types import Array, Layer, Tensor
 
 _WRAPPERS = re.compile(r"^(?:module\.)+|(?<![^.])_orig_mod\.")  # DataParallel and FSDP, torch.compile
 _LOCAL = re.compile(r"(?:^|_)weight(?:_|$)")  # the last part of a layer's name that is its parameter's own
-_SLICE = 1 << 16  # kept units that are copied at once
 
 
 def original_name(layer: Layer, tensor: Tensor) -> str:
@@ -80,8 +79,8 @@ def draw(recipe: Recipe, seed: int) -> Array:
         drawn[:, span] = _whole(recipe, scheme, form, seed)[:, span]
     if recipe.units is not None:
         _keep_others(drawn, form.canonical(np.asarray(tensor.load())), recipe.units, tensor.name)
-    if layer.padding is not None and form.weight:
-        drawn[:, :, layer.padding] = 0.0
+    if form.weight and (row := padding(recipe)) is not None:
+        drawn[:, :, row] = 0.0
     return form.stored(drawn)
 
 
@@ -114,6 +113,15 @@ def _whole(recipe: Recipe, text: str, form: Form, seed: int) -> Array:
 def _said(row: schemes.Scheme, params: Mapping[str, schemes.Value]) -> dict[str, schemes.Value]:
     """Return what differs from the defaults, by name: two ways to write one scheme are one key."""
     return {key: value for key, value in sorted(params.items()) if value != row.defaults[key]}
+
+
+def padding(recipe: Recipe) -> int | None:
+    """Return the row of an embedding that stays zero: as the model says, else the only one that is zero in the file."""
+    layer, rows = recipe.measured.layer, recipe.measured.stats.columns.nonzero
+    if layer.padding is not None or layer.kind != "embedding":
+        return layer.padding
+    empty = np.flatnonzero(rows == 0)
+    return int(empty[0]) if empty.size == 1 and rows.size > 2 else None
 
 
 def _keep_others(drawn: Array, old: Array, units: tuple[int, ...], name: str) -> None:

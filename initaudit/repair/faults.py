@@ -44,9 +44,9 @@ class Fault:
         return self.tensor == self.m.layer.weight and self.m.layer.kind in OPERATORS
 
 
-def whole(m: Measured, why: str, **more: bool) -> Fault:
+def whole(m: Measured, why: str, *, ends: bool = False, chain: bool = False) -> Fault:
     """Return the weight of a layer as a fault."""
-    return Fault(m, m.layer.weight, why, **more)
+    return Fault(m, m.layer.weight, why, ends=ends, chain=chain)
 
 
 def operates(m: Measured) -> bool:
@@ -145,7 +145,7 @@ class Faults:
         if rule == "INI512":
             yield from (whole(m, rule) for m in own if len(np.unique(m.stats.rows.hash)) < len(m.stats.rows.hash))
             return
-        sides = [*self._biases(rule, own), *self._norms(rule, run)]
+        sides = [*self._biases(rule, self.measured if any(wide_bias(m) for m in own) else ()), *self._norms(rule, run)]
         if sides:
             yield from sides
             return
@@ -229,10 +229,7 @@ def _units(m: Measured, rule: str) -> tuple[int, ...] | None:
     law = m.identified.law if m.identified is not None else ""
     if law in ("orthogonal", "delta-orthogonal", "identity", "dirac") or m.stats.nonfinite:
         return None
-    if rule == "INI202":
-        found = np.flatnonzero(rows.nonzero == 0)
-    else:
-        found = _repeats(rows.hash, layer.groups)
+    found = np.flatnonzero(rows.nonzero == 0) if rule == "INI202" else _repeats(rows.hash, layer.groups)
     return tuple(int(k) for k in found) if 0 < len(found) < _MOST * rows.hash.size else None
 
 

@@ -32,6 +32,10 @@ def _silent(what: str, done: int, total: int) -> None:
     pass
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Judge:
     """Both audits of a repair: the same options on both sides."""
@@ -87,7 +91,25 @@ class _Drawn:
     silent: frozenset[int] = frozenset()  # places of recipes that nothing is written for
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A repair that has been proven and waits to be put in place; it says what is there once it is."""
+
+    repair: Repair
+    commit: Callable[[], None] = _nothing
+
+
 def fix(
+    path: str | Path, wish: Wish, judge: Judge, *, output: str | Path | None = None, in_place: bool = False
+) -> Repair:
+    """Repair a file or folder and return what came of it; see `pending`."""
+    with pending(path, wish, judge, output=output, in_place=in_place) as waiting:
+        waiting.commit()
+        return waiting.repair
+
+
+@contextmanager
+def pending(
     path: str | Path,
     wish: Wish,
     judge: Judge,
@@ -95,8 +117,8 @@ def fix(
     output: str | Path | None = None,
     in_place: bool = False,
     written: bool = True,
-) -> Repair:
-    """Repair a file or folder and return what came of it.
+) -> Iterator[Pending]:
+    """Yield the repair of a file or folder, audited again and staged: `commit` puts it in place, leaving discards it.
 
     Args:
         path: of the file or folder.
@@ -109,33 +131,36 @@ def fix(
     Raises:
         InitauditError: it could not be read, drawn or written; then it is as it was.
     """
-    given, where = str(path), Path(path)
+    where, target = Path(path), None if output is None else Path(output)
     written = written and not wish.dry
     recovered = () if wish.dry else writing.recover(where)
-    target = guarding.destination(where, None if output is None else Path(output), in_place, wish.force)
+    if written:
+        target = guarding.destination(where, target, in_place, wish.force)
     seen = guarding.fingerprints(where)
-    before = judge.first(given)
+    before = judge.first(str(path))
     plan = planning.plan(before, scheme=wish.scheme, only=wish.only, every=wish.every, force=wish.force)
     plan = replace(plan, notes=(*recovered, *plan.notes))
     repair = Repair(before, plan, wish.scheme, wish.seed, dry=wish.dry)
     if not plan.recipes:
-        return repair
+        yield Pending(repair)
+        return
     drawn = _draw(before.model, plan, wish, judge)
     repair = _told(repair, drawn.notes, drawn.reached)
-    with _staged(where, drawn.edits, target, in_place, wish.force, written, judge.step) as staged:
+    with _staged(where, drawn.edits, target if written else None, in_place, wish.force, judge.step) as staged:
         if staged is None:
             note = "what comes of it is not told: there is no room for a copy among the temporary files"
-            return replace(_told(repair, (note,)), rows=_rows(plan, before, None, drawn))
+            yield Pending(replace(_told(repair, (note,)), rows=_rows(plan, before, None, drawn)))
+            return
         repair = _judged(_told(repair, staged.notes), drawn, judge.second(staged.path, before))
         guarding.unchanged(seen)
         repair = replace(repair, inputs=_shown(staged.inputs))
-        if written and not repair.worse:
-            staged.commit()
-            # as it was typed; an index leads into the folder that was written
-            inside = () if staged.target.name == target.name else (staged.target.name,)
-            output = audit.shown(target.joinpath(*inside))
-            repair = replace(repair, output=output, outputs=_shown(staged.outputs))
-    return repair
+        if not written or repair.worse or target is None:
+            yield Pending(repair)
+            return
+        # as it was typed; an index leads into the folder that is written
+        inside = () if staged.target.name == target.name else (staged.target.name,)
+        repair = replace(repair, output=audit.shown(target.joinpath(*inside)), outputs=_shown(staged.outputs))
+        yield Pending(repair, staged.commit)
 
 
 def fix_module(module: Any, wish: Wish, judge: Judge, examples: Any = None, inputs: Sequence[str] = ()) -> Repair:
@@ -235,20 +260,22 @@ def _rows(plan: Plan, before: Report, after: Report | None, drawn: _Drawn) -> tu
 
 @contextmanager
 def _staged(
-    path: Path, edits: Sequence[Edit], target: Path, in_place: bool, force: bool, written: bool, step: Step
+    path: Path, edits: Sequence[Edit], target: Path | None, in_place: bool, force: bool, step: Step
 ) -> Iterator[writing.Staged | None]:
-    """Yield the staged result; where nothing is to be written in a folder of its own, None if there is no room."""
+    """Yield the staged result; without a target in a folder of its own, and None if there is no room for that."""
     told = partial(step, "copying")
-    if written:
-        where = None if in_place else target
-        with writing.stage(path, edits, where, in_place=in_place, force=force, progress=told) as staged:
+    if target is not None:
+        with writing.stage(
+            path, edits, None if in_place else target, in_place=in_place, force=force, progress=told
+        ) as staged:
             yield staged
         return
     with tempfile.TemporaryDirectory(prefix="initaudit-") as folder:
         if guarding.size(path) > shutil.disk_usage(folder).free:
             yield None
             return
-        with writing.stage(path, edits, Path(folder, target.name), progress=told) as staged:
+        place = Path(folder, writing.default_target(path).name)
+        with writing.stage(path, edits, place, progress=told) as staged:
             yield staged
 
 

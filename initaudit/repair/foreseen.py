@@ -17,7 +17,7 @@ from initaudit.cures import CURED, Cure
 from initaudit.edits import Recipe
 from initaudit.errors import InitauditError
 from initaudit.graph.settled import settled
-from initaudit.repair import drawing
+from initaudit.repair import drawing, reparametrised
 from initaudit.risk.fit import WARNING
 from initaudit.schemes import Fans
 from initaudit.types import Array, Audit, Finding, Graph, Law, Measured, Risk, Severity, Stats, Tensor, Units
@@ -54,6 +54,7 @@ def foresee(audit: Audit, recipes: Sequence[Recipe]) -> Foreseen | None:
     graph = audit.model.graph
     if graph is None or audit.theory is None:
         return None
+    recipes = [one for recipe in recipes for one in (recipe, *drawing.companions(recipe))]
     measured = as_drawn(audit.measured, recipes)
     try:
         made = theory.predict(settled(_overlaid(graph, recipes)), measured, audit.model.examples)
@@ -113,21 +114,26 @@ def _places(tensor: Tensor) -> Array:
 def as_drawn(measured: Sequence[Measured], recipes: Sequence[Recipe]) -> tuple[Measured, ...]:
     """Return layers with the measures that their recipes will give them."""
     by_tensor: dict[object, list[Recipe]] = {}
-    for recipe in recipes:
-        by_tensor.setdefault(recipe.tensor.identity, []).append(recipe)
+    for recipe in recipes:  # what an audit reads of a weight may be derived from the tensor of that name
+        for key in (recipe.tensor.identity, recipe.tensor.name):
+            by_tensor.setdefault(key, []).append(recipe)
     return tuple(_layer(m, by_tensor, at) for at, m in enumerate(measured))
 
 
 def _layer(m: Measured, recipes: Mapping[object, list[Recipe]], at: int) -> Measured:
     layer = m.layer
-    for recipe in recipes.get(layer.weight.identity, ()):
+    for recipe in _of(recipes, layer.weight):
         fans = schemes.fans_of(recipe.measured.layer) or _ANYWHERE
         m = replace(m, stats=_stats(recipe, m.stats, layer.weight, fans, 2 * at), identified=_law(recipe))
     others = dict(m.others)
     for tensor, stats in m.tensors[1:]:
-        for recipe in recipes.get(tensor.identity, ()):
+        for recipe in _of(recipes, tensor):
             others[tensor.name] = _stats(recipe, stats, tensor, _ANYWHERE, 2 * at + 1)
     return replace(m, others=others)
+
+
+def _of(recipes: Mapping[object, list[Recipe]], tensor: Tensor) -> list[Recipe]:
+    return recipes.get(tensor.identity) or recipes.get(tensor.name) or []
 
 
 def _law(recipe: Recipe) -> Law | None:
@@ -138,9 +144,14 @@ def _law(recipe: Recipe) -> Law | None:
     return Law(recipe.scheme, schemes.parse(recipe.scheme)[0].law)
 
 
-def moments(scheme: str, fans: Fans) -> tuple[float, float]:
+def _moments(scheme: str, recipe: Recipe, fans: Fans) -> tuple[float, float]:
     """Return (mean, variance) of what a scheme draws."""
-    row, given = schemes.parse(scheme)
+    layer, tensor = recipe.measured.layer, recipe.tensor
+    if tensor.name != layer.weight.name and tensor in reparametrised.beside(layer).values():
+        fans = schemes.fans_of(layer) or fans
+        _, variance = _moments(scheme, replace(recipe, tensor=layer.weight), fans)
+        return (variance * layer.weight.size / max(1, tensor.size)) ** 0.5, 0.0  # the length of each unit
+    row, given = schemes.resolve(scheme, layer, tensor)
     params = row.params(given)
     mean = params.get("mean", params.get("value", row.fixed.get("value", 0.0)))
     return (0.0 if isinstance(mean, str) else float(mean)), row.spread(fans, params)
@@ -149,7 +160,7 @@ def moments(scheme: str, fans: Fans) -> tuple[float, float]:
 def _stats(recipe: Recipe, old: Stats, tensor: Tensor, fans: Fans, seed: int) -> Stats:
     """Return the measures of a tensor that a recipe draws; units that it leaves alone keep theirs."""
     parts = recipe.measured.layer.parts
-    each = [moments(recipe.by_part.get(part, recipe.scheme), fans) for part in parts or ("",)]
+    each = [_moments(recipe.by_part.get(part, recipe.scheme), recipe, fans) for part in parts or ("",)]
     rows, size = old.rows.hash.size, tensor.size
     drawn = np.zeros(rows, dtype=bool)
     drawn[list(recipe.units) if recipe.units is not None else slice(None)] = True

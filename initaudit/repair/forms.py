@@ -27,19 +27,19 @@ class Form:
     @property
     def stack(self) -> int:
         """Operators that are stacked in the tensor."""
-        return self._extent("s")
+        return self.extent("s")
 
     @property
     def out(self) -> int:
         """Output units of one operator: all groups, all parts."""
-        return self._extent("o") * (self.groups if self._inward else 1)
+        return self.extent("o") * (self.groups if self.inward else 1)
 
     @property
     def operator(self) -> tuple[int, ...]:
         """(out, in, *kernel) of one operator, (out,) of a vector."""
         if "i" not in self.axes and "k" not in self.axes:
             return (self.out,)
-        ins = self._extent("i") // (self.groups if self._inward else 1)
+        ins = self.extent("i") // (self.groups if self.inward else 1)
         return (self.out, ins, *(n for a, n in zip(self.axes, self.shape, strict=True) if a == "k"))
 
     @property
@@ -53,11 +53,12 @@ class Form:
         return self.groups * max(1, len(self.parts)) if self.weight else 1
 
     @property
-    def _inward(self) -> bool:
+    def inward(self) -> bool:
         """Whether groups are counted along the input axis, as transposed convolutions store them."""
         return self.groups > 1 and "o" in self.axes and -1 < self.axes.find("i") < self.axes.find("o")
 
-    def _extent(self, label: str) -> int:
+    def extent(self, label: str) -> int:
+        """Return the product of the axes of one label, as stored."""
         return math.prod(n for a, n in zip(self.axes, self.shape, strict=True) if a == label)
 
     def part(self, name: str) -> slice:
@@ -66,7 +67,7 @@ class Form:
         Raises:
             UsageError: there is no such part.
         """
-        ordered = self._ordered()
+        ordered = self.ordered
         if name not in ordered:
             raise UsageError(f"no part {name!r}; there are {', '.join(ordered) or 'none'}")
         width, n = self.out // len(ordered), ordered.index(name)
@@ -76,20 +77,23 @@ class Form:
         """Return stored values as (stack, out, in, *kernel)."""
         split, order = self._plan()
         made = np.ascontiguousarray(values.reshape(split).transpose(order)).reshape(self.stack, *self.operator)
-        return self._permuted(made, [self.parts.index(p) for p in self._ordered()])
+        return self._permuted(made, [self.parts.index(p) for p in self.ordered])
 
     def stored(self, values: Array) -> Array:
         """Return canonical values in the order in which they are stored."""
         split, order = self._plan()
-        ordered = self._ordered()
+        ordered = self.ordered
         own = self._permuted(values, [ordered.index(p) for p in self.parts])
         moved = own.reshape([split[n] for n in order]).transpose(np.argsort(order))
         return np.asarray(moved.reshape(self.shape))
 
-    def _ordered(self) -> tuple[str, ...]:
+    @property
+    def ordered(self) -> tuple[str, ...]:
+        """The parts in torch's order."""
         return tuple(sorted(self.parts, key=lambda p: _ORDER.index(p) if p in _ORDER else len(_ORDER)))
 
-    def _permuted(self, values: Array, order: list[int]) -> Array:
+    @staticmethod
+    def _permuted(values: Array, order: list[int]) -> Array:
         if order == sorted(order):
             return values
         pieces = np.split(values, len(order), axis=1)
@@ -100,7 +104,7 @@ class Form:
         split: list[int] = []
         labels: list[str] = []
         for label, extent in zip(self.axes, self.shape, strict=True):
-            if label == "i" and self._inward and "g" not in labels:
+            if label == "i" and self.inward and "g" not in labels:
                 split += [self.groups, extent // self.groups]
                 labels += ["g", "i"]
             else:
@@ -117,7 +121,7 @@ def form_of(layer: Layer, tensor: Tensor) -> Form:
     """
     if tensor.name == layer.weight.name and tensor.shape == layer.weight.shape:
         form = Form(tensor.shape, layer.axes, max(1, layer.groups), layer.parts)
-        if form.out % form.blocks or (form.groups > 1 and form._extent("i") % form.groups and form._inward):
+        if form.out % form.blocks or (form.inward and form.operator[1] * form.groups != form.extent("i")):
             raise UsageError(f"{tensor.name}: {form.blocks} operators do not divide its {form.out} units")
         return form
     n = tensor.size

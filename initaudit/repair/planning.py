@@ -1,8 +1,7 @@
 """From a report to a plan: which tensors are drawn again, and how.
 
 Which: those at fault, by the findings that drawing again cures. How: as the model draws the brothers of a layer, else
-by the textbook. Where signal or gradient is at fault theory tells beforehand what comes of a plan; what would not help
-is not planned: other ways to draw are tried, then the rest of the chain, then the whole net.
+by the textbook. Where signal or gradient is at fault theory tells beforehand what comes of a plan (see searching).
 """
 
 from __future__ import annotations
@@ -10,23 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from initaudit import schemes, state
 from initaudit.cures import cured
 from initaudit.edits import Plan, Recipe
 from initaudit.errors import UsageError
 from initaudit.grounds import OPERATORS
-from initaudit.repair.auto import CARRIED, STYLES, TEXTBOOK, TIMES, Auto, Chosen, Style
-from initaudit.repair.faults import Fault, Faults, grave, signal, whole
-from initaudit.repair.foreseen import foresee
+from initaudit.repair import drawing
+from initaudit.repair.auto import STYLES, TEXTBOOK, Auto, Chosen, Style
+from initaudit.repair.faults import Fault, Faults, grave, whole
 from initaudit.repair.keeping import meant
 from initaudit.repair.policy import Policy
-from initaudit.risk.fit import BASE
-from initaudit.types import Audit, Finding, Measured, Report, Role, Skip, State
+from initaudit.repair.searching import Attempt, Search
+from initaudit.types import Audit, Measured, Report, Role, Skip, State, Tensor
 
 _UNKNOWN = "what it starts as only its own code tells"
-_SURE = 1.5 * BASE  # a risk below which nothing better is looked for
-_MATTERS = 0.1  # of risk that a plan must take away to be worth more layers than the smallest one
+_DERIVED = "worked out from other tensors of the file"
+_TIED_TABLE = "tied to the output layer, whose logits would grow with it"
+_BESIDE = "added to an embedding that is kept"
 
 
 def plan(
@@ -56,16 +57,20 @@ class _Planner:
     """One plan in the making."""
 
     def __init__(self, report: Report, scheme: str, only: tuple[str, ...], every: bool, force: bool) -> None:
-        self.report, self.scheme, self.only, self.every, self.force = report, scheme, only, every, force
+        self.report, self.scheme, self.only, self.every = report, scheme, only, every
         self.measured = report.measured
         self.audit = Audit(
             report.model, report.measured, report.state, report.state_reasons, report.skipped, report.probe,
             report.theory, report.risk,
         )  # fmt: skip
         self.auto = Auto(report.measured)
-        self.kept: dict[str, Skip] = {}
         self.notes: list[str] = []
         self.fresh = frozenset(state.fresh(report.measured)) if report.state is State.MIXED and not force else None
+        self.stored = {t.identity for t in report.model.tensors} | {
+            t.storage for t in report.model.tensors if t.storage
+        }
+        self.named = {t.name: t for t in report.model.tensors}
+        self.scaled = scheme.partition(":")[0].lower() == "lsuv"
 
     def plan(self) -> Plan:
         """Return the plan."""
@@ -73,91 +78,81 @@ class _Planner:
             self.notes.append("whether the model is trained is not known: " + "; ".join(self.report.state_reasons))
         if self.fresh is not None:
             self.notes.append("a part of the model is trained: only layers that are still as drawn are touched")
-        recipes = self._named() if self.only or self.every else self._cured()
-        if self.scheme != "auto":
-            recipes = [self._explicit(recipe) for recipe in recipes]
-        return Plan(tuple(recipes), tuple(self.kept.values()), tuple(self.notes))
+        chosen = self._chosen_layers() if self.only or self.every else self._cured()
+        recipes = [self._explicit(recipe) for recipe in chosen.recipes] if self.scheme != "auto" else chosen.recipes
+        recipes = [one for recipe in recipes for one in (recipe, *drawing.companions(recipe))]
+        return Plan(tuple(recipes), chosen.kept, tuple(self.notes))
 
     # ---- which
 
-    def _named(self) -> list[Recipe]:
+    def _cured(self) -> Attempt:
+        """Return recipes for what is at fault."""
+        told = grave(self.report.findings)
+        for finding in told:
+            if not cured(finding.rule):
+                self.notes.append(f"{finding.rule} {finding.name}: no draw mends it; {finding.remedy}")
+        own = [f for f in told if cured(f.rule)]
+        return Search(self.audit, self._attempt).cure(own, self.report.findings) if own else Attempt(())
+
+    def _chosen_layers(self) -> Attempt:
         """Return recipes for the layers that the user names."""
-        own = [m for m in self.measured if self._called(m)]
-        if self.only and not own:
-            first = self.measured[0].layer.name if self.measured else ""
-            raise UsageError(f"no layer is called {self.only[0]!r}; the first is {first!r}")
         for pattern in self.only:
             if not any(fnmatchcase(m.layer.name, pattern) for m in self.measured):
-                raise UsageError(f"no layer is called {pattern!r}; the first is {self.measured[0].layer.name!r}")
+                first = self.measured[0].layer.name if self.measured else ""
+                raise UsageError(f"no layer is called {pattern!r}; the first is {first!r}")
+        own = [m for m in self.measured if self.every or any(fnmatchcase(m.layer.name, p) for p in self.only)]
         why = "--layers" if self.only else "--all"
-        faults = [f for m in own for f in self._both(m, why) if self.only or m.layer.kind in OPERATORS]
+        tables = self.scaled and self.every
+        kinds = {*OPERATORS, *(("embedding",) if tables else ())}
+        faults = [f for m in own for f in self._both(m, why) if self.only or m.layer.kind in kinds]
         if self.every:
             named = {f.key for f in faults}
             found = Faults(self.measured, self.report.findings)
             more = (f for finding in grave(self.report.findings) for f in found.of(finding))
             faults += [f for f in more if f.m.layer.kind not in OPERATORS and f.key not in named]
-        return self._best([self._allowed(faults)], STYLES if self.every else (TEXTBOOK,))
-
-    def _called(self, m: Measured) -> bool:
-        return self.every or any(fnmatchcase(m.layer.name, pattern) for pattern in self.only)
+        return Search(self.audit, self._attempt).best([faults], STYLES if self.every else (TEXTBOOK,))
 
     def _both(self, m: Measured, why: str) -> Iterator[Fault]:
         """Yield the weight and, where the scheme says what becomes of it, the bias of a layer."""
         if m.stats.count:
             yield whole(m, why, chain=self.every)
-        if m.layer.bias is not None and not self.scheme.startswith("lsuv") and not m.layer.tied:
+        if m.layer.bias is not None and not self.scaled and not m.layer.tied:
             yield Fault(m, m.layer.bias, why)
 
-    def _cured(self) -> list[Recipe]:
-        """Return recipes for what is at fault."""
-        found = Faults(self.measured, self.report.findings)
-        grave_ones = grave(self.report.findings)
-        for finding in grave_ones:
-            if not cured(finding.rule):
-                self.notes.append(f"{finding.rule} {finding.name}: no draw mends it; {finding.remedy}")
-        own = [f for f in grave_ones if cured(f.rule)]
-        if not own:
-            return []
-        return self._best((self._allowed(faults) for faults in self._levels(found, own)), STYLES)
+    def _attempt(self, faults: Sequence[Fault], style: Style) -> Attempt:
+        """Return what comes of faults, less what is tied, meant, trained or no tensor of the file."""
+        kept: dict[str, Skip] = {}
+        wanted = self._allowed(faults, kept)
+        policy = Policy(self.measured, frozenset(f.key for f in wanted))
+        recipes = []
+        for fault in wanted:
+            tensor = self._own(fault.tensor)
+            chosen = self._chosen(fault, style, policy)
+            if tensor is None or chosen is None:
+                why = _DERIVED if tensor is None else _UNKNOWN
+                kept.setdefault(fault.tensor.name, Skip(fault.tensor.name, why))
+                continue
+            parts = dict(chosen.by_part)
+            recipes.append(Recipe(fault.m, tensor, chosen.scheme, fault.why, parts, fault.units, chosen.about))
+        if style.carried:
+            recipes += self._carried({recipe.tensor.name for recipe in recipes})
+        return Attempt(tuple(recipes), tuple(kept.values()), any(f.chain or f.ends for f in wanted))
 
-    def _levels(self, found: Faults, own: Sequence[Finding]) -> Iterator[list[Fault]]:
-        """Yield what may be at fault, each time more: single weights, a symptom's layers, the whole net.
-
-        A symptom may follow from a weight that is broken, or from another symptom: what is left out heals with it.
-        """
-        graph = self.audit.theory is not None
-        single = [f for f in own if not signal(f)]
-        told = [f for f in own if signal(f)]
-        faults = [fault for finding in single for fault in found.of(finding)]
-        if faults and graph:
-            yield faults
-        for finding in told:
-            faults = [*faults, *found.of(finding)]
-            if graph:
-                yield faults
-        if not graph or not told:
-            yield faults
-            return
-        for finding in told:
-            faults = [*faults, *found.all_of(finding)]
-            yield faults
-        follow = [f for f in self.report.findings if signal(f) and f not in told]
-        yield [*faults, *(fault for finding in follow for fault in found.all_of(finding))]
-        yield [*faults, *found.net(told[0].rule)]
-
-    def _allowed(self, faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    def _allowed(self, faults: Iterable[Fault], kept: dict[str, Skip]) -> tuple[Fault, ...]:
         """Leave out what is tied, meant or trained, and tell why; each tensor once."""
         told: dict[object, Fault] = {}
         for fault in faults:
-            layer = fault.m.layer
-            if layer.tied and fault.tensor == layer.weight:
+            layer, name = fault.m.layer, fault.tensor.name
+            weight = fault.tensor == layer.weight
+            if layer.tied and weight:
                 continue
-            optional = fault.chain or fault.why.startswith("--")
-            spared = meant(fault.m) if optional and fault.tensor == layer.weight and not self._spelled(fault.m) else ""
-            if spared:
-                self.kept.setdefault(fault.tensor.name, Skip(fault.tensor.name, spared))
-            elif self.fresh is not None and layer.name not in self.fresh:
-                self.kept.setdefault(fault.tensor.name, Skip(fault.tensor.name, "trained"))
+            why = ""
+            if weight and (fault.chain or fault.why.startswith("--")) and not self._spelled(fault.m):
+                why = meant(fault.m) or (self._table(fault.m) if layer.kind == "embedding" and self.every else "")
+            if not why and self.fresh is not None and layer.name not in self.fresh:
+                why = "trained"
+            if why:
+                kept.setdefault(name, Skip(name, why))
             else:
                 old = told.get(fault.key)
                 told[fault.key] = fault if old is None else _merged(old, fault)
@@ -167,71 +162,38 @@ class _Planner:
         """Whether the user names a layer by more than a star."""
         return any(pattern.strip("*") and fnmatchcase(m.layer.name, pattern) for pattern in self.only)
 
+    def _table(self, m: Measured) -> str:
+        """Return why a table of embeddings is not scaled along with all other weights; empty where it is."""
+        heads = {o.layer.tied for o in self.measured if o.layer.tied and o.layer.kind != "embedding"}
+        tied = {name for o in self.measured for name in (o.layer.name, o.layer.weight.name) if name in heads}
+        if m.layer.name in tied or m.layer.weight.name in tied or "tied head" in m.layer.tags:
+            return _TIED_TABLE
+        return _BESIDE if "position embedding" in m.layer.tags and tied else ""
+
+    def _own(self, tensor: Tensor) -> Tensor | None:
+        """Return the tensor that is written for one of a layer; None where no tensor of the file can take it."""
+        if _moved(tensor):
+            return tensor if _reversible(tensor) else None
+        if tensor.parts:
+            return None
+        if tensor.identity in self.stored or (tensor.storage and tensor.storage in self.stored):
+            return tensor
+        own = self.named.get(tensor.name)
+        return own if own is not None and own.shape == tensor.shape else None
+
     # ---- how
-
-    def _best(self, levels: Iterable[tuple[Fault, ...]], styles: Sequence[Style]) -> list[Recipe]:
-        """Return the first recipes that theory finds healthy, else those with the least risk."""
-        first: list[Recipe] = []
-        best: tuple[float, list[Recipe]] | None = None
-        tried: set[tuple[tuple[object, str], ...]] = set()
-        last: tuple[Fault, ...] = ()
-
-        def attempts() -> Iterator[list[Recipe]]:
-            nonlocal last
-            for faults in levels:
-                last = faults
-                for style in styles:
-                    yield self._recipes(faults, style)
-            if len(styles) > 1:
-                yield self._recipes(last, CARRIED)
-                for law in ("normal", "orthogonal"):
-                    for times in TIMES:
-                        yield self._recipes(last, Style("", law=law, times=times))
-
-        for recipes in attempts():
-            key = tuple((r.tensor.identity, r.scheme) for r in recipes)
-            if not recipes or key in tried:
-                continue
-            tried.add(key)
-            seen = foresee(self.audit, recipes)
-            if not first:
-                first = recipes
-                if seen is None:
-                    break
-            if seen is None:
-                continue
-            if seen.healthy and seen.value < _SURE:
-                return recipes
-            if best is None or seen.value < best[0] - (_MATTERS if best[1] is first else 0.0):
-                best = seen.value, recipes
-        return first if best is None else best[1]
-
-    def _recipes(self, faults: Sequence[Fault], style: Style) -> list[Recipe]:
-        policy = Policy(self.measured, frozenset(f.key for f in faults))
-        made = []
-        for fault in faults:
-            chosen = self._chosen(fault, style, policy)
-            if chosen is None:
-                self.kept.setdefault(
-                    fault.tensor.name, Skip(fault.tensor.name, "what it starts as only its code tells")
-                )
-                continue
-            made.append(
-                Recipe(fault.m, fault.tensor, chosen.scheme, fault.why, dict(chosen.by_part), fault.units, chosen.about)
-            )
-        return made
 
     def _chosen(self, fault: Fault, style: Style, policy: Policy) -> Chosen | None:
         m, layer = fault.m, fault.m.layer
+        if not (fault.chain or fault.ends):
+            style = TEXTBOOK
         if fault.tensor != layer.weight:
-            told = policy.vector(m, fault.tensor) if not fault.why.startswith("INI5") else None
-            if self.scheme == "torch-default" and fault.tensor == layer.bias:
+            if self.scheme.startswith("torch-default") and fault.tensor == layer.bias:
                 return Chosen("torch-default", "as torch draws it")
-            if told is not None and fault.why != "--all":
-                return Chosen(*told)
-            return self.auto.vector(m, fault.tensor.name, bias=fault.tensor == layer.bias)
+            told = policy.vector(m, fault.tensor) if fault.why != "--all" and not fault.why.startswith("INI5") else None
+            return Chosen(*told) if told else self.auto.vector(m, fault.tensor.name, bias=fault.tensor == layer.bias)
         if layer.kind in OPERATORS or layer.kind == "embedding" or layer.role is Role.EMBEDDING:
-            told = policy.weight(m) if not (fault.chain or fault.ends) and style is TEXTBOOK else None
+            told = policy.weight(m) if not (fault.chain or fault.ends) else None
             return Chosen(*told) if told is not None else self.auto.weight(fault, style)
         told = policy.constant(m)
         if told is not None:
@@ -241,12 +203,34 @@ class _Planner:
         told = policy.weight(m)
         return Chosen(*told) if told is not None else None
 
+    def _carried(self, done: set[str]) -> Iterator[Recipe]:
+        """Yield recipes for the biases of gates that mix a layer with what goes past it."""
+        for m in self.measured:
+            bias = m.layer.bias
+            gate = m.layer.role is Role.GATE and m.layer.activation == "sigmoid" and m.layer.kind in OPERATORS
+            if gate and bias is not None and bias.name not in done and self._own(bias) is not None:
+                yield Recipe(m, bias, "constant:value=-2", "INI501", about="gate that carries: nearly shut at first")
+
     def _explicit(self, recipe: Recipe) -> Recipe:
         """Return a recipe with the scheme that the user wants, where it is one of a weight."""
         layer = recipe.measured.layer
-        if recipe.tensor != layer.weight or layer.kind not in OPERATORS:
+        tables = layer.kind == "embedding" and self.scaled
+        if recipe.tensor.name != layer.weight.name or not (layer.kind in OPERATORS or tables):
             return recipe
         return replace(recipe, scheme=self.scheme, by_part={}, about="as asked for")
+
+
+def _moved(tensor: Tensor) -> bool:
+    """Whether a reader says how a tensor is made of tensors of the file."""
+    return hasattr(tensor.load, "undo") and hasattr(tensor.load, "parts")
+
+
+def _reversible(tensor: Tensor) -> bool:
+    """Whether values can be brought back to the file along all steps by which a tensor is made."""
+    if not _moved(tensor):
+        return True
+    load: Any = tensor.load
+    return (not load.what or load.undo is not None) and all(_reversible(part) for part in load.parts)
 
 
 def _merged(old: Fault, new: Fault) -> Fault:

@@ -16,6 +16,7 @@ from initaudit.naming import pattern
 from initaudit.types import Measured, Stats, Tensor
 
 _AGREE = 0.8  # share of the brothers that follow one law, from which it is theirs
+_CLOSE = 0.01  # of the logarithm of a std, beside its standard error
 _WHOLE = 3  # layers of a model from which a law they all follow is that of the model
 _CLOSED = frozenset({"dirac", "identity", "delta-orthogonal", "sparse", "sinusoidal", "log-range"})
 
@@ -57,18 +58,13 @@ class Policy:
         """Return the scheme of a weight's brothers, and who they are; None where they follow none, or not one."""
         drawn = [o for o in self.sound if o is not m and _random(o)]
         for alike, who in _BROTHERS:
-            told = _agreed([_scheme(o) for o in drawn if alike(m, o)])
+            told = _shared([o for o in drawn if alike(m, o)])
             if told:
                 return told, f"{who} in this model"
         every = [o for o in drawn if o.layer.kind in OPERATORS]
         bases = {_scheme(o).partition(":kind=")[0] for o in every}
         if m.layer.kind in OPERATORS and len(every) >= _WHOLE and len(bases) == 1:
-            kind = m.layer.kind
-            transposed, recurrent = kind == "conv_transpose", kind in ("rnn", "lstm", "gru")
-            told = bases.pop()
-            if told == "torch-default" and (transposed or recurrent):
-                told = f"torch-default:kind={'conv_transpose' if transposed else 'rnn'}"
-            return told, "as all of this model"
+            return bases.pop(), "as all of this model"
         return None
 
     def constant(self, m: Measured) -> tuple[str, str] | None:
@@ -85,9 +81,6 @@ class Policy:
         ending = _ending(m, tensor)
         for alike in (_named, _placed, lambda a, b: a.layer.kind == b.layer.kind):
             told = _agreed(list(self._beside(m, ending, alike)))
-            if told == "torch-default":
-                bound = _bound(m)
-                return (f"uniform:bound={bound:.6g}", "torch's default, as its brothers") if bound else None
             if told:
                 return told, "as its brothers in this model"
         return None
@@ -107,15 +100,6 @@ def _ending(m: Measured, tensor: Tensor) -> str:
     return "bias" if tensor == m.layer.bias else tensor.name.rpartition(".")[2]
 
 
-def _bound(m: Measured) -> float | None:
-    fans = schemes.fans_of(m.layer)
-    if fans is None:
-        return None
-    kind = m.layer.kind
-    fan = fans.fan_out if kind in ("conv_transpose", "rnn", "lstm", "gru") else fans.fan_in
-    return 1 / math.sqrt(fan) if fan > 0 else None
-
-
 def _random(m: Measured) -> bool:
     law = m.identified
     return law is not None and bool(law.scheme) and law.law != "constant" and law.law not in _CLOSED
@@ -124,6 +108,29 @@ def _random(m: Measured) -> bool:
 def _scheme(m: Measured) -> str:
     assert m.identified is not None
     return m.identified.scheme
+
+
+def _shared(brothers: Sequence[Measured]) -> str:
+    """Return the scheme that fits most brothers; empty where none does.
+
+    Where fan_in is fan_out several schemes are one: what a brother was identified as is not all that fits it.
+    """
+    told = Counter(_scheme(o) for o in brothers)
+    fits = {scheme: sum(_fits(scheme, o) for o in brothers) for scheme in told}
+    best = max(told, key=lambda scheme: (fits[scheme], told[scheme]), default="")
+    return best if best and fits[best] >= _AGREE * len(brothers) else ""
+
+
+def _fits(scheme: str, m: Measured) -> bool:
+    """Whether a layer may have been drawn by a scheme: the law is the same, and so is the std within its error."""
+    row, given = schemes.parse(scheme)
+    fans = schemes.fans_of(m.layer)
+    if m.identified is None or row.law != m.identified.law or fans is None:
+        return m.identified is not None and scheme == m.identified.scheme
+    std = math.sqrt(row.variance(fans, **given))
+    return scheme == m.identified.scheme or abs(math.log(max(m.stats.std, 1e-300) / max(std, 1e-300))) < _CLOSE + (
+        4 / math.sqrt(2 * m.stats.count)
+    )
 
 
 def _value(stats: Stats) -> str:

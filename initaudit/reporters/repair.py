@@ -38,15 +38,40 @@ def render(repair: Repair, style: Style, *, code: str = "", live: bool = False) 
         code: where the code that does the same was written to, if it was.
         live: it was a module, not a file.
     """
+    return opening(repair, style) + closing(repair, style, code=code, live=live)
+
+
+def opening(repair: Repair, style: Style) -> str:
+    """Return what is known before anything is written: the table, what was kept, what LSUV reached."""
     page = Page.of(style)
-    if style.verbosity >= 0:
-        _heading(page, repair.before)
-        if repair.rows:
-            _table(page, repair, style)
-        _list(page, [_kept(skip) for skip in repair.plan.kept], "kept as it is", style)
-        _list(page, _reached(repair.reached), "lsuv", style)
-        _list(page, list(repair.plan.notes), "note", style)
-    _closing(page, repair, style, code, live)
+    if style.verbosity < 0:
+        return f"{printable(repair.before.given or repair.before.model.path)}: "
+    _heading(page, repair.before)
+    if repair.rows:
+        _table(page, repair, style)
+    _list(page, [_kept(skip) for skip in repair.plan.kept], "kept as it is", style)
+    _list(page, _reached(repair.reached), "lsuv", style)
+    _list(page, list(repair.plan.notes), "note", style)
+    return page.text()
+
+
+def closing(repair: Repair, style: Style, *, code: str = "", live: bool = False) -> str:
+    """Return what happened, what the second audit says, and what to do next."""
+    page = Page.of(style)
+    says = list(_says(repair, code, live))
+    if style.verbosity < 0:
+        return "; ".join(says) + "\n"
+    for line in says:
+        page.line(line)
+    most = None if style.verbosity > 0 else _FEW
+    for line in repair.worse[:most]:
+        page.line(f"worse: {line}", indent=2)
+    if repair.after is not None and not repair.worse:
+        for f in [f for f in repair.after.findings if f.severity >= Severity.WARNING][:most]:
+            where = f" at {f.layer}" if f.layer else ""
+            page.line(f"left: {f.severity.label} {f.rule} {f.name}{where}", indent=2)
+    for line in _next(repair, code, live):
+        page.line(f"next: {line}")
     return page.text()
 
 
@@ -206,24 +231,6 @@ def _list(page: Page, told: Sequence[str], title: str, style: Style) -> None:
 # ---- the end
 
 
-def _closing(page: Page, repair: Repair, style: Style, code: str, live: bool) -> None:
-    path = printable(repair.before.given or repair.before.model.path)
-    says = list(_says(repair, code, live))
-    if style.verbosity < 0:
-        page.console.print(Text(f"{path}: {'; '.join(says)}"), soft_wrap=True)
-        return
-    for line in says:
-        page.line(line)
-    for line in repair.worse:
-        page.line(f"worse: {line}", indent=2)
-    if repair.after is not None and not repair.worse:
-        left = [f for f in repair.after.findings if f.severity >= Severity.WARNING]
-        for f in left[: None if style.verbosity > 0 else _FEW]:
-            page.line(f"left: {f.severity.label} {f.rule} {f.name}{f' at {f.layer}' if f.layer else ''}", indent=2)
-    for line in _next(repair, code, live):
-        page.line(f"next: {line}")
-
-
 def _says(repair: Repair, code: str, live: bool) -> Iterator[str]:
     before = repair.before
     if not repair.plan.recipes:
@@ -244,7 +251,7 @@ def _says(repair: Repair, code: str, live: bool) -> Iterator[str]:
         yield f"code for {some} written to {code}"
     if repair.after is not None:
         yield f"audited again: {_verdict_of(repair.after)}"
-    if repair.at_fault:
+    if repair.at_fault and not repair.worse:
         names = ", ".join(repair.at_fault[:5]) + (f" and {len(repair.at_fault) - 5} more" * (len(repair.at_fault) > 5))
         yield f"still at fault: {names}"
 

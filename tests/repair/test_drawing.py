@@ -103,9 +103,10 @@ def test_stacked_operators_are_drawn_one_by_one(scheme):
 @pytest.mark.parametrize(
     "fields",
     [
-        dict(shape=(30, 20), axes="oi"), dict(shape=(4, 6, 3, 3), axes="iokk", kind="conv_transpose", groups=2),
-        dict(shape=(8, 2, 3), axes="oik", kind="conv", groups=4), dict(shape=(2, 12, 5), axes="soi", parts=ONNX_LSTM),
-        dict(shape=(6, 4, 5), axes="ioo"), dict(shape=(4, 5, 6), axes="iio"), dict(shape=(7, 3, 4), axes="oik"),
+        {"shape": (30, 20), "axes": "oi"}, {"shape": (4, 6, 3), "axes": "iok", "kind": "conv_transpose", "groups": 2},
+        {"shape": (8, 2, 3), "axes": "oik", "kind": "conv", "groups": 4},
+        {"shape": (2, 12, 5), "axes": "soi", "parts": ONNX_LSTM},
+        {"shape": (6, 4, 5), "axes": "ioo"}, {"shape": (4, 5, 6), "axes": "iio"}, {"shape": (7, 3, 4), "axes": "oik"},
     ],
     ids=str,
 )  # fmt: skip
@@ -118,7 +119,7 @@ def test_there_and_back(fields):
     assert there.shape == (form.stack, *form.operator)
     assert (form.stored(there) == values).all()
     rows = stats.measure(one.weight, one.axes, groups=one.groups, parts=max(1, len(one.parts))).rows
-    if one.parts == () or one.parts == LSTM:
+    if one.parts in ((), LSTM):
         assert np.allclose(np.square(there).reshape(rows.square.size, -1).sum(1), rows.square)  # units as rules count
 
 
@@ -165,19 +166,30 @@ def test_padding_rows_stay_zero():
     assert (np.delete(w, 3, 0) != 0).all()
 
 
+def test_the_only_zero_row_of_a_table_is_taken_for_padding():
+    values = np.ones((10, 4), np.float32)
+    values[2] = 0
+    fields = {"kind": "embedding", "axes": "io", "role": Role.EMBEDDING}
+    w = made(layer("embed", values, **fields), "normal:std=1")
+    assert np.flatnonzero((w == 0).all(1)).tolist() == [2]
+    values[5] = 0  # two: dead rows
+    assert (made(layer("embed", values, **fields), "normal:std=1") != 0).all()
+    assert (made(layer("fc", np.eye(4, 6, dtype=np.float32)), "normal:std=1") != 0).all()
+
+
 # ---- orthogonal
 
 
 @pytest.mark.parametrize(
     "fields",
     [
-        dict(shape=(64, 64)), dict(shape=(300, 40)), dict(shape=(40, 300)), dict(shape=(1, 50)), dict(shape=(50, 1)),
-        dict(shape=(1, 1)), dict(shape=(1000, 3)), dict(shape=(520, 512)), dict(shape=(50, 64), axes="io"),
-        dict(shape=(64, 16, 3, 3), axes="oikk", kind="conv", groups=4),
-        dict(shape=(64, 1, 3, 3), axes="oikk", kind="conv", groups=64),
-        dict(shape=(64, 16, 4, 4), axes="iokk", kind="conv_transpose", groups=4),
-        dict(shape=(160, 40), parts=LSTM, kind="lstm"), dict(shape=(1, 160, 40), axes="soi", parts=ONNX_LSTM),
-        dict(shape=(6, 32, 16), axes="sio"), dict(shape=(96, 32), parts=("query", "key", "value")),
+        {"shape": (64, 64)}, {"shape": (300, 40)}, {"shape": (40, 300)}, {"shape": (1, 50)}, {"shape": (50, 1)},
+        {"shape": (1, 1)}, {"shape": (1000, 3)}, {"shape": (520, 512)}, {"shape": (50, 64), "axes": "io"},
+        {"shape": (64, 16, 3, 3), "axes": "oikk", "kind": "conv", "groups": 4},
+        {"shape": (64, 1, 3, 3), "axes": "oikk", "kind": "conv", "groups": 64},
+        {"shape": (64, 16, 4, 4), "axes": "iokk", "kind": "conv_transpose", "groups": 4},
+        {"shape": (160, 40), "parts": LSTM, "kind": "lstm"}, {"shape": (1, 160, 40), "axes": "soi", "parts": ONNX_LSTM},
+        {"shape": (6, 32, 16), "axes": "sio"}, {"shape": (96, 32), "parts": ("query", "key", "value")},
     ],
     ids=str,
 )  # fmt: skip
@@ -342,12 +354,12 @@ def test_the_vectors_of_spectral_norm_follow_the_draw():
 
 
 LAYERS = {
-    "linear": dict(shape=(256, 192)),
-    "conv": dict(shape=(64, 32, 3, 3), kind="conv", axes="oikk"),
-    "grouped": dict(shape=(64, 8, 3, 3), kind="conv", axes="oikk", groups=4),
-    "transposed": dict(shape=(64, 32, 4, 4), kind="conv_transpose", axes="iokk", stride=(2, 2)),
-    "conv1d": dict(shape=(192, 256), axes="io"),
-    "lstm": dict(shape=(512, 128), kind="lstm", parts=LSTM, activation=None),
+    "linear": {"shape": (256, 192)},
+    "conv": {"shape": (64, 32, 3, 3), "kind": "conv", "axes": "oikk"},
+    "grouped": {"shape": (64, 8, 3, 3), "kind": "conv", "axes": "oikk", "groups": 4},
+    "transposed": {"shape": (64, 32, 4, 4), "kind": "conv_transpose", "axes": "iokk", "stride": (2, 2)},
+    "conv1d": {"shape": (192, 256), "axes": "io"},
+    "lstm": {"shape": (512, 128), "kind": "lstm", "parts": LSTM, "activation": None},
 }
 SPELLED = {"constant": "constant:value=0.5", "normal": "normal:std=0.02", "uniform": "uniform:bound=0.05"}
 
@@ -372,5 +384,5 @@ def test_the_audit_identifies_what_was_drawn(row, where):
     said, params = schemes.parse(found.scheme)
     fans = schemes.fans_of(one)
     wanted = schemes.resolve(text, one, one.weight)
-    near = 0.05 if row.name == "sparse" else 0.01  # whole numbers of zeros per column
+    near = 0.3 if row.name == "sparse" else 0.01  # whole numbers of zeros in the few rows of a group
     assert said.std(fans, **params) == pytest.approx(wanted[0].std(fans, **wanted[1]), rel=near)

@@ -76,8 +76,13 @@ def storages(path: Path) -> dict[str, Storage]:
     """Return the storages of an archive of torch.export.save by name."""
     archive = _open(path)
     found: dict[str, Storage] = {}
-    for program in _programs(archive):
+    programs = _programs(archive)
+    for program in programs:
         found.update(_weights(archive, program).storages)
+    for program in programs:
+        for member in (program.member, *(member for member, _ in program.weights)):
+            if member in found:
+                raise CorruptFileError(f"{member} is said to be a weight, too")
     return found
 
 

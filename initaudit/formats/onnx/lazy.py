@@ -17,6 +17,7 @@ from initaudit.formats.onnx.tensors import loaded_dtype
 from initaudit.types import Array, Tensor
 
 Shape = tuple[int, ...]
+Compute = Callable[..., Array]
 Undo = Callable[[Array], Sequence[Array]]
 
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -36,7 +37,7 @@ class UnfoldableError(Exception):
 
 
 class Recipe:
-    """How a derived tensor is loaded, and what that takes.
+    """How a derived tensor is loaded, and what that takes: `compute` makes its values of those of its parts.
 
     `work` counts the elements that all steps move, those of a tensor that goes in twice twice; `sources` are the
     tensors of the file behind it, name and size. `what` was done with `parts`, where this is more than a view; where
@@ -46,14 +47,15 @@ class Recipe:
         UnfoldableError: it takes too much.
     """
 
-    __slots__ = ("parts", "run", "sources", "steps", "undo", "what", "work")
+    __slots__ = ("compute", "parts", "run", "sources", "steps", "undo", "what", "work")
 
     def __init__(
-        self, parts: Sequence[Tensor], moved: int, run: Callable[[], Array], what: str = "", undo: Undo | None = None
+        self, parts: Sequence[Tensor], moved: int, compute: Compute, what: str = "", undo: Undo | None = None
     ) -> None:
         known = [_cost(part) for part in parts]
-        self.run = run
         self.parts = tuple(parts)
+        self.compute = compute
+        self.run: Callable[[], Array] = lambda: compute(*[part.load() for part in self.parts])
         self.what, self.undo = what, undo
         self.steps = 1 + max((steps for steps, _, _ in known), default=0)
         self.work = _STEP + moved + sum(work for _, work, _ in known)
@@ -95,7 +97,7 @@ def view(base: Tensor, shape: Shape, strides: Sequence[int], shift: int, apply: 
         strides=kept,
         offset=base.offset + shift,
         storage=base.storage or base.name,
-        load=Recipe((base,), 0, lambda: apply(base.load())),
+        load=Recipe((base,), 0, apply),
     )
 
 
@@ -104,7 +106,7 @@ def computed(
     parts: Sequence[Tensor],
     shape: Shape,
     dtype: str,
-    compute: Callable[..., Array],
+    compute: Compute,
     name: str = "",
     undo: Undo | None = None,
 ) -> Tensor:
@@ -116,15 +118,15 @@ def computed(
     kind = loaded_dtype(dtype)
     size = math.prod(shape)
 
-    def run() -> Array:
+    def made(*arrays: Array) -> Array:
         with np.errstate(all="ignore"):
-            return np.asarray(compute(*[t.load() for t in parts])).astype(kind, copy=False).reshape(shape)
+            return np.asarray(compute(*arrays)).astype(kind, copy=False).reshape(shape)
 
     def release() -> None:
         for part in parts:
             part.release()
 
-    load = Recipe(parts, max(size, *(t.size for t in parts)), run, what, undo)
+    load = Recipe(parts, max(size, *(t.size for t in parts)), made, what, undo)
     if size <= _SMALL and load.work <= _AT_ONCE:
         load.settle()
     names = tuple(source for source, _ in load.sources)

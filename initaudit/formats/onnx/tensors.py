@@ -64,6 +64,11 @@ class Source:
         self._records: dict[int, TensorRecord] = {}
         self.sparse_ones: dict[str, SparseRecord] = {}  # by the storage of their tensors
 
+    @property
+    def outside(self) -> bool:
+        """Whether a tensor lies in another file than the model."""
+        return bool(self._external)
+
     def stored(self) -> Iterator[tuple[TensorRecord, Tensor]]:
         """Yield every tensor that was handed out, with its record."""
         for at, tensor in self._made.items():

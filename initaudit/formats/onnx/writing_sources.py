@@ -1,28 +1,18 @@
-"""From the tensors that a graph shows to those that its file stores: where new values go.
-
-A weight may be a view of a stored tensor, or worked out from several: what only moved values (Concat, Reshape, Cast,
-ScatterND) is taken apart again; what computed them (Mul, Add, DequantizeLinear, ...) has no way back.
-"""
+"""From the tensors that a graph shows to those that its file stores: where new values go."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
-
-import numpy as np
 
 from initaudit.edits import Edit
 from initaudit.errors import UnsupportedError
-from initaudit.formats.onnx.lazy import Recipe, strides_of
+from initaudit.formats.onnx.derivations import QUANTISED, Derivations, listed
+from initaudit.formats.onnx.lazy import strides_of
 from initaudit.formats.onnx.records import NodeRecord, TensorRecord
 from initaudit.formats.onnx.scope import Flat
-from initaudit.formats.patching import cast, check_writable, rewritten
-from initaudit.types import Array, Tensor
-
-_NAMED = 6  # names of tensors in one reason
-_QUANTISED = frozenset({"scaled", "blocks", "quantize"})
-QUANTISED = "is quantised: new values would need a new scale too; fix the model before it is quantised"
+from initaudit.formats.patching import check_writable
+from initaudit.types import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,58 +48,37 @@ class Sources:
             if isinstance(dense, Tensor):
                 self.stored[storage] = [dense]
                 self.records[storage] = sparse.values
-        self._worked_out: dict[str, Tensor] = {}
-        self._depths: dict[str, int] = {}
-        self._expanded: dict[object, list[str]] = {}
+        self._derivations = Derivations(flat.constants)
+        self._repeated: dict[object, list[str]] = {}
         filled = {name for name, node in flat.folded.items() if node.op == "ConstantOfShape"}
         self._made = filled | flat.numbers.keys()  # values that have no storage but their name
+        if not self._made.isdisjoint((*self.stored, *self._derivations.wholes)):
+            raise UnsupportedError("a value of the graph is called what only places in a file are")
         for name, tensor in flat.constants.items():
-            self._walk(tensor)
             node = flat.folded.get(name)
-            if node is not None and node.op == "Expand":
-                self._expanded.setdefault(tensor.identity, []).append(name)
-        self._latest = _Latest()
+            if node is not None and node.op != "Identity" and len(node.outputs) == 1 and repeats(tensor):
+                self._repeated.setdefault(tensor.identity, []).append(name)
 
-    def _walk(self, tensor: Tensor) -> int:
-        """Note everything that a tensor is worked out from; return how many steps one after the other that takes."""
-        load = tensor.load
-        if not isinstance(load, Recipe) or not load.parts:
-            return 0
-        if not load.what:
-            return max(self._walk(part) for part in load.parts)
-        if tensor.storage not in self._depths:
-            self._worked_out[tensor.storage] = tensor
-            self._depths[tensor.storage] = 1 + max(self._walk(part) for part in load.parts)
-        return self._depths[tensor.storage]
-
-    def gather(self, edits: Iterable[Edit]) -> Gathered:
+    def gather(self, edits: Sequence[Edit]) -> Gathered:
         """Return the edits of what the file holds that come to edits of what its graph shows; runs none of them.
 
         Raises:
             UnsupportedError: new values of a tensor have no place in the file.
         """
         out = Gathered({}, {}, {})
-        pending: dict[str, list[Edit]] = {}
-        for edit in edits:
-            self._place(edit, out, pending)
-        while pending:
-            key = max(pending, key=self._depths.__getitem__)
-            for edit in self._undone(self._worked_out[key], pending.pop(key)):
-                self._place(edit, out, pending)
+        whole = [edit for edit in edits if edit.tensor.size]
+        for edit in (e for e in whole if repeats(e.tensor)):
+            check_writable(edit.tensor)
+            self._store_anew(edit, out)
+        for edit in self._derivations.split([e for e in whole if not repeats(e.tensor)]):
+            self._place(edit, out)
         return out
 
-    def _place(self, edit: Edit, out: Gathered, pending: dict[str, list[Edit]]) -> None:
+    def _place(self, edit: Edit, out: Gathered) -> None:
         tensor = edit.tensor
-        if not tensor.size:
-            return
-        check_writable(tensor)
         key = tensor.storage or tensor.name
-        if key in self._made and (key in self.stored or key in self._worked_out):
-            raise UnsupportedError(f"{tensor.name}: a value is called what only places in the file are")
         if repeats(tensor):
             self._store_anew(edit, out)
-        elif tensor.storage in self._worked_out:
-            pending.setdefault(key, []).append(edit)
         elif tensor.storage in self.stored:
             self._check_kind(tensor)
             out.stored.setdefault(key, []).append(edit)
@@ -129,7 +98,7 @@ class Sources:
             out.stored.setdefault(named.storage, []).append(Edit(named, edit.values))
             return
         if tensor.parts:
-            raise UnsupportedError(f"{tensor.name}: is worked out from {_listed(tensor.parts)} when it is used")
+            raise UnsupportedError(f"{tensor.name}: is worked out from {listed(tensor.parts)} when it is used")
         raise UnsupportedError(f"{tensor.name}: does not lie in the file as it is used, or the file is another by now")
 
     def _check_kind(self, tensor: Tensor) -> None:
@@ -140,7 +109,7 @@ class Sources:
 
     def _store_anew(self, edit: Edit, out: Gathered) -> None:
         """Place an edit of a tensor that shows one stored value several times: what repeated it is replaced."""
-        names = self._expanded.get(edit.tensor.identity, ())
+        names = self._repeated.get(edit.tensor.identity, ())
         if not names:
             raise UnsupportedError(f"{edit.tensor.name}: one stored value is used in several places of it")
         for name in names:
@@ -154,97 +123,7 @@ class Sources:
         plain = replace(edit.tensor, offset=0, strides=None) if repeats(edit.tensor) else edit.tensor
         known.edits.append(Edit(plain, edit.values))
 
-    def _undone(self, whole: Tensor, edits: Sequence[Edit]) -> list[Edit]:
-        """Return edits of the parts of a tensor that was put together from them."""
-        recipe = whole.load
-        if not isinstance(recipe, Recipe) or recipe.undo is None:
-            raise UnsupportedError(_no_way_back(whole))
-        touched = _overlaid(np.zeros(whole.shape, np.float16), [Edit(e.tensor, _ones(e.tensor)) for e in edits]) != 0
-        latest, undo = self._latest, recipe.undo
-
-        def values() -> Sequence[Array]:
-            return latest.of(whole.storage, lambda: undo(_with(whole, edits, bool(touched.all()))))
-
-        out = []
-        for place, (part, mask) in enumerate(zip(recipe.parts, undo(touched), strict=True)):
-            if mask.any():
-                out.append(Edit(part, _only(part, np.asarray(mask), values, place)))
-        return out
-
-
-class _Latest:
-    """The last result that was asked for: parts of one tensor are mostly written one after the other."""
-
-    def __init__(self) -> None:
-        self._key = ""
-        self._held: Sequence[Array] = ()
-
-    def of(self, key: str, make: Callable[[], Sequence[Array]]) -> Sequence[Array]:
-        if key != self._key:
-            self._held = make()
-            self._key = key
-        return self._held
-
 
 def repeats(tensor: Tensor) -> bool:
     """Whether a tensor shows one stored value in several places."""
     return any(extent > 1 and step == 0 for extent, step in zip(tensor.shape, strides_of(tensor), strict=True))
-
-
-def _with(whole: Tensor, edits: Sequence[Edit], covered: bool) -> Array:
-    """Return the values of a tensor with its edits made, wide."""
-    wide = np.dtype(np.complex128 if whole.dtype.startswith("complex") else np.float64)
-    old = np.zeros(whole.shape, wide) if covered else np.asarray(whole.load()).astype(wide)
-    return _overlaid(old, [Edit(edit.tensor, _held(edit)) for edit in edits])
-
-
-def _held(edit: Edit) -> Callable[[], Array]:
-    """Return the values of an edit once it is known that its own type has room for them."""
-
-    def values() -> Array:
-        new = edit.values()
-        cast(edit.tensor, new)
-        return new
-
-    return values
-
-
-def _overlaid(base: Array, edits: Sequence[Edit]) -> Array:
-    """Return an array with edits made in it, whatever type their tensors have."""
-    dtype = base.dtype.name
-    plain = [Edit(replace(edit.tensor, dtype=dtype), edit.values) for edit in edits]
-    return np.frombuffer(rewritten(base.tobytes(), plain), base.dtype).reshape(base.shape)
-
-
-def _ones(tensor: Tensor) -> Callable[[], Array]:
-    return lambda: np.ones(tensor.shape, np.float16)
-
-
-def _only(part: Tensor, mask: Array, values: Callable[[], Sequence[Array]], place: int) -> Callable[[], Array]:
-    """Return the new values of a part, its old ones bit by bit where the mask is not set."""
-
-    def of() -> Array:
-        new = values()[place]
-        if mask.all():
-            return new
-        old = np.array(part.load())
-        old[mask] = cast(part, np.where(mask, new, 0))[mask]
-        return old
-
-    return of
-
-
-def _no_way_back(whole: Tensor) -> str:
-    """Return why a tensor that was worked out cannot be written."""
-    recipe = whole.load
-    names = whole.parts or (whole.name,)
-    what = "".join(takewhile(str.isalpha, recipe.what)) if isinstance(recipe, Recipe) else ""
-    if what in _QUANTISED:
-        return f"{whole.name}: {QUANTISED}"
-    return f"{whole.name}: is worked out from {_listed(names)} by {what}, which has no way back"
-
-
-def _listed(names: Sequence[str]) -> str:
-    known = tuple(dict.fromkeys(names))
-    more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
-    return ", ".join(known[:_NAMED]) + more

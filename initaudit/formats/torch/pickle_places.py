@@ -92,9 +92,9 @@ class _Noting(Unpickler):
         self._places = places
         self._framed = False
 
-    def check_frame(self) -> None:
-        """Note that lengths are told twice."""
-        super().check_frame()
+    def framed(self) -> None:
+        """Run the instruction that tells a length ahead."""
+        self.check_frame()
         self._framed = True
 
     def noted(self, code: bytes, operation: Callable[[Unpickler], object]) -> None:
@@ -126,6 +126,7 @@ def _table() -> Sequence[Callable[[Any], object] | None]:
         operation = table[code[0]]
         assert operation is not None
         table[code[0]] = _noting(code, operation)
+    table[0x95] = _Noting.framed
     return table
 
 

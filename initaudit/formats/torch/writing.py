@@ -7,6 +7,7 @@ lies in (a pickled string, a member of an archive), that one the run around it, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,11 @@ from initaudit.formats.torch.pickle_places import Place, Places
 from initaudit.formats.torch.storage import Blob, Member, Source, Storage, Window
 from initaudit.formats.torch.tensor import CAST
 from initaudit.formats.torch.zip_changes import ArchiveWork
+from initaudit.types import Array
 
 _NO_ROOM = "repeats the same values in the file (a stride of 0), which leaves no room for different ones"
 _DERIVED = {  # what stands behind the name of a storage whose values are not what the tensor shows
     "sparse": "is sparse: its values are stored without their zeros",
-    "conj": "is stored as the conjugate of what it shows",
-    "neg": "is stored as the negative of what it shows",
     "dequantised": "is quantised: new values would need a new scale too; fix the model before it is quantised",
     CAST: "is stored as another element type than it shows",
 }
@@ -69,14 +69,15 @@ def work(edits: Sequence[Edit], storages: Mapping[str, Storage], places: Places,
     """
     groups: dict[tuple[int, int], tuple[Storage, list[Edit]]] = {}
     tree = _Tree(places, whole)
-    for edit in edits:
-        storage = find(edit, storages)
+    for one in edits:
+        edit = _stored(one)
+        storage = _find(edit, storages)
         if expanded.repeats(edit.tensor):
             once = expanded.narrowed(edit)
             if once is None:
                 tree.anew(storage, edit)
                 continue
-            edit = once  # noqa: PLW2901
+            edit = once
         node, at = tree.place(storage)
         known, found = groups.setdefault((id(node), at), (storage, []))
         found.append(edit)
@@ -87,13 +88,21 @@ def work(edits: Sequence[Edit], storages: Mapping[str, Storage], places: Places,
     return tree.done()
 
 
-def find(edit: Edit, storages: Mapping[str, Storage]) -> Storage:
-    """Return the storage that a tensor of the file looks at.
+def _stored(edit: Edit) -> Edit:
+    """Return an edit of a tensor that is conjugated or negated when it is read as one of what is stored."""
+    name, *bits = edit.tensor.storage.split(" ")
+    if not bits or not {"conj", "neg"}.issuperset(bits):
+        return edit
 
-    Raises:
-        UnsupportedError: it cannot take new values.
-        ReadError: there is none of that name.
-    """
+    def values() -> Array:
+        new = np.conj(edit.values()) if "conj" in bits else edit.values()
+        return -new if "neg" in bits else new
+
+    return Edit(replace(edit.tensor, storage=name), values)
+
+
+def _find(edit: Edit, storages: Mapping[str, Storage]) -> Storage:
+    """Return the storage that a tensor of the file looks at."""
     tensor = edit.tensor
     check_writable(tensor)
     storage = storages.get(tensor.storage)
@@ -101,6 +110,8 @@ def find(edit: Edit, storages: Mapping[str, Storage]) -> Storage:
         for word, why in _DERIVED.items():
             if word in tensor.storage.split(" ")[1:]:
                 raise UnsupportedError(f"{tensor.name} {why}")
+        if tensor.parts:
+            raise UnsupportedError(f"{tensor.name} is worked out from {', '.join(tensor.parts)}, and not in the file")
         raise ReadError(f"{tensor.name} is not in the file as it was when it was read")
     return storage
 
@@ -189,8 +200,8 @@ class _Tree:
 
     def done(self) -> Work:
         """Return what becomes of the file."""
-        for node, wanted in self._anew.values():
-            expanded.store_anew(node.archive, list(wanted.values()))
+        for archive, wanted in self._anew.values():
+            expanded.store_anew(archive.archive, list(wanted.values()))
         for _, node in sorted(self._nodes.values(), key=lambda one: -one[1].depth):
             node.close()
         return self._root.work

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -85,14 +85,16 @@ def calibrate(
     drawn = {at: np.asarray(draw(recipe)) for at, recipe in enumerate(recipes) if at not in set(wanted)}
     if not wanted:
         return Calibrated({at: _held(value) for at, value in drawn.items()}, ())
-    graph = settled(_graph(model))
+    graph = _settled_graph(_graph(model), recipes)
     places = Places(graph)
     given = None if data is None else data if _is_read(data) else read_data(data)
     plain, told = _sorted(places, recipes, wanted)
     starts = {at: _start(recipes[at], draw(recipes[at])) for at in plain}
     scaled = {recipes[at].measured.layer.name for at in plain}
     beside = {  # the rest of a weight that is made of several tensors
-        at: np.asarray(draw(recipes[at])) for at in wanted if at not in plain and recipes[at].measured.layer.name in scaled
+        at: np.asarray(draw(recipes[at]))
+        for at in wanted
+        if at not in plain and recipes[at].measured.layer.name in scaled
     }
     with _settled(), torch.no_grad():
         done, notes = _run(graph, places, recipes, {**drawn, **beside, **starts}, plain, given, settings, model, notice)
@@ -129,48 +131,6 @@ def _graph(model: Model) -> Graph:
         "lsuv needs to run the net, and there is no graph in this file: name the code with --model module:callable or "
         "--arch, or repair an ONNX export"
     )
-
-
-def _sorted(places: Places, recipes: Sequence[Recipe], wanted: Sequence[int]) -> tuple[dict[int, Meeting], list[Reached]]:
-    """Return the products of the weights that have one, by recipe, and what there is to say of the others."""
-    plain: dict[int, Meeting] = {}
-    told: list[Reached] = []
-    owners: dict[object, str] = {}
-    levers = _levers(recipes, wanted)
-    for at in wanted:
-        if at not in levers.values():
-            continue  # drawn along with its weight
-        layer = recipes[at].measured.layer
-        key = recipes[at].tensor.identity
-        if key in owners:
-            told.append(Reached(layer.name, why=f"its weight is that of {owners[key]}, whose use decides"))
-            continue
-        place = places.of(layer)
-        if layer.kind not in _WEIGHTED or not place.outs:
-            why = _NO_PRODUCT if layer.kind not in _WEIGHTED else "where it meets the data is not known"
-            told.append(Reached(layer.name, why=f"{why}; left as it is"))
-            continue
-        owners[key] = layer.name
-        plain[at] = Meeting(place.outs, _elsewhere(places, layer, place.outs))
-    return plain, told
-
-
-def _elsewhere(places: Places, layer: Layer, outs: Collection[str]) -> tuple[str, ...]:
-    """Return what else is made with a weight, as the logits of a head that shares it with an embedding."""
-    same = (f for f in places.founds if f.weight.name == layer.weight.name and f.weight.size == layer.weight.size)
-    return tuple(dict.fromkeys(f.out for f in same if f.out not in outs and f.kind in _WEIGHTED))
-
-
-def _levers(recipes: Sequence[Recipe], wanted: Sequence[int]) -> dict[str, int]:
-    """Return the recipe whose tensor scales the product, by layer: that of the norms, where weight_norm keeps them."""
-    found: dict[str, int] = {}
-    for at in wanted:
-        layer, tensor = recipes[at].measured.layer, recipes[at].tensor
-        own = tensor.name == layer.weight.name
-        norms = not own and tensor.size > 0 and (tensor.size == 1 or len(tensor.shape) == len(layer.weight.shape))
-        if norms or (own and layer.name not in found):
-            found[layer.name] = at
-    return found
 
 
 def _run(
@@ -211,4 +171,3 @@ def _run(
         if not scaling.broken:
             return last
     raise UsageError(f"the net cannot be run: {why or 'no inputs are known for it'}")
-

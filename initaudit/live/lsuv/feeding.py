@@ -47,9 +47,7 @@ class Fed:
         return f"{self.inputs} inputs, about {self.macs * 2 / 1e9:.0f} GFLOP"
 
 
-def attempts(
-    graph: Graph, places: Places, data: Any, seed: int, examples: Sequence[Tensor]
-) -> Iterator[Fed]:
+def attempts(graph: Graph, places: Places, data: Any, seed: int, examples: Sequence[Tensor]) -> Iterator[Fed]:
     """Yield what a graph may be fed with, the likeliest first.
 
     Raises:
@@ -66,7 +64,9 @@ def _checked(given: Mapping[str, torch.Tensor]) -> None:
     floats = {name: value for name, value in given.items() if value.is_floating_point() or value.is_complex()}
     for name, value in floats.items():
         if not bool(torch.isfinite(value).all()):
-            raise UsageError(f"the data for {name[:80]} hold NaN or infinite values: lsuv would write them into weights")
+            raise UsageError(
+                f"the data for {name[:80]} hold NaN or infinite values: lsuv would write them into weights"
+            )
     if floats and not any(bool((value != 0).any()) for value in floats.values()):
         raise UsageError("the data are all zero: there is no variance that lsuv could set")
     for name, value in given.items():

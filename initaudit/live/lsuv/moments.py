@@ -79,4 +79,3 @@ def pooled(values: Iterable[torch.Tensor]) -> float:
         mean += (middle - mean) * chunk.numel() / total
         count = total
     return square / count if count else math.nan
-

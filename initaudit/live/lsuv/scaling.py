@@ -19,7 +19,8 @@ from initaudit.live.lsuv.sweep import Stop, Sweep
 from initaudit.live.lsuv.targets import CONSTANT, NOTHING, ZERO, Settings, Target
 
 
-
+_SAME = 1e-4  # relative difference of two variances, or scales, that is rounding
+UNMOVED = "its output does not change with the scale of the weight, which is normalised"
 RECURRENT = frozenset({"lstm", "gru", "rnn"})
 
 
@@ -72,6 +73,7 @@ class Scaling:
             at: [
                 Stop(frozenset(self.stored.readers[one.at]), out, frozenset(o for o in one.meeting.outs if o != out))
                 for one, out in due
+                if out not in one.meeting.others
             ]
             for at, due in self._due.items()
         }
@@ -122,6 +124,7 @@ class Scaling:
         product = [a - b for a, b in zip(base, added, strict=True)] if linear else base
         groups = self._groups(one, out, stop, product, added if linear else None)
         aims: dict[int, float] = {}
+        before: dict[int, float] = {}
         alive: list[_Group] = []
         for group in groups:
             own = Moments()
@@ -139,8 +142,9 @@ class Scaling:
                 for k in group.parts:
                     one.states[k].why = f"its bias alone has variance {own.added:.3g}, over the target"
             aims.update(dict.fromkeys(group.parts, scale))
+            before[group.parts[0]] = own.at(1.0) if linear else own.product
             alive.append(group)
-        self._reach(one, out, stop, alive, aims)
+        self._reach(one, out, stop, alive, aims, before)
 
     def _made(self, one: Target, out: str, stop: int, scales: Sequence[float]) -> list[torch.Tensor]:
         """Return a product as it is with other scales of the parts."""
@@ -166,10 +170,19 @@ class Scaling:
         there = {int(k) for own in labels for k in own.unique()}
         return [_Group([k], [own == k for own in labels]) for k in open_ if k in there]
 
-    def _reach(self, one: Target, out: str, stop: int, groups: Sequence[_Group], aims: Mapping[int, float]) -> None:
+    def _reach(
+        self,
+        one: Target,
+        out: str,
+        stop: int,
+        groups: Sequence[_Group],
+        aims: Mapping[int, float],
+        before: dict[int, float],
+    ) -> None:
         """Scale until the variance is the target's."""
         target, tol = self.settings.target, self.settings.tol
         scales = [aims.get(k, part.scale) for k, part in enumerate(one.states)]
+        held = [part.scale for part in one.states]
         for tries in range(1, max(1, self.settings.tmax) + 1):
             if not np.isfinite(self.stored.rounded(one.at, one.scaled(scales))).all():
                 scales = [part.scale for part in one.states]
@@ -183,8 +196,15 @@ class Scaling:
                 for k in group.parts:
                     state = one.states[k]
                     state.variance, state.tries, state.done = variance, tries, True
-                if not abs(variance - target) < tol and not one.states[group.parts[0]].why:
+                first = group.parts[0]
+                if not abs(variance - target) < tol and not one.states[first].why:
+                    ratio = scales[first] / held[first]
+                    if abs(variance / before[first] - 1) < _SAME < abs(ratio - 1):
+                        for k in group.parts:
+                            one.states[k].why, scales[k] = UNMOVED, one.states[k].scale
+                        continue
                     off = True
+                    held[first], before[first] = scales[first], variance
                     for k in group.parts:
                         scales[k] *= math.sqrt(target / variance) if 0 < variance < math.inf else 1.0
             if not off:

@@ -54,7 +54,9 @@ class Stored:
             if same:
                 self._spans[name] = same
             elif constant.is_float and constant.size > 1:
-                copy = next((c for at in names.get(constant.name, ()) if (c := _copied(at, tensors[at], constant))), None)
+                copy = next(
+                    (c for at in names.get(constant.name, ()) if (c := _copied(at, tensors[at], constant))), None
+                )
                 if copy is None:
                     continue
                 self._copies[name] = copy
@@ -162,4 +164,3 @@ def _copied(at: int, tensor: Tensor, constant: Tensor) -> _Copy | None:
         if turned.shape == other.shape and np.array_equal(turned, other, equal_nan=True):
             return _Copy(at, order)
     return None
-

@@ -1,0 +1,135 @@
+"""Which plan to take where signal or gradient is at fault: the first that theory finds healthy.
+
+A plan is a set of faults and a style. Sets grow: weights that are broken by themselves, what one symptom names, all of
+its layers, the whole net; styles go from the textbook's to rarer ones. What is tried first touches least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from initaudit.edits import Recipe
+from initaudit.repair.auto import CARRIED, STYLES, TIMES, Style
+from initaudit.repair.faults import Fault, Faults, grave, signal
+from initaudit.repair.foreseen import Foreseen, foresee
+from initaudit.risk.fit import BASE, WARNING
+from initaudit.types import Audit, Finding, Measured, Skip
+
+_SURE = 1.5 * BASE  # a risk below which nothing better is looked for where a chain is drawn
+_FINE = WARNING / 2  # the same where only single weights are
+_MATTERS = 0.1  # of risk that a plan must take away to be worth more than the smallest one
+_BUDGET = 60_000  # nodes of the graph that theory may walk through, over all tries
+_FEW, _MANY = 6, 90  # tries
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A plan that may be taken."""
+
+    recipes: tuple[Recipe, ...]
+    kept: tuple[Skip, ...] = ()
+    chain: bool = False  # whether how it is drawn depends on the style
+
+
+Make = Callable[[Sequence[Fault], Style], Attempt]
+
+
+class Search:
+    """Looks for the plan that is worth most.
+
+    Args:
+        audit: of the model as it is.
+        make: turns faults and a style into an attempt.
+    """
+
+    def __init__(self, audit: Audit, make: Make) -> None:
+        self.audit, self.make = audit, make
+        self.at: dict[str, Measured] = {m.layer.weight.name: m for m in audit.measured}
+        self.told: Foreseen | None = None  # of the first attempt at the faults of the moment
+        nodes = len(audit.model.graph.nodes) if audit.model.graph is not None else 1
+        self.tries = max(_FEW, min(_MANY, _BUDGET // max(1, nodes)))
+
+    def cure(self, own: Sequence[Finding], findings: Sequence[Finding]) -> Attempt:
+        """Return the attempt at what is at fault.
+
+        Args:
+            own: the findings that are to be cured.
+            findings: all there are.
+        """
+        return self.best(self._levels(own, findings), STYLES)
+
+    def best(self, levels: Iterable[Sequence[Fault]], styles: Sequence[Style]) -> Attempt:
+        """Return the first attempt that theory finds healthy, else the one with the least risk."""
+        first: Attempt | None = None
+        found: list[tuple[float, Attempt]] = []
+        tried: set[tuple[tuple[object, str], ...]] = set()
+        for group in self._attempts(levels, styles):
+            for k, attempt in enumerate(group):
+                first = attempt if first is None or not first.recipes else first
+                key = tuple((recipe.tensor.identity, recipe.scheme) for recipe in attempt.recipes)
+                if not key or key in tried or len(tried) >= self.tries:
+                    continue
+                tried.add(key)
+                seen = foresee(self.audit, attempt.recipes)
+                self.told = self.told if k else seen
+                if seen is not None and seen.healthy and seen.value < (_SURE if attempt.chain else _FINE):
+                    return attempt
+                if seen is not None:
+                    found.append((seen.value - (_MATTERS if attempt is first else 0.0), attempt))
+            least = min(found, key=lambda pair: pair[0], default=None)
+            if least is not None and least[0] < _FINE:
+                return least[1]
+        return min(found, key=lambda pair: pair[0])[1] if found else first or Attempt(())
+
+    def _attempts(self, levels: Iterable[Sequence[Fault]], styles: Sequence[Style]) -> Iterator[Iterator[Attempt]]:
+        """Yield groups of attempts that touch the same tensors, each group more than the one before."""
+        last: Sequence[Fault] = ()
+        for faults in levels:
+            last = faults
+            yield (self.make(faults, style) for style in styles)
+        if len(styles) > 1 and any(fault.chain for fault in last):
+            rare = (Style("", law=law, times=times) for times in TIMES for law in ("normal", "orthogonal"))
+            yield (self.make(last, style) for style in (CARRIED, *rare))
+
+    def _levels(self, own: Sequence[Finding], findings: Sequence[Finding]) -> Iterator[Sequence[Fault]]:
+        """Yield what may be at fault, each time more.
+
+        A symptom may follow from a weight that is broken, or from another symptom: what is left out heals with it. And
+        what is broken may hide a symptom, which shows once it is mended.
+        """
+        found = Faults(self.audit.measured, findings)
+        single = [f for f in own if not signal(f)]
+        told = [f for f in own if signal(f)]
+        faults = [fault for finding in single for fault in found.of(finding)]
+        if self.audit.theory is None:
+            yield [*faults, *(fault for finding in told for fault in found.of(finding))]
+            return
+        if faults:
+            yield faults
+            faults = [*faults, *self._behind(faults)]
+        for finding in told:
+            faults = [*faults, *found.of(finding)]
+            yield faults
+        for finding in told:
+            faults = [*faults, *found.all_of(finding)]
+            yield faults
+        if not told and (self.told is None or self.told.healthy):
+            return
+        yield [*faults, *self._behind(faults)]
+        follow = [f for f in findings if signal(f) and f not in told]
+        faults = [*faults, *(fault for finding in follow for fault in found.all_of(finding))]
+        yield faults
+        yield [*faults, *found.net(told[0].rule if told else "INI501")]
+
+    def _behind(self, faults: Sequence[Fault]) -> Iterator[Fault]:
+        """Yield what shows at fault once the faults before it are mended."""
+        seen = self.told
+        if seen is None or seen.healthy:
+            return
+        found = Faults(seen.audit.measured, seen.findings)
+        for finding in grave(seen.findings):
+            for fault in found.of(finding):
+                m = self.at.get(fault.m.layer.weight.name)
+                if m is not None:
+                    yield Fault(m, fault.tensor, fault.why, fault.units, fault.ends, fault.chain)

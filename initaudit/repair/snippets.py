@@ -1,0 +1,35 @@
+"""Pieces of torch code that emitted modules hold where torch.nn.init has no such function."""
+
+from __future__ import annotations
+
+ORTHOGONAL = '''
+def orthogonal_(w: torch.Tensor, gain: float = 1.0, outs: int = 1) -> None:
+    """Fill a view whose first `outs` axes are outputs, in any layout and dtype; singular values become the gain."""
+    rows = math.prod(w.shape[:outs])
+    drawn = torch.empty(rows, w.numel() // rows, device=w.device)
+    w.copy_(torch.nn.init.orthogonal_(drawn, gain).view(w.shape))
+'''
+
+DELTA = '''
+def delta_orthogonal_(w: torch.Tensor, gain: float = 1.0) -> None:
+    """Fill a view (out, in, *kernel): an orthogonal matrix at the kernel's centre, zero around it (Xiao et al. 2018)."""
+    drawn = torch.empty(w.shape[:2], device=w.device)
+    centre = tuple(size // 2 for size in w.shape[2:])
+    w.zero_()
+    w[(slice(None), slice(None), *centre)] = torch.nn.init.orthogonal_(drawn, gain).to(w.dtype)
+'''
+
+SPECTRAL = '''
+def first_singular_(u: torch.Tensor, v: torch.Tensor | None, w: torch.Tensor) -> None:
+    """Fill spectral_norm's vectors for a new weight by power iteration, as it does itself at the start."""
+    matrix = (w if u.numel() == w.shape[0] else w.transpose(0, 1)).flatten(1)
+    right = torch.nn.functional.normalize(torch.randn(matrix.shape[1]).to(w), dim=0)
+    for _ in range(15):
+        left = torch.nn.functional.normalize(matrix @ right, dim=0)
+        right = torch.nn.functional.normalize(matrix.mT @ left, dim=0)
+    u.copy_(left)
+    if v is not None:
+        v.copy_(right)
+'''
+
+HELPERS = {"orthogonal_": ORTHOGONAL, "delta_orthogonal_": DELTA, "first_singular_": SPECTRAL}
