@@ -8,7 +8,7 @@ import pytest
 from initaudit import activations, schemes
 from initaudit.draws import truncation
 from initaudit.errors import UsageError
-from initaudit.schemes import ROWS, Fans, expect, parse
+from initaudit.schemes import METHODS, ROWS, Fans, expect, parse
 from initaudit.types import Evidence, Role
 from tests.build import layer
 
@@ -28,7 +28,7 @@ def by_name(rows):
     return pytest.mark.parametrize("row", rows, ids=lambda r: r.name)
 
 
-@by_name(ROWS)
+@by_name([*ROWS, *METHODS])
 def test_every_spelling_parses_to_its_row(row):
     tail = ":value=0.5" if row.name == "constant" else ""
     for name in (row.name, *row.aliases):
@@ -39,13 +39,22 @@ def test_every_spelling_parses_to_its_row(row):
 @pytest.mark.parametrize(
     "text", ["he:mode=fan_out", "kaiming_uniform:mode=fan_out,gain=1", "normal:std=0.02", "trunc_normal:std=0.01,cut=3",
              "uniform:bound=0.1", "orthogonal:gain=1.414", "constant:value=-1", "sparse:sparsity=0.5,std=0.1",
-             "he:activation=gelu", "torch-default:kind=rnn", "normal:std=0.02,branches=24", "glorot-uniform:gain=2"],
+             "he:activation=gelu", "torch-default:kind=rnn", "normal:std=0.02,branches=24", "glorot-uniform:gain=2",
+             "lsuv:tol=0.02,tmax=5", "auto", "lsuv:norms=batch", "he:activation=leaky_relu:negative_slope=0.2"],
 )  # fmt: skip
 def test_what_is_rendered_is_read_back(text):
     row, params = parse(text)
-    again, same = parse(row.render(**params))
-    assert again is row
-    assert row.params(same) == row.params(params)
+    for written in (row.render(**params), row.spell(**params)):
+        again, same = parse(written)
+        assert again is row
+        assert row.params(same) == row.params(params)
+
+
+def test_a_recipe_spells_every_digit():
+    row, _ = parse("he")
+    assert row.render(gain=1 / 3) == "he:gain=0.3333"
+    assert parse(row.spell(gain=1 / 3))[1] == {"gain": 1 / 3}
+    assert parse("normal")[0].spell(std=2.0) == "normal:std=2"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +72,12 @@ def test_what_is_rendered_is_read_back(text):
         ("constant", "needs value="),
         ("normal:std", "is not name=value"),
         ("", "no scheme"),
-        ("auto", "no scheme"),
+        ("auto:tol=1", "it has none"),
+        ("lsuv:tol=0", "out of range"),
+        ("lsuv:norms=layer", "one of file, batch"),
+        ("truncated:cut=0", "out of range"),
+        ("sparse:sparsity=-0.1", "out of range"),
+        ("he:branches=0", "out of range"),
     ],
 )
 def test_bad_schemes_are_refused_with_the_reason(text, message):
@@ -153,7 +167,7 @@ def test_the_torch_call_does_the_same(row):
     fans = fans_for(shape)
     given = {"value": 0.25} if row.name == "constant" else {}
     torch.manual_seed(0)
-    w = torch.empty(shape)
+    w = torch.full(shape, 7.0)
     exec(row.call("w", fans, **given), {"torch": torch, "w": w})
     ours = row.sample(shape, fans, np.random.default_rng(0), **given)
     assert w.numpy().std() == pytest.approx(ours.std(), rel=0.06, abs=1e-6)
@@ -169,17 +183,57 @@ def test_orthogonal_blocks_have_equal_singular_values(shape, blocks):
     assert np.mean(w**2) == pytest.approx(parse("orthogonal")[0].variance(fans_for(shape, blocks), gain=1.5))
 
 
-def test_delta_orthogonal_keeps_the_norm_of_an_image():
-    shape = (12, 8, 3, 3)
+def test_huge_orthogonal_matrices_are_orthogonal():
+    w = parse("orthogonal")[0].sample((1500, 700), fans_for((1500, 700)), np.random.default_rng(0))
+    assert np.abs(w.T @ w - np.eye(700)).max() < 1e-11
+
+
+def test_orthogonal_draws_are_uniform_over_all_orthogonal_matrices():
+    """Haar's law: an entry squared has mean 1/n and variance 2 (n - 1) / (n^2 (n + 2)), and any sign is as likely."""
+    n, count = 5, 4000
+    w = parse("orthogonal")[0].sample((n * count, n), fans_for((n, n)), np.random.default_rng(1), blocks=count)
+    w = w.reshape(count, n, n)
+    error = math.sqrt(2 * (n - 1) / (n * n * (n + 2)) / count)
+    assert np.abs(np.square(w).mean(0) - 1 / n).max() < 5 * error
+    assert np.abs(w.mean(0)).max() < 5 * math.sqrt(1 / n / count)
+    assert np.square(w).var(0) == pytest.approx(2 * (n - 1) / (n * n * (n + 2)), rel=0.2)
+    fixed = np.trace(w, axis1=1, axis2=2)  # of Haar's law: mean 0, variance 1, and half of the determinants are 1
+    assert abs(fixed.mean()) < 5 / math.sqrt(count)
+    assert fixed.var() == pytest.approx(1, abs=0.15)
+    assert abs((np.linalg.det(w) > 0).mean() - 0.5) < 5 * 0.5 / math.sqrt(count)
+
+
+def test_orthonormal_is_orthogonal_with_gain_one():
+    one = parse("orthonormal")[0].sample((30, 20), fans_for((30, 20)), np.random.default_rng(0))
+    other = parse("orthogonal")[0].sample((30, 20), fans_for((30, 20)), np.random.default_rng(0))
+    assert (one == other).all()
+    with pytest.raises(UsageError, match="it has none"):
+        parse("orthonormal:gain=2")
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_delta_orthogonal_keeps_the_norm_of_an_image(groups):
+    shape = (12, 6, 3, 3)
     row = parse("delta-orthogonal")[0]
-    w = row.sample(shape, fans_for(shape), np.random.default_rng(0))
+    w = row.sample(shape, fans_for(shape, groups), np.random.default_rng(0), blocks=groups)
     centre = w[:, :, 1, 1]
-    assert np.allclose(centre.T @ centre, np.eye(8))
+    for part in np.split(centre, groups):
+        assert np.allclose(part.T @ part, np.eye(6))
     assert np.count_nonzero(w) == centre.size
-    assert np.mean(w**2) == pytest.approx(row.variance(fans_for(shape)))
-    for bad in ((4, 8, 3, 3), (8, 8, 2, 2)):
-        with pytest.raises(UsageError, match="at least as many output"):
-            row.sample(bad, fans_for(bad), np.random.default_rng(0))
+    assert np.mean(w**2) == pytest.approx(row.variance(fans_for(shape, groups)))
+
+
+@pytest.mark.parametrize(
+    "shape, groups, why",
+    [
+        ((4, 8, 3, 3), 1, "as many output as input channels in every group, not 4 for 8"),
+        ((12, 6, 3), 3, "in every group, not 4 for 6"),
+        ((8, 8, 2, 2), 1, r"odd kernels, not \[2, 2\]"),
+    ],
+)
+def test_delta_orthogonal_says_what_it_needs(shape, groups, why):
+    with pytest.raises(UsageError, match=why):
+        parse("delta-orthogonal")[0].sample(shape, fans_for(shape), np.random.default_rng(0), blocks=groups)
 
 
 def test_dirac_and_identity_pass_their_input_on():
@@ -187,6 +241,8 @@ def test_dirac_and_identity_pass_their_input_on():
     for shape in ((6, 6, 3), (6, 4, 3, 3), (4, 6, 3, 3)):
         ours = parse("dirac")[0].sample(shape, fans_for(shape), np.random.default_rng(0))
         assert (ours == torch.nn.init.dirac_(torch.empty(shape)).numpy()).all()
+    grouped = parse("dirac")[0].sample((8, 2, 4), fans_for((8, 2, 4), 4), np.random.default_rng(0), blocks=4)
+    assert (grouped == torch.nn.init.dirac_(torch.empty(8, 2, 4), groups=4).numpy()).all()
     assert (parse("eye")[0].sample((5, 7), fans_for((5, 7)), np.random.default_rng(0)) == np.eye(5, 7)).all()
 
 
@@ -194,6 +250,25 @@ def test_sparse_zeroes_every_column_alike():
     w = parse("sparse")[0].sample((50, 30), fans_for((50, 30)), np.random.default_rng(0), sparsity=0.7, std=0.1)
     assert (np.count_nonzero(w == 0, axis=0) == 35).all()
     assert w[w != 0].std() == pytest.approx(0.1, rel=0.1)
+
+
+def test_sparse_refuses_to_leave_nothing():
+    with pytest.raises(UsageError, match="leaves nothing of 1 units"):
+        parse("sparse")[0].sample((8, 5), fans_for((8, 5)), np.random.default_rng(0), blocks=8)
+
+
+def test_means_are_kept_by_every_law_that_has_one():
+    for text in ("normal:mean=3,std=0.1", "truncated:mean=3,std=0.1", "uniform:mean=3,bound=0.1"):
+        row, params = parse(text)
+        w = row.sample((40, 40), fans_for((40, 40)), np.random.default_rng(0), **params)
+        assert w.mean() == pytest.approx(3, abs=0.02), text
+
+
+@by_name(METHODS)
+def test_methods_draw_nothing_themselves(row):
+    assert row.law == ""
+    with pytest.raises(UsageError, match="no variance of their own"):
+        row.sample((4, 4), fans_for((4, 4)), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("row", GAINS, ids=lambda r: r.name)
@@ -252,4 +327,4 @@ def test_torch_fans_differ_from_the_operators_for_groups():
 
 def test_the_listing_names_every_scheme():
     text = "\n".join(schemes.listing())
-    assert all(row.name in text and row.source in text for row in ROWS)
+    assert all(row.name in text and row.source in text for row in (*ROWS, *METHODS))

@@ -121,6 +121,8 @@ def _draw_sparse(shape: tuple[int, ...], d: Draw) -> Array:
     rows, columns = _split(shape, d.blocks, "a sparse law")
     w = d.rng.standard_normal((d.blocks, rows, columns)) * d.number("std", 0.01)
     zeros = math.ceil(d.number("sparsity", 0.9) * rows)
+    if zeros >= rows > 0:
+        raise UsageError(f"a sparsity of {d.number('sparsity', 0.9):g} leaves nothing of {rows} units")
     for block in range(d.blocks):
         for column in range(columns):
             w[block, d.rng.permutation(rows)[:zeros], column] = 0.0

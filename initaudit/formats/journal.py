@@ -57,11 +57,15 @@ class Stage:
         self.root = root
         self.path = root / f"{PREFIX}{secrets.token_hex(8)}"
         self.path.mkdir(mode=0o700)
-        self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        os.write(self._lock, f"{socket.gethostname()} {os.getpid()}".encode())
-        _try_lock(self._lock)
         self.new = self.path / NEW
-        self.new.mkdir()
+        try:
+            self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            os.write(self._lock, f"{socket.gethostname()} {os.getpid()}".encode())
+            _try_lock(self._lock)
+            self.new.mkdir()
+        except OSError:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     def remove(self) -> None:
         """Take the folder away, with all that is left in it."""

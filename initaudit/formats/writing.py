@@ -19,7 +19,7 @@ from initaudit import formats
 from initaudit.edits import Edit
 from initaudit.errors import InitauditError, UsageError, WriteError
 from initaudit.formats import journal, targets
-from initaudit.formats.interrupts import terminable
+from initaudit.formats.interrupts import deferred, terminable
 from initaudit.formats.staging import signature, space, write_copy
 from initaudit.formats.targets import Layout, default_target
 
@@ -158,19 +158,19 @@ def stage(
     except InitauditError as error:
         raise error.at(str(path)) from error.__cause__
     with terminable():
+        folder: journal.Stage | None = None
         try:
-            folder = journal.Stage(layout.root)
-        except OSError as error:
-            raise _refusal(error, layout.root) from error
-        try:
-            staged = Staged(layout, folder)
             try:
+                with deferred():  # or a signal would leave a folder that nobody knows of
+                    folder = journal.Stage(layout.root)
+                staged = Staged(layout, folder)
                 staged.fill(progress)
             except OSError as error:
                 raise _refusal(error, layout.root) from error
             yield staged
         finally:
-            folder.remove()
+            if folder is not None:
+                folder.remove()
 
 
 def recover(path: str | Path) -> tuple[str, ...]:

@@ -97,11 +97,11 @@ class Auto:
         if layer.role is Role.ADAPTER:
             return Chosen("he-uniform:gain=0.5774", "as LoRA draws its first factor")
         if _SELECTS.intersection((*layer.tags, *layer.parts)):
-            return _lawful("xavier", "query, key and value", style)
+            return _lawful(m, "xavier", "query, key and value", style)
         if layer.role in (Role.HEAD, Role.ROUTER):
             return Chosen("xavier" if style.times >= 1 else f"xavier:gain={style.times:g}", f"{layer.role}, linear")
         if layer.role is Role.GATE and layer.activation == "sigmoid":
-            return _lawful("xavier", "gate", style)
+            return _lawful(m, "xavier", "gate", style)
         return _trunk(m, style)
 
     def _end(self, m: Measured, style: Style) -> Chosen:
@@ -110,12 +110,12 @@ class Auto:
             return Chosen("zeros", "end of a residual branch, closed at first")
         n = max(1, self.ends)
         if style.ends == "full" or n == 1:
-            return _lawful("xavier", "end of a residual branch", style)
+            return _lawful(m, "xavier", "end of a residual branch", style)
         about = f"end of one of {n} residual branches without a norm"
         row = activations.find(layer.activation) if layer.activation else None
         gain = style.times * (row.forward_gain if row is not None and row.elementwise else 1.0)
         if style.law == "orthogonal" and m.layer.groups == 1:
-            return Chosen(f"orthogonal:gain={gain / math.sqrt(n):.4g}", about)
+            return Chosen(_orthogonal(m, gain / math.sqrt(n)), about)
         return Chosen(f"lecun:gain={gain:.4g},branches={n}" if gain != 1 else f"lecun:branches={n}", about)
 
     def _table(self, m: Measured) -> Chosen:
@@ -139,16 +139,27 @@ class Auto:
         return Chosen("ones", "scale")
 
 
-def _lawful(scheme: str, about: str, style: Style) -> Chosen:
+def _lawful(m: Measured, scheme: str, about: str, style: Style) -> Chosen:
     gain = style.times if style.gain != "exact" or style.times != 1 else 1.0
     if style.law == "orthogonal":
-        return Chosen("orthogonal" if gain == 1 else f"orthogonal:gain={gain:.4g}", about)
+        return Chosen(_orthogonal(m, gain), about)
     return Chosen(scheme if gain == 1 else f"{scheme}:gain={gain:.4g}", about)
 
 
 def recurrent(m: Measured) -> bool:
     """Whether a weight takes a layer's own state; without a graph its name says so."""
     return "recurrent" in m.layer.tags or bool(_STATE.search(m.layer.weight.name))
+
+
+def _orthogonal(m: Measured, gain: float) -> str:
+    """Return an orthogonal draw that hands on the variance per unit that independent draws of the same gain do.
+
+    A matrix with more outputs than inputs keeps the length of its input, so that each output has less of it.
+    """
+    fans = schemes.fans_of(m.layer)
+    rows, columns = fans.matrix if fans is not None else (1, 1)
+    gain *= math.sqrt(max(1.0, rows / max(1, columns)))
+    return "orthogonal" if abs(gain - 1) < 1e-3 else f"orthogonal:gain={gain:.4g}"
 
 
 def _recurrent(m: Measured, style: Style) -> Chosen:
@@ -168,13 +179,13 @@ def _trunk(m: Measured, style: Style) -> Chosen:
     if row is None and layer.activation is None and layer.activation_evidence is Evidence.ASSUMED:
         row = activations.get("relu")
     if row is None or not row.elementwise:
-        return _lawful("lecun", f"followed by {about}" if layer.activation else about, style)
+        return _lawful(m, "lecun", f"followed by {about}" if layer.activation else about, style)
     gain = _gain(row.name, tuple(sorted(row.params.items())), style.gain) * style.times
     about = f"followed by {about}" if layer.activation else about
     if style.gain == "edge":
         about += ", at the edge of chaos"
-    if style.law == "orthogonal" and "k" not in layer.axes:
-        return Chosen(f"orthogonal:gain={gain:.4g}", about)
+    if style.law == "orthogonal":
+        return Chosen(_orthogonal(m, gain), about)
     if style.gain == "exact" and style.times == 1:
         return Chosen(_named(m, row, gain), about)
     return Chosen("lecun" if abs(gain - 1) < 1e-3 else f"lecun:gain={gain:.4g}", about)

@@ -54,6 +54,14 @@ class Target:
         inner = self.form.axes.lstrip("s")
         return 0 if self.form.inward else inner.index("o")
 
+    def sizes(self, axes: str) -> tuple[int, ...]:
+        """Return the extents of one operator of these axes: outputs, inputs, kernel, each as stored."""
+        form, blocks = self.form, self.form.blocks
+        inner = form.shape[len(form.shape) - len(axes) :]
+        order = sorted(range(len(axes)), key=lambda n: ("oik".index(axes[n]), n))
+        place = self.place
+        return tuple(inner[n] // blocks if n == place else inner[n] for n in order)
+
     @property
     def chunks(self) -> str:
         """The call that cuts one operator into its parts, or groups."""
@@ -166,28 +174,40 @@ def _listed(numbers: Sequence[float]) -> str:
 def _one(
     row: Scheme, params: Params, target: Target, axes: str, at: Line, gain: float | str, *, view: bool
 ) -> Iterator[Line]:
-    """Yield the call that fills one operator; `view` tells that it is a piece of a larger tensor."""
+    """Yield what fills one operator; `view` tells that it is a piece of a larger tensor."""
     factor = gain if isinstance(gain, str) else f"{gain:.6g}"
     told = "" if factor == "1" else f", gain={factor}"
     times = "" if factor == "1" else f".mul_({factor})"
     turned = _turned(axes)
     half = target.tensor.dtype in ("float16", "bfloat16")  # LAPACK's QR knows no half precision
-    given = row.params(params)
-    if row.law == "sparse":
-        matrix = turned + (".flatten(1)" if "k" in axes else "")
-        told = f", sparsity={given['sparsity']:.6g}, std={given['std']:.6g}"
-        yield at.around("torch.nn.init.sparse_(", f"{matrix}{told})")
-    elif row.law in ("dirac", "identity") and "k" in axes:
-        yield at.around("torch.nn.init.dirac_(", f"{turned}){times}")
-    elif row.law in ("dirac", "identity"):
-        yield at.around("torch.nn.init.eye_(", f"){times}")
-    elif row.law == "delta-orthogonal":
-        yield at.around("delta_orthogonal_(", f"{turned}{told})")
-    elif not half and (re.fullmatch("oi*k*", axes) or (axes == "io" and not view)):
+    straight = not turned or (axes == "io" and not view)
+    several = axes.count("o") > 1 or axes.count("i") > 1
+    if row.law == "orthogonal" and straight and not several and not half:
         yield at.around("torch.nn.init.orthogonal_(", f"{told})")  # a matrix and its transpose have one law
+    elif row.law == "orthogonal" and not several:
+        yield at.around("orthogonal_(", f"{turned}{told})")
+    elif row.law == "delta-orthogonal" and not several:
+        yield at.around("delta_orthogonal_(", f"{turned}{told})")
+    elif row.law in ("dirac", "identity") and "k" in axes and not several:
+        yield at.around("torch.nn.init.dirac_(", f"{turned}){times}")
+    elif row.law in ("dirac", "identity") and not several:
+        yield at.around("torch.nn.init.eye_(", f"){times}")
+    elif row.law == "sparse" and not several and (not turned or axes == "io"):
+        given = row.params(params)
+        matrix = turned + (".flatten(1)" if "k" in axes else "")
+        yield at.around("torch.nn.init.sparse_(", f"{matrix}, sparsity={given['sparsity']:.6g}, std={given['std']:.6g})")
     else:
-        outs = f", outs={axes.count('o')}" if axes.count("o") > 1 else ""
-        yield at.around("orthogonal_(", f"{turned}{told}{outs})")
+        yield from _apart(row, params, target, axes, at, gain)
+
+
+def _apart(row: Scheme, params: Params, target: Target, axes: str, at: Line, gain: float | str) -> Iterator[Line]:
+    """Yield what fills a matrix apart and copies it to where it belongs: no view of the tensor is that matrix."""
+    turned, outs = _turned(axes), axes.count("o")
+    first = f".flatten(0, {outs - 1})" if outs > 1 else ""
+    yield at.around("matrix = ", f"{turned}{first}.flatten(1)")
+    yield from _one(row, params, target, "oi", Line("matrix"), gain, view=False)
+    sizes = ", ".join(str(n) for n in target.sizes(axes))
+    yield at.around("", f"{turned}.copy_(matrix.view({sizes}))")
 
 
 def _turned(axes: str) -> str:

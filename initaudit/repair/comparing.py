@@ -12,7 +12,7 @@ Worse is a graver finding, never a moved figure:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from initaudit.risk import model as fitted
@@ -24,14 +24,19 @@ _SYMPTOMS = frozenset(CODES.values())
 _Faults = dict[str | None, dict[str, Severity]]  # layer -> rule -> how grave; None: the model as a whole
 
 
-def aligned(after: Report, names: Mapping[str, str]) -> Report:
-    """Return a report with its layers called as in the first audit.
+def aligned(after: Report, before: Report) -> Report:
+    """Return the second audit with its layers called as in the first, where another file gave them their names.
 
-    Args:
-        after: the second audit.
-        names: weight tensor -> name of its layer in the first audit.
+    Layers meet by the name of their weight; of several with one weight (directions, gates) by their order.
     """
-    new = {m.layer.name: names.get(m.layer.weight.name, m.layer.name) for m in after.measured}
+    known, found = _by_weight(before), _by_weight(after)
+    new = {
+        name: old
+        for weight, names in found.items()
+        if len(known.get(weight, ())) == len(names)
+        for name, old in zip(names, known[weight], strict=True)
+    }
+    new = {m.layer.name: new.get(m.layer.name, m.layer.name) for m in after.measured}
     if all(old == name for old, name in new.items()):
         return after
     measured = tuple(
@@ -49,6 +54,13 @@ def aligned(after: Report, names: Mapping[str, str]) -> Report:
         for f in after.findings
     )
     return replace(after, measured=measured, findings=findings)
+
+
+def _by_weight(report: Report) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for m in report.measured:
+        found[m.layer.weight.name].append(m.layer.name)
+    return found
 
 
 def worse(before: Report, after: Report, touched: Collection[str]) -> tuple[str, ...]:

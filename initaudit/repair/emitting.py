@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from initaudit import rules
 from initaudit.edits import Plan, Reached, Recipe
 from initaudit.layers.from_graph_names import anonymous
-from initaudit.repair.calls import Line, lines
+from initaudit.repair.calls import lines
 from initaudit.repair.drawing import companions, original_name
 from initaudit.repair.folding import Block, Run, folded
 from initaudit.repair.snippets import HELPERS
@@ -38,17 +38,17 @@ def emit(
         reached: what LSUV came to; its scales become gains.
     """
     recipes = list(_with_companions(plan.recipes))
-    known = [r for r in recipes if not anonymous(original_name(r.measured.layer, r.tensor))]
+    unnamed = [anonymous(original_name(r.measured.layer, r.tensor)) for r in recipes]
+    known = [r for r, none in zip(recipes, unnamed, strict=True) if not none]
     scales: dict[str, dict[str, float]] = {}
     for one in reached:
         if not one.part.startswith("use "):
             scales.setdefault(one.layer, {})[one.part] = one.scale
     blocks = [block for _, own in _by_layer(known) if (block := _block(own, scales, names)).lines]
     body = [line for run in folded(blocks) for line in _printed(run)]
-    nameless = sorted({r.tensor.name for r in recipes if r not in known})
+    nameless = sorted({r.tensor.name for r, none in zip(recipes, unnamed, strict=True) if none})
     helpers = [text for name, text in HELPERS.items() if any(f"{name}(" in re.sub(r"init\.\w+", "", b) for b in body)]
-    imports = "import math\n\nimport torch\n" if any("math." in text for text in helpers) else "import torch\n"
-    head = f'"""{_documented(source, plan, nameless, bool(scales))}"""\n\n{imports}\n'
+    head = f'"""{_documented(source, nameless, bool(scales))}"""\n\nimport torch\n\n'
     made = "".join(f"{text.rstrip()}\n\n" for text in helpers)
     start = '\n@torch.no_grad()\ndef initialize(model: torch.nn.Module) -> None:\n    """Draw the weights again."""\n'
     return head + made + start + "".join(f"    {line}".rstrip() + "\n" for line in body or ["pass"])
@@ -90,14 +90,14 @@ def _name(recipe: Recipe, names: Collection[str]) -> str:
     return f"module.{name}" if module and names and not all(n.startswith("module.") for n in names) else name
 
 
-def _was(m: Measured, recipe: Recipe) -> str:
-    """Say what the tensor held."""
-    stats = dict((t.name, s) for t, s in m.tensors).get(recipe.tensor.name, m.stats)
+def _was(m: Measured, recipe: Recipe) -> tuple[str, float]:
+    """Say what the tensor held: a word, and the number that it is about."""
+    stats = {t.name: s for t, s in m.tensors}.get(recipe.tensor.name, m.stats)
     if stats.nonfinite:
-        return f"{stats.nonfinite} values not finite"
+        return ("not finite:", float(stats.nonfinite))
     if stats.constant:
-        return f"all {stats.min:.3g}"
-    return f"std {math.sqrt(stats.variance):.3g}"
+        return ("all", stats.min)
+    return ("std", math.sqrt(stats.variance))
 
 
 def _printed(run: Run) -> Iterator[str]:
@@ -107,22 +107,25 @@ def _printed(run: Run) -> Iterator[str]:
             yield from _comment(block.layer, [block])
             yield from (line.code(_quoted(line.name)) for line in block.lines)
         return
-    step = {b - a for a, b in zip(run.numbers, run.numbers[1:], strict=False)}
-    numbers = (
-        f"range({run.numbers[0]}, {run.numbers[-1] + 1})" if step == {1} else f"({', '.join(map(str, run.numbers))})"
-    )
+    first, last = run.numbers[0], run.numbers[-1]
+    numbers = f"({', '.join(map(str, run.numbers))})"
+    if run.numbers == tuple(range(first, last + 1)):
+        numbers = f"range({f'{first}, ' if first else ''}{last + 1})"
     yield f"for n in {numbers}:"
     for at, block in enumerate(run.blocks[0]):
-        last = run.blocks[-1][at].layer
-        for line in _comment(f"{block.layer} ... {last}", [sequence[at] for sequence in run.blocks]):
-            yield f"    {line}"
+        named = f"{block.layer} ... {run.blocks[-1][at].layer}"
+        comment = _comment(named, [sequence[at] for sequence in run.blocks])
+        yield from (f"    {text}" for text in comment)
         for line in block.lines:
             yield f"    {line.code(_quoted(run.pattern(line.name), 'f') if line.name else '')}"
 
 
 def _comment(name: str, blocks: Sequence[Block]) -> Iterator[str]:
-    was = list(dict.fromkeys(block.was for block in blocks))
-    held = was[0] if len(was) == 1 else f"{was[0]} to {was[-1]}" if len(was) == 2 else f"{was[0]}, {was[1]}, ..."
+    spans: dict[str, list[float]] = {}
+    for word, value in (block.was for block in blocks):
+        spans.setdefault(word, []).append(value)
+    told = ((word, f"{min(values):.3g}", f"{max(values):.3g}") for word, values in spans.items())
+    held = " or ".join(f"{word} {low}{'' if low == high else f' to {high}'}" for word, low, high in told)
     text = f"{name}: {blocks[0].why}; was {held}; now {blocks[0].now}"
     yield from (f"# {line}" for line in textwrap.wrap(_safe(text), _WIDTH, break_on_hyphens=False))
 
@@ -137,7 +140,7 @@ def _quoted(text: str, prefix: str = "") -> str:
     return f'{prefix}"{text}"' if re.fullmatch(r"[ !#-\[\]-~]*", text) else f"{prefix}{text!r}"
 
 
-def _documented(source: str, plan: Plan, nameless: Sequence[str], scaled: bool) -> str:
+def _documented(source: str, nameless: Sequence[str], scaled: bool) -> str:
     """Return the module's docstring."""
     of = f" for {_safe(source)}" if source else ""
     told = [f"Initialization that `initaudit fix` chose{of}: call initialize(model) before training."]

@@ -15,7 +15,6 @@ from initaudit.types import Array, Finding, Measured, Role, Severity, Tensor
 
 _OFF = 1.5  # of a layer's variance against He or Xavier, from which drawing it again changes much
 _FAR = 16.0  # the same where the layers stand in residual branches, whose ends matter more
-_LARGE = 3.0  # the same for those that stand inside of branches: only too much matters
 _BIAS = 0.5  # root mean square of a bias that outweighs a signal of variance 1
 _CHAIN = 3  # layers that are off, from which the chain is at fault and not a layer
 _MOST = 0.5  # share of a run that is off, from which all of it is drawn again; share of copies, likewise
@@ -216,7 +215,7 @@ class Faults:
         yield from (whole(m, rule, ends=True) for m in ends if not zero(m))
         if run:
             inside = [m for m in self.measured if operates(m) and m.layer.role is not Role.BRANCH_END]
-            yield from (whole(m, rule, chain=True) for m in inside if (m.variance_ratio or 0.0) > _LARGE)
+            yield from (whole(m, rule, chain=True) for m in inside if (m.variance_ratio or 0.0) > _OFF)
 
     def _grows(self) -> bool:
         grown = ("INI502", "INI511")

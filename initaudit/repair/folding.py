@@ -19,7 +19,7 @@ class Block:
     layer: str
     lines: tuple[Line, ...]
     why: str
-    was: str
+    was: tuple[str, float]  # what the tensor held: a word, and the number that it is about
     now: str
 
 
@@ -86,8 +86,8 @@ def _change(a: Sequence[Block], b: Sequence[Block]) -> tuple[int, tuple[int, ...
         for mine, theirs in zip(one.lines, other.lines, strict=True):
             if (mine.before, mine.after, mine.buffer) != (theirs.before, theirs.after, theirs.buffer):
                 return None
-    for mine, theirs in zip(_names(a), _names(b), strict=True):
-        pieces, others = _NUMBER.split(mine), _NUMBER.split(theirs)
+    for name, next_name in zip(_names(a), _names(b), strict=True):
+        pieces, others = _NUMBER.split(name), _NUMBER.split(next_name)
         if len(pieces) != len(others):
             return None
         differ = [n for n, (x, y) in enumerate(zip(pieces, others, strict=True)) if x != y]

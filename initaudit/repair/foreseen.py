@@ -18,6 +18,7 @@ from initaudit.edits import Recipe
 from initaudit.errors import InitauditError
 from initaudit.graph.settled import settled
 from initaudit.repair import drawing, reparametrised
+from initaudit.repair.places import places, storage
 from initaudit.risk.fit import WARNING
 from initaudit.schemes import Fans
 from initaudit.types import Array, Audit, Finding, Graph, Law, Measured, Risk, Severity, Stats, Tensor, Units
@@ -76,10 +77,10 @@ def _overlaid(graph: Graph, recipes: Sequence[Recipe]) -> Graph:
     """Return the graph with constants that show what would be drawn, should anyone ask for their values."""
     stored: dict[str, list[Recipe]] = {}
     for recipe in recipes:
-        stored.setdefault(recipe.tensor.storage or recipe.tensor.name, []).append(recipe)
+        stored.setdefault(storage(recipe.tensor), []).append(recipe)
 
     def shown(tensor: Tensor) -> Tensor:
-        some = stored.get(tensor.storage or tensor.name)
+        some = stored.get(storage(tensor))
         return tensor if some is None else replace(tensor, load=partial(_values, tensor, some))
 
     return replace(graph, constants={value: shown(tensor) for value, tensor in graph.constants.items()})
@@ -88,27 +89,15 @@ def _overlaid(graph: Graph, recipes: Sequence[Recipe]) -> Graph:
 def _values(tensor: Tensor, recipes: Sequence[Recipe]) -> Array:
     """Return the values of a tensor with those that recipes draw at the same places of its storage."""
     values = np.array(tensor.load())
-    places = _places(tensor)
+    shown = places(tensor)
     for recipe in recipes:
         drawn = drawing.draw(recipe, 0).ravel()
-        own = _places(recipe.tensor).ravel()
+        own = places(recipe.tensor).ravel()
         order = np.argsort(own)
-        at = np.searchsorted(own, places, sorter=order).clip(max=own.size - 1)
-        hit = own[order[at]] == places
+        at = np.searchsorted(own, shown, sorter=order).clip(max=own.size - 1)
+        hit = own[order[at]] == shown
         values[hit] = drawn[order[at[hit]]].astype(values.dtype)
     return values
-
-
-def _places(tensor: Tensor) -> Array:
-    """Return where in its storage each element of a tensor lies."""
-    if tensor.strides is None:
-        return tensor.offset + np.arange(tensor.size).reshape(tensor.shape)
-    places = np.full(tensor.shape, tensor.offset)
-    for axis, step in enumerate(tensor.strides):
-        shape = [1] * len(tensor.shape)
-        shape[axis] = tensor.shape[axis]
-        places = places + step * np.arange(tensor.shape[axis]).reshape(shape)
-    return places
 
 
 def as_drawn(measured: Sequence[Measured], recipes: Sequence[Recipe]) -> tuple[Measured, ...]:

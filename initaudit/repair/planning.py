@@ -9,23 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 from initaudit import schemes, state
 from initaudit.cures import cured
 from initaudit.edits import Plan, Recipe
-from initaudit.errors import UsageError
+from initaudit.errors import UnsupportedError, UsageError
+from initaudit.formats.onnx.derivations import Derivations
 from initaudit.grounds import OPERATORS
 from initaudit.repair import drawing
 from initaudit.repair.auto import STYLES, TEXTBOOK, Auto, Chosen, Style
 from initaudit.repair.faults import Fault, Faults, grave, whole
 from initaudit.repair.keeping import meant
+from initaudit.repair.places import apart
 from initaudit.repair.policy import Policy
 from initaudit.repair.searching import Attempt, Search
 from initaudit.types import Audit, Measured, Report, Role, Skip, State, Tensor
 
 _UNKNOWN = "what it starts as only its own code tells"
-_DERIVED = "worked out from other tensors of the file"
 _TIED_TABLE = "tied to the output layer, whose logits would grow with it"
 _BESIDE = "added to an embedding that is kept"
 
@@ -70,6 +70,7 @@ class _Planner:
             t.storage for t in report.model.tensors if t.storage
         }
         self.named = {t.name: t for t in report.model.tensors}
+        self.derivations = Derivations.of(report.model)
         self.scaled = scheme.partition(":")[0].lower() == "lsuv"
 
     def plan(self) -> Plan:
@@ -80,7 +81,7 @@ class _Planner:
             self.notes.append("a part of the model is trained: only layers that are still as drawn are touched")
         chosen = self._chosen_layers() if self.only or self.every else self._cured()
         recipes = [self._explicit(recipe) for recipe in chosen.recipes] if self.scheme != "auto" else chosen.recipes
-        recipes = [one for recipe in recipes for one in (recipe, *drawing.companions(recipe))]
+        recipes = [one for recipe in apart(recipes) for one in (recipe, *_beside(recipe))]
         return Plan(tuple(recipes), chosen.kept, tuple(self.notes))
 
     # ---- which
@@ -126,10 +127,13 @@ class _Planner:
         policy = Policy(self.measured, frozenset(f.key for f in wanted))
         recipes = []
         for fault in wanted:
-            tensor = self._own(fault.tensor)
             chosen = self._chosen(fault, style, policy)
-            if tensor is None or chosen is None:
-                why = _DERIVED if tensor is None else _UNKNOWN
+            why = _UNKNOWN if chosen is None else ""
+            try:
+                tensor = self._own(fault.tensor)
+            except UnsupportedError as error:
+                why = error.reason.removeprefix(f"{fault.tensor.name}: ")
+            if chosen is None or why:
                 kept.setdefault(fault.tensor.name, Skip(fault.tensor.name, why))
                 continue
             parts = dict(chosen.by_part)
@@ -170,16 +174,22 @@ class _Planner:
             return _TIED_TABLE
         return _BESIDE if "position embedding" in m.layer.tags and tied else ""
 
-    def _own(self, tensor: Tensor) -> Tensor | None:
-        """Return the tensor that is written for one of a layer; None where no tensor of the file can take it."""
-        if _moved(tensor):
-            return tensor if _reversible(tensor) else None
-        if tensor.parts:
-            return None
-        if tensor.identity in self.stored or (tensor.storage and tensor.storage in self.stored):
+    def _own(self, tensor: Tensor) -> Tensor:
+        """Return the tensor that is written for one of a layer.
+
+        Raises:
+            UnsupportedError: no tensor of the file can take its values.
+        """
+        if _derived(tensor):
+            self.derivations.origins(tensor)
             return tensor
-        own = self.named.get(tensor.name)
-        return own if own is not None and own.shape == tensor.shape else None
+        if not tensor.parts:
+            if tensor.identity in self.stored or (tensor.storage and tensor.storage in self.stored):
+                return tensor
+            own = self.named.get(tensor.name)
+            if own is not None and own.shape == tensor.shape:
+                return own
+        raise UnsupportedError("it is worked out from other tensors of the file")
 
     # ---- how
 
@@ -208,7 +218,7 @@ class _Planner:
         for m in self.measured:
             bias = m.layer.bias
             gate = m.layer.role is Role.GATE and m.layer.activation == "sigmoid" and m.layer.kind in OPERATORS
-            if gate and bias is not None and bias.name not in done and self._own(bias) is not None:
+            if gate and bias is not None and bias.name not in done and not _derived(bias):
                 yield Recipe(m, bias, "constant:value=-2", "INI501", about="gate that carries: nearly shut at first")
 
     def _explicit(self, recipe: Recipe) -> Recipe:
@@ -220,17 +230,14 @@ class _Planner:
         return replace(recipe, scheme=self.scheme, by_part={}, about="as asked for")
 
 
-def _moved(tensor: Tensor) -> bool:
-    """Whether a reader says how a tensor is made of tensors of the file."""
-    return hasattr(tensor.load, "undo") and hasattr(tensor.load, "parts")
+def _beside(recipe: Recipe) -> tuple[Recipe, ...]:
+    """Return recipes for what is written along with a weight; what a reader derives is taken apart by its writer."""
+    return () if _derived(recipe.tensor) else drawing.companions(recipe)
 
 
-def _reversible(tensor: Tensor) -> bool:
-    """Whether values can be brought back to the file along all steps by which a tensor is made."""
-    if not _moved(tensor):
-        return True
-    load: Any = tensor.load
-    return (not load.what or load.undo is not None) and all(_reversible(part) for part in load.parts)
+def _derived(tensor: Tensor) -> bool:
+    """Whether a reader says by which steps a tensor is made of tensors of the file."""
+    return hasattr(tensor.load, "undo")
 
 
 def _merged(old: Fault, new: Fault) -> Fault:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 ORTHOGONAL = '''
-def orthogonal_(w: torch.Tensor, gain: float = 1.0, outs: int = 1) -> None:
-    """Fill a view whose first `outs` axes are outputs, in any layout and dtype; singular values become the gain."""
-    rows = math.prod(w.shape[:outs])
-    drawn = torch.empty(rows, w.numel() // rows, device=w.device)
-    w.copy_(torch.nn.init.orthogonal_(drawn, gain).view(w.shape))
+def orthogonal_(w: torch.Tensor, gain: float = 1.0) -> None:
+    """Fill a view (out, in, *kernel), in any layout and dtype: all its singular values become the gain."""
+    w.copy_(torch.nn.init.orthogonal_(torch.empty(w.shape, device=w.device), gain))
 '''
 
 DELTA = '''

@@ -127,7 +127,7 @@ ROWS: tuple[Scheme, ...] = (
         "orthogonal",
         "orthogonal with gain 1, as the SVD of a normal matrix gives it (U V'): what LSUV starts with",
         "Mishkin & Matas 2015, algorithm 1; the law is that of orthogonal with gain 1",
-        "",
+        "torch.nn.init.orthogonal_(w)",
         spreads.orthogonal,
         fans=True,
     ),

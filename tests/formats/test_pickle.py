@@ -163,7 +163,7 @@ def test_persistent_ids_go_to_our_function() -> None:
 
 
 def test_every_instruction_of_the_standard_library_is_known() -> None:
-    unknown = [op.name for op in pickletools.opcodes if static._TABLE[ord(op.code)] is static._unknown]
+    unknown = [op.name for op in pickletools.opcodes if static.Unpickler.table[ord(op.code)] is static._unknown]
     assert unknown == []
 
 

@@ -164,3 +164,59 @@ def test_no_room_in_a_legacy_file(tmp_path: Path) -> None:
     tensor = named(path)["wide"]
     with pytest.raises(UnsupportedError, match="stride of 0"):
         made(formats.plan(path, [Edit(tensor, lambda: drawn(tensor))])[0])
+
+
+class Wide(torch.nn.Module):  # type: ignore[misc]
+    """Parameters and a buffer that repeat storages, one of them shared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w = torch.nn.Parameter(torch.full((1,), 0.5).expand(4, 3))
+        self.b = torch.nn.Parameter(torch.randn(4))
+        self.first = torch.nn.Parameter(self.b.data.expand(3, 4))
+        self.last = torch.nn.Parameter(self.b.data[1:2].expand(4))
+
+    def forward(self, x):  # type: ignore[no-untyped-def]
+        return torch.relu(x @ self.w.t() + self.b) + self.first.sum(0) * self.last
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("names", [["w"], ["first"], ["last", "w"], ["first", "last"], ["b", "last", "first", "w"]])
+@pytest.mark.parametrize("kind", ["script", "program", "state_dict"])
+def test_graphs_run_with_the_new_values(tmp_path: Path, kind: str, names: list[str]) -> None:
+    net = Wide()
+    x = torch.linspace(-1, 1, 6).reshape(2, 3)
+    path = tmp_path / f"model.{'pt2' if kind == 'program' else 'pt'}"
+    if kind == "script":
+        torch.jit.save(torch.jit.script(net), str(path))
+    elif kind == "program":
+        torch.export.save(torch.export.export(net, (x,)), str(path))
+    else:
+        save(net.state_dict(), path)
+    tensors = named(path)
+    new = {name: drawn(tensors[name], seed) for seed, name in enumerate(names)}
+    target = edited(path, new, f"edited{path.suffix}")
+    assert sound(target) and aligned(target)
+    after = named(target)
+    for name, tensor in tensors.items():
+        shared = name not in new and "b" in new and tensor.storage == tensors["b"].storage
+        wanted = new[name].astype("f4") if name in new else tensor.load()
+        assert shared or np.array_equal(after[name].load(), wanted), name
+    fresh = Wide()
+    for name, value in after.items():
+        setattr(fresh, name, torch.nn.Parameter(torch.tensor(np.array(value.load()))))
+    if kind == "state_dict":
+        found = Wide()
+        found.w = found.first = found.last = None
+        state = torch.load(target, weights_only=True)
+        for name, value in state.items():
+            setattr(found, name, torch.nn.Parameter(value))
+    else:
+        found = torch.jit.load(str(target)) if kind == "script" else torch.export.load(str(target)).module()
+    assert torch.equal(found(x), fresh(x))
+    first, second = members(path), members(target)
+    told = {"script": "model/data.pkl", "program": "model/data/weights/model_weights_config.json"}
+    allowed = {told.get(kind, "model/data.pkl"), *((tensors["b"].storage, f"model/{tensors['b'].storage}"))}
+    assert {name for name in first if second[name] != first[name]} <= allowed
+    assert list(second)[: len(first)] == list(first) and len(second) == len(first) + len([n for n in names if n != "b"])

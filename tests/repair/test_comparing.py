@@ -101,7 +101,21 @@ def test_a_layer_that_is_not_judged_any_more_is_still_at_fault():
     assert at_fault(told(), {"a", "gone"}) == ("gone",)
 
 
+def renamed(whole: Report, **names: str) -> Report:
+    measured = tuple(
+        replace(m, layer=replace(m.layer, name=names.get(m.layer.name, m.layer.name))) for m in whole.measured
+    )
+    return replace(whole, measured=measured)
+
+
 def test_layers_are_called_as_in_the_first_audit():
-    after = aligned(told(at("a", ERROR, "INI204", "b")), {"a.weight": "first", "c.weight": "third"})
+    after = aligned(told(at("a", ERROR, "INI204", "b")), renamed(told(), a="first", c="third"))
     assert [m.layer.name for m in after.measured] == ["first", "b", "third"]
     assert (after.findings[0].layer, after.findings[0].also) == ("first", ("b",))
+
+
+def test_layers_that_share_a_weight_keep_their_own_names():
+    one = layer("up", he(8, 8))
+    both = report(one, replace(one, name="down"))
+    assert [m.layer.name for m in aligned(both, both).measured] == ["up", "down"]
+    assert [m.layer.name for m in aligned(both, renamed(both, up="left", down="right")).measured] == ["left", "right"]

@@ -72,8 +72,20 @@ def read(path: Path) -> Model:
     )  # fmt: skip
 
 
-def storages(path: Path) -> dict[str, Storage]:
-    """Return the storages of an archive of torch.export.save by name."""
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Where the values of an archive lie."""
+
+    storages: Mapping[str, Storage]  # by name
+    tables: tuple[tuple[str, str], ...]  # (member, folder) of each table of raw payloads
+
+
+def contents(path: Path) -> Contents:
+    """Return where the values of an archive of torch.export.save lie.
+
+    Raises:
+        CorruptFileError: a table is a weight, too.
+    """
     archive = _open(path)
     found: dict[str, Storage] = {}
     programs = _programs(archive)
@@ -83,7 +95,8 @@ def storages(path: Path) -> dict[str, Storage]:
         for member in (program.member, *(member for member, _ in program.weights)):
             if member in found:
                 raise CorruptFileError(f"{member} is said to be a weight, too")
-    return found
+    tables = dict.fromkeys(table for program in programs for table in program.weights if table[1])
+    return Contents(found, tuple(tables))
 
 
 def _open(path: Path) -> Archive:

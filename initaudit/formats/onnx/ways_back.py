@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from initaudit.formats.onnx.lazy import Recipe
 from initaudit.types import Array, Tensor
 
-_CLOSE = 4e-3  # relative: weights in half precision are good to a thousandth
+_CLOSE = 1e-4  # to within this, and to within a few of the last digits of the type
+_DIGITS = 8
 _MOST_LEAVES = 8
 
 
@@ -60,9 +62,19 @@ def _weight_norm(whole: Tensor) -> WayBack | None:
     trial = np.random.default_rng(0).standard_normal(v.shape).astype(np.asarray(v.load()).dtype)
     given = {key(v): trial, key(g): values(trial)[1].astype(trial.dtype)}
     made = np.asarray(evaluated(whole, given)).astype(np.float64)
-    if made.shape != v.shape or not np.allclose(made, trial.astype(np.float64), rtol=_CLOSE, atol=_CLOSE):
+    close = max(_CLOSE, _DIGITS * _precision(trial.dtype))
+    if made.shape != v.shape or not np.allclose(made, trial.astype(np.float64), rtol=close, atol=close):
         return None
     return WayBack((v, g), values, masks)
+
+
+def _precision(dtype: np.dtype[Any]) -> float:
+    """Return the distance of 1 from the next larger number."""
+    one = np.ones((), dtype)
+    step = 1.0
+    while float((one + np.asarray(step / 2, dtype)).astype(dtype)) > 1.0:
+        step /= 2
+    return step
 
 
 def key(tensor: Tensor) -> str:

@@ -8,7 +8,7 @@ used again: its next use then spells it out.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from initaudit.dtypes import numpy_dtype
 from initaudit.edits import Edit
 from initaudit.errors import UnsupportedError
 from initaudit.formats.patching import cast
+from initaudit.formats.torch import script_stem
 from initaudit.formats.torch.archive import Archive, load_pickle
 from initaudit.formats.torch.changes import Work
 from initaudit.formats.torch.pickle import Unpickler
@@ -25,7 +26,7 @@ from initaudit.formats.torch.pickle_trace import Made, Span, Tracer
 from initaudit.formats.torch.storage import Member, Storage, c_strides
 from initaudit.formats.torch.tensor import torch_function
 from initaudit.formats.torch.zip_changes import ArchiveWork
-from initaudit.types import Array, Tensor
+from initaudit.types import Array, Global, Tensor
 
 _MOST = 1 << 28  # elements that a tensor without room may have
 _REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
@@ -56,53 +57,80 @@ def narrowed(edit: Edit) -> Edit | None:
 
 
 def store_anew(archive: ArchiveWork, wanted: list[tuple[Storage, Edit]]) -> None:
-    """Give tensors of an archive of torch.save, which have no room for their new values, storages of their own.
+    """Give tensors of an archive, which have no room for their new values, storages of their own.
 
     Raises:
         UnsupportedError: the pickle makes one in a way that cannot be changed without changing something else.
     """
-    stem = archive.archive.stem
+    for member, folder in _pickles(archive.archive, wanted[0][1].tensor):
+        here = [(storage, edit) for storage, edit in wanted if _member(storage).startswith(folder)]
+        if here:
+            _anew(archive, member, folder, here)
+        wanted = [one for one in wanted if one not in here]
+    if wanted:
+        raise _refusal(wanted[0][1].tensor, "and is not among those of the archive's pickles")
+
+
+def _pickles(archive: Archive, tensor: Tensor) -> list[tuple[str, str]]:
+    """Return the pickles of an archive, and the folder of each with the storages."""
+    stem = archive.stem
+    if stem is not None:
+        return [(f"{stem}data.pkl", f"{stem}data/")]
+    stem = script_stem(tuple(archive.members))
     if stem is None:
-        raise _refusal(wanted[0][1].tensor, "and this kind of archive takes no new storages")
-    tracer = _traced(archive.archive, stem)
-    tensor = wanted[0][1].tensor
+        raise _refusal(tensor, "and this kind of archive takes no new storages")
+    both = [(f"{stem}{name}.pkl", f"{stem}{name}/") for name in ("data", "constants")]
+    return [(member, folder) for member, folder in both if member in archive.members]
+
+
+def _member(storage: Storage) -> str:
+    place = storage.place[0] if storage.place else None
+    return place.name if isinstance(place, Member) else ""
+
+
+def _anew(archive: ArchiveWork, member: str, folder: str, wanted: list[tuple[Storage, Edit]]) -> None:
+    """Give tensors that one pickle makes storages of their own."""
+    tracer = _traced(archive.archive, member, folder)
     if tracer.framed:
-        raise _refusal(tensor, "and the pickle is written in frames")
-    targets: list[_Target] = []
+        raise _refusal(wanted[0][1].tensor, "and the pickle is written in frames")
+    rewriting = _Rewriting(tracer)
+    key = -1
     for storage, edit in wanted:
-        key = _new_key(archive.archive, stem, targets[-1].key if targets else -1)
-        length = edit.tensor.size * numpy_dtype(edit.tensor.dtype).itemsize
-        numel = edit.tensor.size if storage.dtype == edit.tensor.dtype else length
-        found = [_target(tracer, made, edit.tensor, key, numel) for made in _calls(tracer, storage, edit.tensor)]
-        if not found:
-            raise _refusal(edit.tensor, "and is not made by a call of its own")
-        targets += found
-        archive.add(f"{stem}data/{key}", length, partial(_content, edit, storage.big_endian))
-    _rewrite(tracer, archive.member(f"{stem}data.pkl"), targets)
+        tensor = edit.tensor
+        key = _new_key(archive.archive, folder, key)
+        length = tensor.size * numpy_dtype(tensor.dtype).itemsize
+        numel = tensor.size if storage.dtype == tensor.dtype else length
+        calls = list(_calls(tracer, storage, tensor))
+        if not calls:
+            raise _refusal(tensor, "and is not made by a call of its own")
+        for made in calls:
+            rewriting.repoint(made, tensor, str(key), numel)
+        archive.add(f"{folder}{key}", length, partial(content, edit, storage.big_endian))
+    rewriting.write(archive.member(member))
 
 
 def _refusal(tensor: Tensor, why: str) -> UnsupportedError:
     return UnsupportedError(f"{tensor.name} repeats the same values in the file (a stride of 0), {why}")
 
 
-def _traced(archive: Archive, stem: str) -> Tracer:
+def _traced(archive: Archive, member: str, folder: str) -> Tracer:
     made: list[Tracer] = []
 
     def tracer(*args: Any) -> Unpickler:
         made.append(Tracer(*args))
         return made[-1]
 
-    load_pickle(archive, f"{stem}data.pkl", (f"{stem}data/",), "", tracer)
+    load_pickle(archive, member, (folder,), "", tracer)
     return made[0]
 
 
-def _new_key(archive: Archive, stem: str, last: int) -> int:
+def _new_key(archive: Archive, folder: str, last: int) -> int:
     """Return the number of a storage that there is not yet."""
-    keys = (name.removeprefix(f"{stem}data/") for name in archive.members)
+    keys = (name.removeprefix(folder) for name in archive.members if name.startswith(folder))
     return max([last, *(int(key) for key in keys if key.isdecimal() and len(key) < 16)]) + 1
 
 
-def _content(edit: Edit, big_endian: bool) -> bytes:
+def content(edit: Edit, big_endian: bool) -> bytes:
     """Return the new values of a tensor as the bytes of a storage of its own."""
     made: Array = cast(edit.tensor, edit.values()).reshape(-1)
     width = made.dtype.itemsize // (2 if made.dtype.kind == "c" else 1)
@@ -111,19 +139,6 @@ def _content(edit: Edit, big_endian: bool) -> bytes:
 
 
 # -- the pickle
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """A call that makes a tensor: the bytes of its arguments, and what they become."""
-
-    key: int
-    name: Span  # the storage's
-    numel: Span
-    offset: Span
-    strides: Span
-    new_numel: int
-    new_strides: tuple[int, ...]
 
 
 def _calls(tracer: Tracer, storage: Storage, tensor: Tensor) -> Iterator[Made]:
@@ -136,43 +151,76 @@ def _calls(tracer: Tracer, storage: Storage, tensor: Tensor) -> Iterator[Made]:
                     yield made
 
 
-def _target(tracer: Tracer, made: Made, tensor: Tensor, key: int, numel: int) -> _Target:
-    pid = tracer.pids.get(made.spans[0][0])
-    if pid is None or len(pid.spans) < 5:
-        raise _refusal(tensor, "and the call that makes it takes a storage made elsewhere")
-    strides = c_strides(tensor.shape)
-    target = _Target(key, pid.spans[2], pid.spans[4], made.spans[1], made.spans[3], numel, strides)
-    own = [(pid.spans[-1][1], pid.at), (made.spans[-1][1], made.at), target.numel, target.offset, target.strides]
-    named = tracer.remembered(target.name)
-    moved = any(number in tracer.gets for number in named) and (len(named) > 1 or tracer.numbered)
-    if moved or any(number in tracer.gets for span in own for number in tracer.remembered(span)):
-        raise _refusal(tensor, "and what it is made of is used elsewhere too")
-    return target
+class _Rewriting:
+    """Changes to the arguments of calls."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._new: dict[Span, bytes] = {}
+        self._moved: list[tuple[int, bytes]] = []  # what is remembered by a number, to be made where it is next used
+
+    def repoint(self, made: Made, tensor: Tensor, key: str, numel: int) -> None:
+        """Let a call that makes a tensor take all of another storage."""
+        tracer, whole = self._tracer, made.spans[0]
+        pid = tracer.pids.get(whole[0])
+        if pid is None:  # made by an earlier call, and remembered
+            told = [one for one in tracer.pids.values() if one.storage is made.values[0]]
+            if not told or tracer.data[whole[0]] not in b"hj":
+                raise _refusal(tensor, "and the call that makes it takes a storage that cannot be told from others")
+            self._new[whole] = _persistent(told[0].values, key, numel, tensor)
+        else:
+            self._in_place(pid, whole, tensor, key, numel)
+        _, offset, _, strides = made.spans[:4]
+        self._free((made.spans[-1][1], made.at), offset, strides, tensor=tensor)
+        self._new[offset] = _integer(0)
+        self._new[strides] = _numbers(c_strides(tensor.shape)) + self._puts(strides)
+
+    def _in_place(self, pid: Made, whole: Span, tensor: Tensor, key: str, numel: int) -> None:
+        """Name another storage where one is named."""
+        tracer = self._tracer
+        name, count = pid.spans[2], pid.spans[4]
+        self._free((pid.spans[-1][1], pid.at), count, tensor=tensor)
+        old = _persistent(pid.values, str(pid.values[2]), pid.values[4], tensor)
+        for span, made in ((name, bytes(tracer.data[slice(*name)])), ((pid.at, whole[1]), old)):
+            for number in tracer.remembered(span):
+                again = made if span == name else made + self._puts(span)
+                self._moved.append((number, again))
+            if tracer.numbered and any(number in tracer.gets for number in tracer.remembered(span)):
+                raise _refusal(tensor, "and its storage is remembered in a way that cannot be changed")
+        self._new[name] = _text(key) + self._puts(name)
+        self._new[count] = _integer(numel)
+
+    def write(self, work: Work) -> None:
+        """Add what becomes of the pickle."""
+        for number, made in self._moved:
+            uses = [span for span in self._tracer.gets.get(number, ()) if span not in self._new]
+            if uses:
+                self._new[min(uses)] = made
+        for span, new in self._new.items():
+            work.put(span[0], new, old=span[1] - span[0])
+
+    def _free(self, *spans: Span, tensor: Tensor) -> None:
+        """See that what is made between some bytes is not used again."""
+        if any(number in self._tracer.gets for span in spans for number in self._tracer.remembered(span)):
+            raise _refusal(tensor, "and what it is made of is used elsewhere too")
+
+    def _puts(self, span: Span) -> bytes:
+        """Return the instructions that remember something between two bytes."""
+        return b"".join(bytes(self._tracer.data[slice(*at)]) for at, _ in self._tracer.puts if _within(at, span))
 
 
-def _rewrite(tracer: Tracer, work: Work, targets: list[_Target]) -> None:
-    """Change the arguments of the calls."""
-    replaced = [target.name for target in targets]
-    for target in targets:
-        _put(tracer, work, target.numel, _integer(target.new_numel))
-        _put(tracer, work, target.offset, _integer(0))
-        _put(tracer, work, target.strides, _numbers(target.new_strides))
-        text = _text(str(target.key))
-        again = [number for number in tracer.remembered(target.name) if number in tracer.gets]
-        uses = sorted(span for number in again for span in tracer.gets[number] if span not in replaced)
-        if not uses:
-            _put(tracer, work, target.name, text)
-            continue
-        start, stop = target.name
-        work.put(start, text, old=stop - start)
-        start, stop = uses[0]
-        work.put(start, bytes(tracer.data[slice(*target.name)]), old=stop - start)
+def _within(inner: Span, outer: Span) -> bool:
+    return outer[0] <= inner[0] < outer[1]
 
 
-def _put(tracer: Tracer, work: Work, span: Span, new: bytes) -> None:
-    """Replace an expression, remembering the new one as the old one was."""
-    kept = b"".join(bytes(tracer.data[at[0] : at[1]]) for at, _ in tracer.puts if span[0] <= at[0] < span[1])
-    work.put(span[0], new + kept, old=span[1] - span[0])
+def _persistent(values: tuple[Any, ...], key: str, numel: int, tensor: Tensor) -> bytes:
+    """Return the instructions that name a storage, remembering nothing."""
+    match values:
+        case (str(kind), Global(cls), _, str(location), *rest) if len(rest) == 1 and type(numel) is int:
+            module, _, name = cls.rpartition(".")
+            made = (_text(kind), f"c{module}\n{name}\n".encode(), _text(key), _text(location), _integer(numel))
+            return b"(" + b"".join(made) + b"tQ"
+    raise _refusal(tensor, "and its storage is named in an unknown way")
 
 
 def _integer(value: int) -> bytes:

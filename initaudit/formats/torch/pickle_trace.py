@@ -23,6 +23,7 @@ class Made:
     values: tuple[Any, ...]
     spans: tuple[Span, ...]
     at: int
+    storage: object = None  # what it names, if it is a persistent id
 
 
 class Tracer(Unpickler):
@@ -66,7 +67,7 @@ class Tracer(Unpickler):
         elif code in _GETS:
             self.gets.setdefault(self._number(code, at), []).append((at, self.pos))
         elif isinstance(taken, tuple) and id(taken) in self._tuples:
-            made = Made(taken, self._tuples[id(taken)][1], at)
+            made = Made(taken, self._tuples[id(taken)][1], at, self.stack[-1])
             if code == b"Q":
                 self.pids[self._starts[-1]] = made
             elif isinstance(self.stack[-1], Record):

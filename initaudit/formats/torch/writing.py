@@ -6,7 +6,7 @@ lies in (a pickled string, a member of an archive), that one the run around it, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,9 @@ from initaudit.formats.torch.tensor import CAST
 from initaudit.formats.torch.zip_changes import ArchiveWork
 from initaudit.types import Array
 
-_NO_ROOM = "repeats the same values in the file (a stride of 0), which leaves no room for different ones"
+StoreAnew = Callable[[ArchiveWork, list[tuple[Storage, Edit]]], None]
+
+NO_ROOM = "repeats the same values in the file (a stride of 0), which leaves no room for different ones"
 _DERIVED = {  # what stands behind the name of a storage whose values are not what the tensor shows
     "sparse": "is sparse: its values are stored without their zeros",
     "dequantised": "is quantised: new values would need a new scale too; fix the model before it is quantised",
@@ -60,15 +62,20 @@ def plan(path: Path, edits: Sequence[Edit], storages: Mapping[str, Storage], pla
     return (work(edits, storages, places).file_plan(path),)
 
 
-def work(edits: Sequence[Edit], storages: Mapping[str, Storage], places: Places, whole: Source | None = None) -> Work:
+def work(
+    edits: Sequence[Edit], storages: Mapping[str, Storage], places: Places, whole: Source | None = None,
+    anew: StoreAnew = expanded.store_anew,
+) -> Work:  # fmt: skip
     """Return what becomes of a file whose storages are known by name, or of the part of one that `whole` stands for.
+
+    `anew` is asked to find another place for tensors that have no room for their new values.
 
     Raises:
         UnsupportedError: a tensor cannot take new values, or not in its place.
         ReadError: the file is not the one that the tensors are from.
     """
     groups: dict[tuple[int, int], tuple[Storage, list[Edit]]] = {}
-    tree = _Tree(places, whole)
+    tree = _Tree(places, whole, anew)
     for one in edits:
         edit = _stored(one)
         storage = _find(edit, storages)
@@ -163,9 +170,10 @@ class _StringNode(_Node):
 class _Tree:
     """The runs of bytes that lie in one another, from the file down to the storages."""
 
-    def __init__(self, places: Places, whole: Source | None) -> None:
+    def __init__(self, places: Places, whole: Source | None, anew: StoreAnew) -> None:
         self._places = places
         self._whole = whole
+        self._store_anew = anew
         self._anew: dict[int, tuple[_ArchiveNode, dict[object, tuple[Storage, Edit]]]] = {}
         self._root = _Node(None)
         self._nodes: dict[tuple[int, str], tuple[object, _Node]] = {}  # with what they are of, lest the id be reused
@@ -192,7 +200,7 @@ class _Tree:
         """
         place = storage.place[0] if storage.place else None
         if not isinstance(place, Member):
-            raise UnsupportedError(f"{edit.tensor.name} {_NO_ROOM}; save it with a current torch.save first")
+            raise UnsupportedError(f"{edit.tensor.name} {NO_ROOM}; save it with a current torch.save first")
         wanted = self._anew.setdefault(id(self._archive(place)), (self._archive(place), {}))[1]
         same = wanted.setdefault(edit.tensor.identity, (storage, edit))[1]
         if same is not edit and not np.array_equal(same.values(), edit.values(), equal_nan=True):
@@ -201,7 +209,7 @@ class _Tree:
     def done(self) -> Work:
         """Return what becomes of the file."""
         for archive, wanted in self._anew.values():
-            expanded.store_anew(archive.archive, list(wanted.values()))
+            self._store_anew(archive.archive, list(wanted.values()))
         for _, node in sorted(self._nodes.values(), key=lambda one: -one[1].depth):
             node.close()
         return self._root.work

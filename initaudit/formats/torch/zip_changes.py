@@ -52,7 +52,7 @@ class ArchiveWork:
                 work.put(entry.header.at, entry.header.bytes(entry.header.value + moved))
                 if moved % aligned:
                     moved += self._realign(work, entry, -moved % aligned)
-            if entry.name in self.members:
+            if entry.name in self.members and self.members[entry.name].changes:
                 moved += self._change(work, entry, self.members[entry.name])
         self._finish(work, moved, aligned)
         return work

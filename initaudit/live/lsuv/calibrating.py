@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,23 +13,26 @@ from initaudit.edits import Reached, Recipe
 from initaudit.errors import InitauditError, UsageError
 from initaudit.graph.settled import settled
 from initaudit.layers.spots import Places
-from initaudit.live.lsuv import feeding
+from initaudit.live.lsuv.chains import graph_of
+from initaudit.live.lsuv.feeding import Fed, attempts
+from initaudit.live.lsuv.meetings import Meeting, meetings
 from initaudit.live.lsuv.parts import parts
-from initaudit.live.lsuv.scaling import RECURRENT, Scaling
+from initaudit.live.lsuv.scaling import Scaling
 from initaudit.live.lsuv.stored import Stored
 from initaudit.live.lsuv.sweep import Sweep
-from initaudit.live.lsuv.targets import Meeting, Settings, Target
+from initaudit.live.lsuv.targets import Settings, Target
 from initaudit.live.probe.cost import pass_limits
+from initaudit.live.probe.data import Data
 from initaudit.live.probe.data import read as read_data
 from initaudit.live.probe.guard import Guard
 from initaudit.live.probe.run import _settled
-from initaudit.types import Array, Graph, Layer, Model
+from initaudit.types import Array, Graph, Model
 
 Draw = Callable[[Recipe], Array]
 Notice = Callable[[str], None]
 SCHEME = "lsuv"
-_WEIGHTED = frozenset({"linear", "conv", "conv_transpose", "embedding", "bilinear", "attention", *RECURRENT})
-_NO_PRODUCT = "it has no product of its own whose variance could be set"
+_PASSES = 40  # ways forward that a sweep may amount to
+_SLOW = 1.0  # seconds from which a sweep is announced
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +63,13 @@ def calibrate(
     weight with the scheme "lsuv" meets the data, it is divided by the standard deviation of what comes out, bias
     included, pooled over all elements; of a recurrent matrix, of its own product, gate by gate. Parts that lie in one
     tensor (gates, projections, experts) are scaled one by one. Of a weight that is used several times the first use
-    decides at which its input is not zero.
+    decides at which it makes something else than zero. A recipe without an entry in the result stays as it is.
 
     Args:
-        model: with a graph.
+        model: as it was read.
         recipes: all that the repair draws; those of other schemes are in place while the graph runs.
         draw: returns new values of a recipe's tensor; of one with "lsuv" the orthonormal start.
-        data: a path, arrays by input name, or what `initaudit.live.probe.read_data` returned; drawn where there is none.
+        data: a path, arrays by input name, or what `initaudit.live.probe.read_data` returned; drawn by default.
         seed: of what is drawn.
         tol: how far the variance may be off the target.
         tmax: most tries per layer.
@@ -81,27 +84,37 @@ def calibrate(
     Source: Mishkin & Matas 2015 (arXiv 1511.06422), algorithm 1.
     """
     settings = Settings(tol, tmax, target, _statistics(norms) == "batch", seed)
-    wanted = [at for at, recipe in enumerate(recipes) if recipe.scheme.split(":")[0] == SCHEME]
-    drawn = {at: np.asarray(draw(recipe)) for at, recipe in enumerate(recipes) if at not in set(wanted)}
+    wanted = [at for at, recipe in enumerate(recipes) if recipe.scheme.partition(":")[0] == SCHEME]
+    fixed = {at: np.asarray(draw(recipe)) for at, recipe in enumerate(recipes) if at not in set(wanted)}
     if not wanted:
-        return Calibrated({at: _held(value) for at, value in drawn.items()}, ())
-    graph = _settled_graph(_graph(model), recipes)
+        return Calibrated({at: _held(value) for at, value in fixed.items()}, ())
+    given = _read(data)
+    graph = _as_in_training(graph_of(model, given, [recipe.measured.layer for recipe in recipes]), recipes)
     places = Places(graph)
-    given = None if data is None else data if _is_read(data) else read_data(data)
-    plain, told = _sorted(places, recipes, wanted)
-    starts = {at: _start(recipes[at], draw(recipes[at])) for at in plain}
-    scaled = {recipes[at].measured.layer.name for at in plain}
-    beside = {  # the rest of a weight that is made of several tensors
-        at: np.asarray(draw(recipes[at]))
-        for at in wanted
-        if at not in plain and recipes[at].measured.layer.name in scaled
-    }
+    met, told = meetings(places, recipes, wanted)
+    layers = {recipes[at].measured.layer.name for at in met}
+    for at in wanted:  # the rest of weights that are made of several tensors
+        if at not in met and recipes[at].measured.layer.name in layers and _beside(recipes[at]):
+            fixed[at] = np.asarray(draw(recipes[at]))
+    starts = {at: _start(recipes[at], draw(recipes[at])) for at in met}
+    sweeps = _Sweeps(graph, recipes, fixed, starts, met, settings)
     with _settled(), torch.no_grad():
-        done, notes = _run(graph, places, recipes, {**drawn, **beside, **starts}, plain, given, settings, model, notice)
-    reached = [row for one in done for row in one.reached(settings.tol, settings.target)]
-    values = {at: _held(value) for at, value in (drawn | beside).items()}
-    values |= {one.at: _held(one.values()) for one in done}
-    return Calibrated(values, (*reached, *told), tuple(notes))
+        done, notes = sweeps.first(attempts(graph, places, given, seed, model.examples), notice)
+    values = {at: _held(value) for at, value in fixed.items()} | {one.at: _held(one.values()) for one in done}
+    return Calibrated(values, (*(row for one in done for row in one.reached(tol, target)), *told), notes)
+
+
+def _statistics(norms: str) -> str:
+    if norms not in ("file", "batch"):
+        raise UsageError(f"norms is file or batch, not {norms[:40]!r}")
+    return norms
+
+
+def _read(data: Any) -> Data:
+    if data is None:
+        return {}
+    known = isinstance(data, Mapping) and all(isinstance(value, torch.Tensor) for value in data.values())
+    return data if known else read_data(data)
 
 
 def _held(value: Array) -> Callable[[], Array]:
@@ -114,60 +127,66 @@ def _start(recipe: Recipe, drawn: Array) -> Array:
     return np.array(drawn, kind).reshape(recipe.tensor.shape)
 
 
-def _is_read(data: Any) -> bool:
-    return isinstance(data, Mapping) and all(isinstance(v, torch.Tensor) for v in data.values())
+def _beside(recipe: Recipe) -> bool:
+    return recipe.tensor.name == recipe.measured.layer.weight.name or recipe.tensor in recipe.measured.layer.extra
 
 
-def _statistics(norms: str) -> str:
-    if norms not in ("file", "batch"):
-        raise UsageError(f"norms is file or batch, not {norms[:40]!r}")
-    return norms
+def _as_in_training(graph: Graph, recipes: Sequence[Recipe]) -> Graph:
+    """Return the graph with settled vectors of spectral norms; those that are drawn again are settled as they are."""
+    made = settled(graph)
+    if made is graph:
+        return graph
+    drawn = {recipe.tensor.name for recipe in recipes}
+    own = {name: one for name, one in graph.constants.items() if one.name in drawn}
+    return replace(made, constants={**made.constants, **own})
 
 
-def _graph(model: Model) -> Graph:
-    if model.graph is not None:
-        return model.graph
-    raise UsageError(
-        "lsuv needs to run the net, and there is no graph in this file: name the code with --model module:callable or "
-        "--arch, or repair an ONNX export"
-    )
+@dataclass(frozen=True, slots=True)
+class _Sweeps:
+    """Sweeps over one graph, until one passes."""
 
+    graph: Graph
+    recipes: Sequence[Recipe]
+    fixed: Mapping[int, Array]  # new values that are not scaled, by recipe
+    starts: Mapping[int, Array]
+    met: Mapping[int, Meeting]
+    settings: Settings
 
-def _run(
-    graph: Graph,
-    places: Places,
-    recipes: Sequence[Recipe],
-    values: Mapping[int, Array],
-    plain: Mapping[int, Meeting],
-    given: Any,
-    settings: Settings,
-    model: Model,
-    notice: Notice | None,
-) -> tuple[list[Target], list[str]]:
-    """Return the targets after the first sweep that passes."""
-    why = ""
-    tensors = [recipe.tensor for recipe in recipes]
-    for fed in feeding.attempts(graph, places, given, settings.seed, model.examples):
-        if notice is not None and fed.seconds > 1:
-            notice(f"scaling: {fed.sentence}")
-        stored = Stored(graph, tensors, values)
-        sweep = Sweep(graph, training_norms=settings.training_norms, seed=settings.seed)
+    def first(self, feeds: Any, notice: Notice | None) -> tuple[list[Target], tuple[str, ...]]:
+        """Return the weights after the first sweep that passes, else the one that comes farthest, and what is to be noted.
+
+        Raises:
+            UsageError: none scales anything.
+        """
+        why = ""
+        best: tuple[int, list[Target], tuple[str, ...]] | None = None
+        for fed in feeds:
+            if notice is not None and fed.seconds > _SLOW:
+                notice(f"scaling: {fed.sentence}")
+            try:
+                scaling = self._one(fed)
+            except InitauditError as error:
+                why = why or error.reason
+                continue
+            if not scaling.why:
+                return list(scaling.targets), fed.notes
+            why = why or scaling.why
+            if scaling.done and (best is None or scaling.done > best[0]):
+                best = scaling.done, list(scaling.targets), fed.notes
+        if best is not None:
+            return best[1:]
+        raise UsageError(f"the net cannot be run: {why or 'no inputs are known for it'}")
+
+    def _one(self, fed: Fed) -> Scaling:
+        stored = Stored(self.graph, [recipe.tensor for recipe in self.recipes], {**self.fixed, **self.starts})
+        sweep = Sweep(self.graph, training_norms=self.settings.training_norms, seed=self.settings.seed)
         targets = [
-            Target(at, recipes[at].measured.layer, parts(recipes[at], SCHEME), values[at], meeting)
-            for at, meeting in plain.items()
+            Target(at, self.recipes[at].measured.layer, parts(self.recipes[at], SCHEME), self.starts[at], meeting)
+            for at, meeting in self.met.items()
         ]
-        scaling = Scaling(sweep, stored, targets, settings)
-        stored.place(sweep.replace, list(values))
-        try:
-            with Guard(*(limit * 40 for limit in pass_limits())):
-                sweep.through(fed.feeds, scaling.wanted, scaling.stops, scaling.at)
-        except InitauditError as error:
-            why = why or error.reason
-            continue
-        if any(part.done for one in targets for part in one.states) or not targets:
-            return targets, [*fed.notes]
-        why = why or next((part.why for one in targets for part in one.states if part.why), "")
-        last = targets, [*fed.notes]
-        if not scaling.broken:
-            return last
-    raise UsageError(f"the net cannot be run: {why or 'no inputs are known for it'}")
+        scaling = Scaling(sweep, stored, targets, self.settings)
+        stored.place(sweep.replace, list(stored.values))
+        most, macs = pass_limits()
+        with Guard(_PASSES * most, _PASSES * macs):
+            sweep.through(fed.feeds, scaling.wanted, scaling.stops, scaling.at)
+        return scaling

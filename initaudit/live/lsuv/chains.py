@@ -16,7 +16,6 @@ import torch
 
 from initaudit import layers
 from initaudit.errors import InitauditError, UnsupportedError, UsageError
-from initaudit.layers.places import place, succeeds
 from initaudit.live import model as reading
 from initaudit.live.rebuilt import rebuilt
 from initaudit.torch_ops import Builder
@@ -76,7 +75,7 @@ def _chain(model: Model, told: Sequence[Layer]) -> Graph:
         raise UnsupportedError(f"{other[:80] or 'it'} is no part of a chain of dense layers")
     for before, after in pairwise(weights):
         fits = before.axes == after.axes == "oi" and not before.extra and not after.extra
-        if not fits or before.weight.shape[0] != after.weight.shape[1] or not succeeds(place(before), place(after)):
+        if not fits or before.weight.shape[0] != after.weight.shape[1] or not _numbered(before, after):
             raise UnsupportedError(f"nothing proves that {after.name[:80]} follows {before.name[:80]}")
     activation = _activation(told, weights[:-1])
     builder = Builder("function")
@@ -101,6 +100,13 @@ def _activation(told: Sequence[Layer], inner: Sequence[Layer]) -> str:
     if len(said) != 1 or None in said:
         raise UnsupportedError("which activation is between its layers is not known: say it with --activation")
     return str(said.pop())
+
+
+def _numbered(before: Layer, after: Layer) -> bool:
+    """Whether the names of two layers are the same but for one number, which is larger in the second."""
+    a, b = _number(before.weight.name), _number(after.weight.name)
+    different = [(one[1], other[1]) for one, other in zip(a, b, strict=False) if one != other]
+    return [text for text, _ in a] == [text for text, _ in b] and len(different) == 1 and different[0][0] < different[0][1]
 
 
 def _number(name: str) -> tuple[tuple[str, int], ...]:

@@ -21,6 +21,7 @@ from initaudit.types import Graph, Tensor
 
 INPUTS = 32  # drawn where there are no data
 _LEAST = 2
+_IMAGES = (32, 28, 96, 128, 256, 384, 299)
 _PASSES = 4  # a product is made about so often
 _EASY = 1e11  # multiplications that take some seconds
 _ROOM = MOST_BYTES / 3  # of values that are drawn for
@@ -55,9 +56,18 @@ def attempts(graph: Graph, places: Places, data: Any, seed: int, examples: Seque
     """
     given = by_input(data or {}, graph.inputs)
     _checked(given)
-    for kinds in _attempts(places, given):
+    for kinds in (*_attempts(places, given), *_of_other_sizes(places, given)):
         for wide in _widened(graph, kinds, given):
             yield _fed(graph, places, wide, given, seed, examples)
+
+
+def _of_other_sizes(places: Places, given: Mapping[str, torch.Tensor]) -> Iterator[dict[str, feeds.Kind]]:
+    """Yield images of further sizes, where the graph leaves the size open and yet takes one only."""
+    inputs = places.view.graph.inputs
+    if any(name not in given and shape is not None and len(shape) == 4 for name, shape in inputs.items()):
+        known = {size for _, size in feeds.SIZES}
+        for size in (n for n in _IMAGES if n not in known):
+            yield feeds.shaped(feeds.kinds(places.view, (feeds.SIZES[0][0], size), places.founds), given, places.view)
 
 
 def _checked(given: Mapping[str, torch.Tensor]) -> None:
@@ -65,7 +75,7 @@ def _checked(given: Mapping[str, torch.Tensor]) -> None:
     for name, value in floats.items():
         if not bool(torch.isfinite(value).all()):
             raise UsageError(
-                f"the data for {name[:80]} hold NaN or infinite values: lsuv would write them into weights"
+                f"the data for {name[:80]} hold NaN or infinite values, which lsuv would write into weights"
             )
     if floats and not any(bool((value != 0).any()) for value in floats.values()):
         raise UsageError("the data are all zero: there is no variance that lsuv could set")

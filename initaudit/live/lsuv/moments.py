@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-
 
 _CHUNK = 1 << 20  # elements that are turned to double precision at a time
 
 
 def _chunks(value: torch.Tensor) -> Iterator[torch.Tensor]:
-    for chunk in value.reshape(-1).split(_CHUNK):
+    for chunk in torch.split(value.reshape(-1), _CHUNK):
         if chunk.numel():
             yield chunk.double()
 

@@ -30,7 +30,8 @@ class Parts:
     def scaled(self, values: Array, scales: Sequence[float]) -> Array:
         """Return values times the scale of their part."""
         table = np.array([*scales, 1.0])  # the last one is that of label -1
-        return values * table[self.labels]
+        made: Array = values * table[self.labels]
+        return made
 
 
 def parts(recipe: Recipe, lsuv: str) -> Parts:

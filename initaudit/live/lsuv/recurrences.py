@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from initaudit.live.lsuv.mixing import Mixing
 from initaudit.live.lsuv.owners import owners
 from initaudit.live.lsuv.stored import Stored
 from initaudit.live.lsuv.sweep import Sweep
-from initaudit.live.lsuv.targets import CONSTANT, NOTHING, ZERO, Part, Settings, Target
+from initaudit.live.lsuv.targets import CONSTANT, DEAD, NOTHING, Part, Settings, Target
 from initaudit.live.lsuv.unrolled import Matrix, matrices, products
 
 _CLOSE = 0.1  # share of the tolerance at which scaling ends
@@ -135,7 +136,7 @@ class Recurrence:
             state.why = "its product is not finite"
             return None
         if not sums.count or sums.variance <= max(NOTHING, 1e-12 * sums.square / sums.count):
-            state.why = ZERO if not sums.square else CONSTANT
+            state.why = DEAD if not sums.square else CONSTANT
             return None
         # With the steps from a state of zero and without them, the variance is within the tolerance.
         aim = target * math.sqrt(1 - sums.idle / sums.count)
@@ -158,7 +159,7 @@ class Recurrence:
             for matrix in which:
                 if matrix not in self._rows:
                     continue
-                values = products(self.node, matrix, lambda name, run=run: self.sweep.of_run(name, run), own).double()
+                values = products(self.node, matrix, partial(self.sweep.of_run, run), own).double()
                 flat = values.reshape(-1, values.shape[-1])
                 total, square = flat.sum(0), flat.square().sum(0)
                 idle = float((flat == 0).all(1).sum()) if matrix.which == "hh" else 0.0

@@ -11,17 +11,16 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from initaudit.errors import UnsupportedError
+from initaudit.live.lsuv.meetings import RECURRENT
 from initaudit.live.lsuv.moments import Moments, pooled
 from initaudit.live.lsuv.owners import owners
 from initaudit.live.lsuv.recurrences import Recurrence
 from initaudit.live.lsuv.stored import Stored
 from initaudit.live.lsuv.sweep import Stop, Sweep
-from initaudit.live.lsuv.targets import CONSTANT, NOTHING, ZERO, Settings, Target
+from initaudit.live.lsuv.targets import CONSTANT, DEAD, NOTHING, ZERO, Settings, Target
 
-
-_SAME = 1e-4  # relative difference of two variances, or scales, that is rounding
+_STIFF = 0.1  # share of a change of its square that a scale lets through where it is divided out again
 UNMOVED = "its output does not change with the scale of the weight, which is normalised"
-RECURRENT = frozenset({"lstm", "gru", "rnn"})
 
 
 @dataclass(slots=True)
@@ -53,7 +52,7 @@ class Scaling:
         self.stored = stored
         self.settings = settings
         self.targets = targets
-        self.broken = False
+        self.why = ""  # why a product could not be computed, of the first one
         self._due: dict[int, list[tuple[Target, str]]] = {}
         for one in targets:
             for out in (*one.meeting.outs, *one.meeting.others):
@@ -65,6 +64,11 @@ class Scaling:
     def wanted(self) -> list[str]:
         """Values that the sweep has to make."""
         return [out for due in self._due.values() for _, out in due]
+
+    @property
+    def done(self) -> int:
+        """Number of parts that were decided."""
+        return sum(part.done for one in self.targets for part in one.states)
 
     @property
     def stops(self) -> Mapping[int, list[Stop]]:
@@ -96,7 +100,7 @@ class Scaling:
         except UnsupportedError as error:
             why = error.reason
         if why:
-            self.broken = True
+            self.why = self.why or why
             for part in (part for one in due for part in one.states if not part.done):
                 part.why = f"its product cannot be computed: {why}"
 
@@ -107,7 +111,7 @@ class Scaling:
                 one.later.append(("", pooled(self.sweep.seen(out))))
             return
         if why:
-            self.broken = True
+            self.why = self.why or why
             for k in one.open:
                 one.states[k].why = f"its product cannot be computed: {why}"
             return
@@ -134,7 +138,7 @@ class Scaling:
                 continue
             if own.product <= max(NOTHING, 1e-12 * own.aa / own.count):
                 for k in group.parts:
-                    one.states[k].why = ZERO if own.aa == 0 else CONSTANT
+                    one.states[k].why = CONSTANT if own.aa else self._idle(one, out)
                 continue
             scale = own.scale(self.settings.target)
             if scale is None:
@@ -145,6 +149,12 @@ class Scaling:
             before[group.parts[0]] = own.at(1.0) if linear else own.product
             alive.append(group)
         self._reach(one, out, stop, alive, aims, before)
+
+    def _idle(self, one: Target, out: str) -> str:
+        """Return why a product is zero."""
+        source = one.meeting.sources.get(out, "")
+        values = self.sweep.seen(source) if source else []
+        return ZERO if any(bool((value != 0).any()) for value in values) else DEAD
 
     def _made(self, one: Target, out: str, stop: int, scales: Sequence[float]) -> list[torch.Tensor]:
         """Return a product as it is with other scales of the parts."""
@@ -167,7 +177,7 @@ class Scaling:
         labels = owners(made, product, len(one.states))
         if labels is None:
             return [_Group(open_, None)]
-        there = {int(k) for own in labels for k in own.unique()}
+        there = {int(k) for own in labels for k in torch.unique(own)}
         return [_Group([k], [own == k for own in labels]) for k in open_ if k in there]
 
     def _reach(
@@ -197,9 +207,9 @@ class Scaling:
                     state = one.states[k]
                     state.variance, state.tries, state.done = variance, tries, True
                 first = group.parts[0]
-                if not abs(variance - target) < tol and not one.states[first].why:
+                if not abs(variance - target) < tol and not one.states[first].why and variance > 0:
                     ratio = scales[first] / held[first]
-                    if abs(variance / before[first] - 1) < _SAME < abs(ratio - 1):
+                    if abs(math.log(variance / before[first])) < _STIFF * abs(2 * math.log(ratio)):
                         for k in group.parts:
                             one.states[k].why, scales[k] = UNMOVED, one.states[k].scale
                         continue

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from initaudit.dtypes import numpy_dtype
 from initaudit.errors import InitauditError
 from initaudit.types import Array, Graph, Tensor

@@ -111,7 +111,7 @@ class Sweep(Lockstep):
         """Return a value of each run, one for all where no input moves it."""
         return [self._value(name, run) for run in (self._runs if name in self._varying else self._runs[:1])]
 
-    def of_run(self, name: str, run: int) -> Any:
+    def of_run(self, run: int, name: str) -> Any:
         """Return a value of one run."""
         return self._value(name, self._runs[run])
 

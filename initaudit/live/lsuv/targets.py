@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from initaudit.edits import Reached
+from initaudit.live.lsuv.meetings import Meeting
 from initaudit.live.lsuv.parts import Parts
 from initaudit.types import Array, Layer
 
 NOTHING = 1e-24  # variance of a product that is rounding, or zero
-ZERO = "its input is zero"
+DEAD = "its input is zero"
+ZERO = "what it makes is zero, whatever its weight: a factor of it is"
 CONSTANT = "what it makes is one number, whatever its input"
 REUSED = "the same weight as before, where its first use decided"
 
@@ -39,14 +41,6 @@ class Part:
     done: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Meeting:
-    """Where a weight meets the data."""
-
-    outs: tuple[str, ...]  # its products, in execution order
-    others: tuple[str, ...] = ()  # what is made with it elsewhere, in another way
-
-
 @dataclass(slots=True)
 class Target:
     """A weight that is being scaled."""
@@ -67,9 +61,9 @@ class Target:
         """Parts that no use has decided yet."""
         return [k for k, part in enumerate(self.states) if not part.done]
 
-    def values(self, **changed: float) -> Array:
-        """Return the weight as it is scaled now; `changed` replaces scales, by number of the part."""
-        return self.scaled([changed.get(str(k), part.scale) for k, part in enumerate(self.states)])
+    def values(self) -> Array:
+        """Return the weight as it is scaled now."""
+        return self.scaled([part.scale for part in self.states])
 
     def scaled(self, scales: list[float]) -> Array:
         """Return the start with these scales, one per part."""

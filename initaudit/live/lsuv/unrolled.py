@@ -142,7 +142,7 @@ def _batch_first(node: Node) -> bool:
 
 
 def _packed_before(own: torch.Tensor, start: torch.Tensor, sizes: Sequence[int], back: bool) -> torch.Tensor:
-    steps = list(own.split(list(sizes)))
+    steps = list(torch.split(own, list(sizes)))
     out = []
     for k, step in enumerate(steps):
         if back:
