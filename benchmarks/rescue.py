@@ -42,7 +42,7 @@ def digits() -> Data:
 
 
 def trained(net: nn.Module, rate: float, data: Data) -> tuple[float, float]:
-    """Return the mean loss of the last steps and the accuracy on what was held out; infinite and 0 where it diverges."""
+    """Return the mean loss of the last steps and the held-out accuracy; infinite and 0 where it diverges."""
     x, y, x_out, y_out = data
     batches = torch.Generator().manual_seed(0)
     step = torch.optim.SGD(net.parameters(), rate, momentum=0.9)
@@ -103,8 +103,8 @@ def main() -> None:
             print(lines[-1], flush=True)
     if not options.only:
         told = (
-            f"Accuracy on {HELD_OUT} held-out digits (chance: 10 %) after {STEPS} steps of SGD with momentum 0.9, batches of"
-            f" {BATCH}, the best of the rates {', '.join(map(str, RATES))}; printed by `python -m benchmarks.rescue`."
+            f"Accuracy on {HELD_OUT} held-out digits (chance: 10 %) after {STEPS} steps of SGD with momentum 0.9, batches"
+            f" of {BATCH}, the best of the rates {', '.join(map(str, RATES))}; printed by `python -m benchmarks.rescue`."
         )
         OUT.write_text(
             "\n".join(["# Networks that do not learn, before and after `initaudit fix`", "", told, "", *lines, ""])

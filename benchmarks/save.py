@@ -61,6 +61,11 @@ def _writers(row: zoo.Row, model: Any, inputs: dict[str, Any]) -> dict[str, Call
 
 
 def _onnx(row: zoo.Row, path: Path, dynamo: bool, opset: int) -> None:
+    exported(*zoo.build(row), path, dynamo, opset)  # an exporter may leave hooks and folded weights behind
+
+
+def exported(model: Any, inputs: dict[str, Any], path: Path, dynamo: bool, opset: int) -> None:
+    """Write a module as ONNX, its inputs by position and its first tensor as the output."""
     import torch
 
     class FirstTensor(torch.nn.Module):
@@ -74,7 +79,6 @@ def _onnx(row: zoo.Row, path: Path, dynamo: bool, opset: int) -> None:
         def forward(self, *args: Any) -> Any:
             return _first(self.model(**dict(zip(self.names, args, strict=True))))
 
-    model, inputs = zoo.build(row)  # an exporter may leave hooks and folded weights behind
     wrapped = FirstTensor(model, tuple(inputs)).eval()
     options: dict[str, Any] = {"external_data": False, "verbose": False} if dynamo else {}
     torch.onnx.export(wrapped, tuple(inputs.values()), str(path), dynamo=dynamo, opset_version=opset, **options)

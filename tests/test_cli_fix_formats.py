@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -158,14 +159,16 @@ def test_every_format_is_repaired_and_holds_the_same_values(cli, kind, drawn):
     target = next(str(one) for one in Path().iterdir() if ".fixed" in one.name)
     assert {one.name.partition("model.")[2] or one.name for one in diff(path, target).changed} == FAULTY
     values = opened(kind, target)
-    assert set(values) == set(net().state_dict())
+    assert set(values) >= FAULTY  # an exporter stores equal biases once
+    assert set(values) <= set(drawn)
     assert all(torch.equal(value, drawn[name]) for name, value in values.items())
     assert cli("fix", target, *plain)[1].count("nothing to fix") == 1
 
 
 @pytest.mark.parametrize("kind", ["torchscript", "onnx"])
 def test_lsuv_runs_a_graph(cli, kind):
-    code, out, err = cli("fix", saved(kind), "--scheme", "lsuv", "--all")
+    np.save("batch.npy", torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(5)).numpy())
+    code, out, err = cli("fix", saved(kind), "--scheme", "lsuv", "--all", "--data", "batch.npy")
     assert (code, err) == (0, ""), out
     assert "5 pre-activations at variance" in out
 

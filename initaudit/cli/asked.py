@@ -61,12 +61,10 @@ def refuse_idle_data(data: str | None, probe: bool | None, *, used: bool = False
         probe: whether the probe runs, None: where there are data.
         used: something other than the probe uses them.
     """
+    if data is not None and probe is False and not used:
+        raise UsageError("--data and --no-probe contradict each other")
     if data is not None and not Path(data).exists():
         raise ReadError("No such file or directory", data)
-    if used:
-        return
-    if data is not None and probe is False:
-        raise UsageError("--data and --no-probe contradict each other")
 
 
 def notice_to(path: str, quiet: bool, verbose: bool) -> Callable[[str], None] | None:

@@ -18,7 +18,7 @@ from initaudit.edits import Edit, FilePlan
 from initaudit.errors import CorruptFileError, InitauditError, ReadError, UnknownFormatError, UnsupportedError
 from initaudit.formats.base import Format
 from initaudit.formats.beside import SHARD, neighbours
-from initaudit.formats.journal import refuse_interrupted
+from initaudit.formats.interrupted import refuse_interrupted
 from initaudit.formats.json_text import json_file
 from initaudit.formats.sharded import weight_map
 from initaudit.types import Model, Skip

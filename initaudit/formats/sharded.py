@@ -17,7 +17,7 @@ from initaudit import formats
 from initaudit.edits import Edit, FilePlan
 from initaudit.errors import CorruptFileError, ReadError, UnsafeFileError, UnsupportedError
 from initaudit.formats.base import Format
-from initaudit.formats.journal import refuse_interrupted
+from initaudit.formats.interrupted import refuse_interrupted
 from initaudit.formats.json_text import json_file
 from initaudit.types import Model, Skip, Tensor
 

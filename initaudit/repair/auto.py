@@ -37,7 +37,7 @@ class Style:
     """A way to draw the weights of a chain."""
 
     name: str
-    law: str = ""  # normal, or orthogonal; else what the depth of the net asks for
+    law: str = ""  # normal, orthogonal or delta-orthogonal; empty: what the depth of the net asks for
     gain: str = "exact"  # exact: keeps the second moment; edge: of chaos; one
     times: float = 1.0  # of that gain
     carried: bool = False  # gates that mix a layer with what goes past it start nearly shut
@@ -51,6 +51,7 @@ STYLES = (
     Style("orthogonal", law="orthogonal"),
     Style("edge of chaos", gain="edge"),
     Style("orthogonal at the edge of chaos", law="orthogonal", gain="edge"),
+    Style("delta-orthogonal", law="delta-orthogonal"),
     Style("unit gain", gain="one"),
     Style("closed branches", ends="zero"),
     Style("closed branches, orthogonal", law="orthogonal", ends="zero"),
@@ -162,6 +163,15 @@ def _orthogonal(m: Measured, gain: float) -> str:
     return "orthogonal" if abs(gain - 1) < 1e-3 else f"orthogonal:gain={gain:.4g}"
 
 
+def _widens(m: Measured) -> bool:
+    """Whether a convolution has an odd kernel and at least as many outputs as inputs: it can be delta-orthogonal."""
+    layer = m.layer
+    kernel = [n for label, n in zip(layer.axes, layer.weight.shape, strict=True) if label == "k"]
+    fans = schemes.fans_of(layer)
+    square = fans is not None and fans.matrix[0] * fans.kernel >= fans.matrix[1]
+    return layer.kind == "conv" and bool(kernel) and all(n % 2 for n in kernel) and square
+
+
 def _recurrent(m: Measured, style: Style) -> Chosen:
     gates = " per gate" if m.layer.parts else ""
     if recurrent(m):
@@ -184,7 +194,9 @@ def _trunk(m: Measured, style: Style) -> Chosen:
     about = f"followed by {about}" if layer.activation else about
     if style.gain == "edge":
         about += ", at the edge of chaos"
-    if style.law == "orthogonal":
+    if style.law == "delta-orthogonal" and _widens(m):
+        return Chosen(f"delta-orthogonal:gain={gain:.4g}", about)
+    if "orthogonal" in style.law:
         return Chosen(_orthogonal(m, gain), about)
     if style.gain == "exact" and style.times == 1:
         return Chosen(_named(m, row, gain), about)

@@ -9,11 +9,12 @@ import math
 import re
 import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from initaudit import rules
 from initaudit.edits import Plan, Reached, Recipe
 from initaudit.layers.from_graph_names import anonymous
-from initaudit.repair.calls import lines
+from initaudit.repair.calls import Line, lines
 from initaudit.repair.drawing import companions, original_name
 from initaudit.repair.folding import Block, Run, folded
 from initaudit.repair.snippets import HELPERS
@@ -105,7 +106,8 @@ def _printed(run: Run) -> Iterator[str]:
     if not run.numbers:
         for block in run.blocks[0]:
             yield from _comment(block.layer, [block])
-            yield from (line.code(_quoted(line.name)) for line in block.lines)
+            for line in block.lines:
+                yield from _coded(line, _quoted(line.name))
         return
     first, last = run.numbers[0], run.numbers[-1]
     numbers = f"({', '.join(map(str, run.numbers))})"
@@ -113,11 +115,20 @@ def _printed(run: Run) -> Iterator[str]:
         numbers = f"range({f'{first}, ' if first else ''}{last + 1})"
     yield f"for n in {numbers}:"
     for at, block in enumerate(run.blocks[0]):
-        named = f"{block.layer} ... {run.blocks[-1][at].layer}"
-        comment = _comment(named, [sequence[at] for sequence in run.blocks])
+        comment = _comment(run.pattern(block.layer), [sequence[at] for sequence in run.blocks])
         yield from (f"    {text}" for text in comment)
         for line in block.lines:
-            yield f"    {line.code(_quoted(run.pattern(line.name), 'f') if line.name else '')}"
+            coded = _coded(line, _quoted(run.pattern(line.name), "f") if line.name else "")
+            yield from (f"    {text}" for text in coded)
+
+
+def _coded(line: Line, name: str) -> Iterator[str]:
+    """Yield a line of code, with the tensor on a line of its own where that would be long."""
+    code = line.code(name)
+    if len(code) > _WIDTH and line.name and line.before and not line.before.endswith("= "):
+        yield replace(line, before="w = ", after="").code(name)
+        code = f"{line.before}w{line.after}"
+    yield code
 
 
 def _comment(name: str, blocks: Sequence[Block]) -> Iterator[str]:

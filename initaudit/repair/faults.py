@@ -15,6 +15,7 @@ from initaudit.types import Array, Finding, Measured, Role, Severity, Tensor
 
 _OFF = 1.5  # of a layer's variance against He or Xavier, from which drawing it again changes much
 _FAR = 16.0  # the same where the layers stand in residual branches, whose ends matter more
+_TINY, _HUGE = 2e-3, 3.0  # standard deviations of a table beyond which it drowns what it is added to, or drowns in it
 _BIAS = 0.5  # root mean square of a bias that outweighs a signal of variance 1
 _CHAIN = 3  # layers that are off, from which the chain is at fault and not a layer
 _MOST = 0.5  # share of a run that is off, from which all of it is drawn again; share of copies, likewise
@@ -126,6 +127,7 @@ class Faults:
         """Yield every weight that carries the signal, with what is off beside the weights."""
         yield from (whole(m, rule, chain=True) for m in self.measured if operates(m))
         yield from self._biases(rule, self.measured)
+        yield from self._tables(rule)
         yield from (whole(m, rule) for m in self.measured if m.layer.kind == "norm" and zero(m))
 
     def _tensor(self, finding: Finding) -> Iterator[Fault]:
@@ -145,6 +147,7 @@ class Faults:
             yield from (whole(m, rule) for m in own if len(np.unique(m.stats.rows.hash)) < len(m.stats.rows.hash))
             return
         sides = [*self._biases(rule, self.measured if any(wide_bias(m) for m in own) else ()), *self._norms(rule, run)]
+        sides += self._tables(rule)
         if sides:
             yield from sides
             return
@@ -180,6 +183,11 @@ class Faults:
         for m in run:
             if m.layer.bias is not None and wide_bias(m) and m.layer.kind in OPERATORS:
                 yield Fault(m, m.layer.bias, rule)
+
+    def _tables(self, rule: str) -> list[Fault]:
+        """Return the embeddings whose values are of a size that nobody draws."""
+        tables = [m for m in self.measured if m.layer.role is Role.EMBEDDING and m.stats.variance > 0]
+        return [whole(m, rule) for m in tables if not m.layer.tied and not _TINY < m.stats.std < _HUGE]
 
     def _norms(self, rule: str, run: Sequence[Measured]) -> Iterator[Fault]:
         """Yield the norms with a scale of zero between the layer before a run and its end."""

@@ -20,7 +20,10 @@ def destination(path: Path, output: Path | None, in_place: bool, force: bool) ->
         UsageError: it would fall on the original or on something that is there already.
         WriteError: there is no such folder, or no right to write in it.
     """
-    target = path if in_place else writing.default_target(path) if output is None else output
+    usual = writing.default_target(path)
+    target = path if in_place else output or usual
+    if target.is_dir() and not path.is_dir() and usual.parent == path.parent:  # an index's is beside its folder
+        raise UsageError("is a folder; name the file to write", str(target))
     if not in_place and path.exists() and target.exists() and path.samefile(target):
         raise UsageError("is the original; --in-place writes over it", str(target))
     if not in_place and os.path.lexists(target) and not force and not (target.is_dir() and not any(target.iterdir())):

@@ -81,7 +81,7 @@ class _Planner:
             self.notes.append("a part of the model is trained: only layers that are still as drawn are touched")
         chosen = self._chosen_layers() if self.only or self.every else self._cured()
         recipes = [self._explicit(recipe) for recipe in chosen.recipes] if self.scheme != "auto" else chosen.recipes
-        recipes = [one for recipe in apart(recipes) for one in (recipe, *_beside(recipe))]
+        recipes = [one for recipe in apart(recipes) for one in (recipe, *self._beside(recipe))]
         return Plan(tuple(recipes), chosen.kept, tuple(self.notes))
 
     # ---- which
@@ -93,7 +93,14 @@ class _Planner:
             if not cured(finding.rule):
                 self.notes.append(f"{finding.rule} {finding.name}: no draw mends it; {finding.remedy}")
         own = [f for f in told if cured(f.rule)]
-        return Search(self.audit, self._attempt).cure(own, self.report.findings) if own else Attempt(())
+        if not own:
+            return Attempt(())
+        search = Search(self.audit, self._attempt)
+        chosen = search.cure(own, self.report.findings)
+        left = grave(search.outcome.findings) if search.outcome is not None and chosen.recipes else ()
+        for finding in left:
+            self.notes.append(f"no draw that is known cures {finding.rule} {finding.name} here: {finding.remedy}")
+        return chosen
 
     def _chosen_layers(self) -> Attempt:
         """Return recipes for the layers that the user names."""
@@ -180,7 +187,7 @@ class _Planner:
         Raises:
             UnsupportedError: no tensor of the file can take its values.
         """
-        if _derived(tensor):
+        if self._derived(tensor):
             self.derivations.origins(tensor)
             return tensor
         if not tensor.parts:
@@ -191,12 +198,22 @@ class _Planner:
                 return own
         raise UnsupportedError("it is worked out from other tensors of the file")
 
+    def _derived(self, tensor: Tensor) -> bool:
+        """Whether a reader says by which steps a tensor is made of tensors of the file."""
+        return tensor.storage in self.derivations.wholes
+
+    def _beside(self, recipe: Recipe) -> tuple[Recipe, ...]:
+        """Return recipes for what is written along with a weight; what is derived is taken apart by its writer."""
+        return () if self._derived(recipe.tensor) else drawing.companions(recipe)
+
     # ---- how
 
     def _chosen(self, fault: Fault, style: Style, policy: Policy) -> Chosen | None:
         m, layer = fault.m, fault.m.layer
         if not (fault.chain or fault.ends):
             style = TEXTBOOK
+        if layer.role is Role.CLOSED_FORM and fault.tensor == layer.weight and not self._spelled(m):
+            return None
         if fault.tensor != layer.weight:
             if self.scheme.startswith("torch-default") and fault.tensor == layer.bias:
                 return Chosen("torch-default", "as torch draws it")
@@ -218,26 +235,17 @@ class _Planner:
         for m in self.measured:
             bias = m.layer.bias
             gate = m.layer.role is Role.GATE and m.layer.activation == "sigmoid" and m.layer.kind in OPERATORS
-            if gate and bias is not None and bias.name not in done and not _derived(bias):
+            if gate and bias is not None and bias.name not in done and not self._derived(bias):
                 yield Recipe(m, bias, "constant:value=-2", "INI501", about="gate that carries: nearly shut at first")
 
     def _explicit(self, recipe: Recipe) -> Recipe:
         """Return a recipe with the scheme that the user wants, where it is one of a weight."""
         layer = recipe.measured.layer
+        anything = bool(self.only) and not self.scaled and not schemes.parse(self.scheme)[0].fans
         tables = layer.kind == "embedding" and self.scaled
-        if recipe.tensor.name != layer.weight.name or not (layer.kind in OPERATORS or tables):
+        if recipe.tensor.name != layer.weight.name or not (layer.kind in OPERATORS or tables or anything):
             return recipe
         return replace(recipe, scheme=self.scheme, by_part={}, about="as asked for")
-
-
-def _beside(recipe: Recipe) -> tuple[Recipe, ...]:
-    """Return recipes for what is written along with a weight; what a reader derives is taken apart by its writer."""
-    return () if _derived(recipe.tensor) else drawing.companions(recipe)
-
-
-def _derived(tensor: Tensor) -> bool:
-    """Whether a reader says by which steps a tensor is made of tensors of the file."""
-    return hasattr(tensor.load, "undo")
 
 
 def _merged(old: Fault, new: Fault) -> Fault:

@@ -35,6 +35,10 @@ class Attempt:
 Make = Callable[[Sequence[Fault], Style], Attempt]
 
 
+def _score(told: tuple[float, Attempt, Foreseen]) -> float:
+    return told[0]
+
+
 class Search:
     """Looks for the plan that is worth most.
 
@@ -47,6 +51,7 @@ class Search:
         self.audit, self.make = audit, make
         self.at: dict[str, Measured] = {m.layer.weight.name: m for m in audit.measured}
         self.told: Foreseen | None = None  # of the first attempt at the faults of the moment
+        self.outcome: Foreseen | None = None  # of the attempt that was taken
         nodes = len(audit.model.graph.nodes) if audit.model.graph is not None else 1
         self.tries = max(_FEW, min(_MANY, _BUDGET // max(1, nodes)))
 
@@ -62,7 +67,7 @@ class Search:
     def best(self, levels: Iterable[Sequence[Fault]], styles: Sequence[Style]) -> Attempt:
         """Return the first attempt that theory finds healthy, else the one with the least risk."""
         first: Attempt | None = None
-        found: list[tuple[float, Attempt]] = []
+        found: list[tuple[float, Attempt, Foreseen]] = []
         tried: set[tuple[tuple[object, str], ...]] = set()
         for group in self._attempts(levels, styles):
             for k, attempt in enumerate(group):
@@ -74,13 +79,16 @@ class Search:
                 seen = foresee(self.audit, attempt.recipes)
                 self.told = self.told if k else seen
                 if seen is not None and seen.healthy and seen.value < (_SURE if attempt.chain else _FINE):
+                    self.outcome = seen
                     return attempt
                 if seen is not None:
-                    found.append((seen.value - (_MATTERS if attempt is first else 0.0), attempt))
-            least = min(found, key=lambda pair: pair[0], default=None)
-            if least is not None and least[0] < _FINE:
-                return least[1]
-        return min(found, key=lambda pair: pair[0])[1] if found else first or Attempt(())
+                    found.append((seen.value - (_MATTERS if attempt is first else 0.0), attempt, seen))
+            if found and min(found, key=_score)[2].value < _FINE:
+                break
+        if not found:
+            return first or Attempt(())
+        _, attempt, self.outcome = min(found, key=_score)
+        return attempt
 
     def _attempts(self, levels: Iterable[Sequence[Fault]], styles: Sequence[Style]) -> Iterator[Iterator[Attempt]]:
         """Yield groups of attempts that touch the same tensors, each group more than the one before."""

@@ -17,9 +17,14 @@ def command(finding: Finding, report: Report) -> str:
         return ""
     if report.model.format == "module" and not report.given:
         return "initaudit.fix(model)"
-    path = shlex.quote(report.given or report.model.path)
-    path = f"./{path}" if path.startswith("-") else path
-    return " ".join(part for part in ("initaudit fix", path, report.options) if part)
+    return " ".join(
+        part for part in ("initaudit fix", typed(report.given or report.model.path), report.options) if part
+    )
+
+
+def typed(path: str) -> str:
+    """Return a path as it is typed on a command line: quoted where it must be, and never an option."""
+    return shlex.quote(f"./{path}" if path.startswith("-") else path)
 
 
 def remedy(finding: Finding, report: Report) -> str:

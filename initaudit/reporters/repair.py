@@ -7,13 +7,13 @@ then what happened: written where, what the second audit says, what to do next. 
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
 from initaudit.edits import Reached, Repair, Row
 from initaudit.reporters.base import Style, counts, printable
+from initaudit.reporters.curing import typed
 from initaudit.reporters.page import Page
 from initaudit.reporters.table import Column, lines, number, ratio_of, together
 from initaudit.types import Measured, Report, Severity, Skip, Stats, Tensor
@@ -266,9 +266,9 @@ def _verdict_of(report: Report) -> str:
 def _next(repair: Repair, code: str, live: bool) -> Iterator[str]:
     given, output = repair.before.given or repair.before.model.path, repair.output
     if output and repair.at_fault:
-        yield f"initaudit check {shlex.quote(output)}"
+        yield f"initaudit check {typed(output)}"
     if output and not live and output != repair.before.model.path:
-        yield f"initaudit diff {shlex.quote(given)} {shlex.quote(output)}"
+        yield f"initaudit diff {typed(given)} {typed(output)}"
     if repair.dry and repair.plan.recipes and not repair.worse and not live:
         yield "the same without --dry-run"
     if code:

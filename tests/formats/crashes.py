@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from initaudit.formats import journal, writing
+from initaudit.formats import interrupted, writing
 from tests.formats.models_on_disk import edits, held, names, single
 
 CALLS = ("open", "mkdir", "symlink", "link", "replace", "rename", "fsync", "unlink", "rmdir", "chmod", "chown")
@@ -19,7 +19,7 @@ DONE, FAILED, HALF, KILLED = 0, 10, 11, -9
 def in_child(work: Callable[[], object]) -> int:
     """Return the exit code of a process that does some work: DONE, FAILED (refused), HALF, or minus the signal."""
     from initaudit.errors import InitauditError
-    from initaudit.formats.journal import HalfWrittenError
+    from initaudit.formats.writing.journal import HalfWrittenError
 
     child = os.fork()
     if not child:
@@ -114,7 +114,7 @@ def one(folder: Path) -> Path:
 
 
 def stages(folder: Path) -> list[str]:
-    return [name for name in names(folder) if name.startswith(journal.PREFIX)]
+    return [name for name in names(folder) if name.startswith(interrupted.PREFIX)]
 
 
 def after_fix(make: Callable[[Path], Path], folder: Path, *wanted: str) -> dict[str, bytes]:

@@ -15,8 +15,9 @@ import pytest
 from initaudit import formats
 from initaudit.edits import Edit, FilePlan, Patch
 from initaudit.errors import ReadError, UnsupportedError, UsageError, WriteError
-from initaudit.formats import journal, targets, writing
-from initaudit.formats.staging import write_copy
+from initaudit.formats import interrupted, writing
+from initaudit.formats.writing import targets
+from initaudit.formats.writing.copying import write_copy
 from tests.formats.models_on_disk import edits, held, names, sharded, single, values
 
 
@@ -482,7 +483,7 @@ def test_a_file_that_is_not_the_one_that_was_read(tmp_path: Path) -> None:
 
 def test_stages_are_not_taken_for_models_and_not_copied(tmp_path: Path) -> None:
     index = sharded(tmp_path / "model")
-    left = tmp_path / "model" / f"{journal.PREFIX}{'0' * 16}" / "new"
+    left = tmp_path / "model" / f"{interrupted.PREFIX}{'0' * 16}" / "new"
     left.mkdir(parents=True)
     single(left / "model.safetensors")
     assert len(formats.read(tmp_path / "model").tensors) == 6

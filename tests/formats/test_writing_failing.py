@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from initaudit.formats import journal, writing
+from initaudit.formats import interrupted, writing
+from initaudit.formats.writing import journal
 from tests.formats.crashes import DONE, FAILED, HALF, KILLED, Steps, after_fix, fixing, in_child, one, runs, stages
 from tests.formats.models_on_disk import held, names, sharded
 
@@ -59,7 +60,7 @@ def test_several_files_and_a_system_that_fails_at_every_step(tmp_path: Path, fai
         if code == FAILED:
             assert now == old, step
         if code == HALF or now not in (old, new):
-            assert journal.JOURNAL in names(index.parent)
+            assert interrupted.JOURNAL in names(index.parent)
         writing.recover(index)
         assert held(index.parent) in (old, new), step
         assert stages(index.parent) == []

@@ -11,7 +11,8 @@ import pytest
 
 from initaudit import formats
 from initaudit.errors import ReadError, WriteError
-from initaudit.formats import journal, writing
+from initaudit.formats import interrupted, writing
+from initaudit.formats.writing import journal
 from tests.formats.crashes import DONE, FAILED, HALF, Steps, after_fix, fixing, in_child, one, stages
 from tests.formats.models_on_disk import edits, held, names, sharded, values
 
@@ -37,11 +38,11 @@ def test_a_commit_of_another_program_that_still_runs_is_not_disturbed(tmp_path: 
     with writing.stage(index, edits(index), in_place=True) as staged:
         folder = staged.path.parent.parent
         moves = [journal.Move("new/config.json", "config.json")]
-        (index.parent / journal.JOURNAL).write_bytes(journal._text(folder.name, moves, undo=False))
+        (index.parent / interrupted.JOURNAL).write_bytes(journal._text(folder.name, moves, undo=False))
         assert in_child(lambda: writing.recover(index)) == FAILED
         with pytest.raises(WriteError, match="another repair"):
             staged.commit()
-    (index.parent / journal.JOURNAL).unlink()
+    (index.parent / interrupted.JOURNAL).unlink()
 
 
 def test_a_lock_that_the_file_system_does_not_have_falls_back_on_the_process(
@@ -85,14 +86,14 @@ def test_a_journal_from_a_stranger_moves_nothing_out_of_its_folder(tmp_path: Pat
     import hashlib
 
     root = tmp_path / "model"
-    stage = root / f"{journal.PREFIX}{'a' * 16}"
+    stage = root / f"{interrupted.PREFIX}{'a' * 16}"
     (stage / "new").mkdir(parents=True)
     (stage / "new" / "x").write_text("evil")
     (stage / "lock").write_text("")
     (root / "link").symlink_to(tmp_path)
     (tmp_path / "victim").write_text("mine")
     body = json.dumps({"stage": stage.name, "undo": False, "moves": moves}).encode()
-    (root / journal.JOURNAL).write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    (root / interrupted.JOURNAL).write_bytes(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
     with pytest.raises(WriteError, match="not one that was written here"):
         journal.recover(root)
     assert (tmp_path / "victim").read_text() == "mine"
@@ -103,7 +104,7 @@ def test_a_journal_names_only_a_stage_beside_it(tmp_path: Path, stage: str) -> N
     root = tmp_path / "model"
     root.mkdir()
     (tmp_path / "elsewhere").mkdir()
-    (root / journal.JOURNAL).write_bytes(journal._text(stage, [journal.Move("new/x", "x")], undo=False))
+    (root / interrupted.JOURNAL).write_bytes(journal._text(stage, [journal.Move("new/x", "x")], undo=False))
     with pytest.raises(WriteError, match="not one that was written here"):
         journal.recover(root)
 
@@ -112,16 +113,16 @@ def test_a_stage_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("mine")
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / f"{journal.PREFIX}{'b' * 16}").symlink_to(tmp_path / "precious")
+    (tmp_path / "model" / f"{interrupted.PREFIX}{'b' * 16}").symlink_to(tmp_path / "precious")
     journal.recover(tmp_path / "model")
     assert (tmp_path / "precious" / "file").read_text() == "mine"
 
 
 def test_a_journal_that_was_cut_off_means_that_nothing_was_renamed(tmp_path: Path) -> None:
     index = sharded(tmp_path / "m")
-    text = journal._text(f"{journal.PREFIX}{'0' * 16}", [journal.Move("new/a", "a")], undo=False)
+    text = journal._text(f"{interrupted.PREFIX}{'0' * 16}", [journal.Move("new/a", "a")], undo=False)
     for length in range(0, len(text), 7):
-        (index.parent / journal.JOURNAL).write_bytes(text[:length])
+        (index.parent / interrupted.JOURNAL).write_bytes(text[:length])
         assert "changed nothing yet" in writing.recover(index)[0]
         assert stages(index.parent) == []
 

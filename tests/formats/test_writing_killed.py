@@ -10,7 +10,8 @@ import pytest
 
 from initaudit import formats
 from initaudit.errors import ReadError
-from initaudit.formats import journal, writing
+from initaudit.formats import interrupted, writing
+from initaudit.formats.writing import journal
 from tests.formats.crashes import DONE, KILLED, Steps, after_fix, count_steps, fixing, in_child, one, runs, stages
 from tests.formats.models_on_disk import held, names, sharded
 
@@ -32,7 +33,7 @@ def test_one_file_killed_at_every_step_is_the_old_or_the_new_one(tmp_path: Path)
         got = path.read_bytes()
         assert got in (old["m.safetensors"], new["m.safetensors"]), step
         seen.add(got)
-        assert journal.JOURNAL not in names(path.parent)
+        assert interrupted.JOURNAL not in names(path.parent)
         assert writing.recover(path) == ()
         assert names(path.parent) == ["m.safetensors"], step
     assert len(seen) == 2
@@ -69,7 +70,7 @@ def test_killed_while_finishing_what_was_killed(tmp_path: Path) -> None:
         index = sharded(folder)
         work = fixing(index)
         assert in_child(lambda: (Steps(1, kill=True, only="replace").install(), work())) == KILLED  # type: ignore[misc]
-        assert journal.JOURNAL in names(folder)
+        assert interrupted.JOURNAL in names(folder)
         return index
 
     index = half(tmp_path / "count")
@@ -122,8 +123,8 @@ def test_files_are_on_the_disk_before_they_take_their_names(tmp_path: Path) -> N
 
         def replace(old: str, new: str) -> None:
             assert Path(old).stat().st_ino in synced
-            stage = next(root.glob(f"{journal.PREFIX}?*[0-9a-f]"))
-            assert (root / journal.JOURNAL).stat().st_ino in synced
+            stage = next(root.glob(f"{interrupted.PREFIX}?*[0-9a-f]"))
+            assert (root / interrupted.JOURNAL).stat().st_ino in synced
             renamed.append(new)
             for folder in (root, stage, stage / "new", stage / "old"):
                 assert folder.stat().st_ino in synced or len(renamed) > 1, folder

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from initaudit import formats
 from initaudit.edits import Edit
 from initaudit.errors import ReadError, UnsupportedError
-from initaudit.formats.journal import JOURNAL
+from initaudit.formats.interrupted import JOURNAL
 from initaudit.formats.onnx.derivations import Derivations
 from initaudit.types import Array, Tensor
 from tests.formats.onnx_edits import drawn, edit, opened, shaped, value, written
@@ -58,6 +58,14 @@ def test_weight_norm_is_undone_whatever_nodes_make_it(tmp_path: Path, kind: str,
     held = {t.name: numpy_helper.to_array(t) for t in onnx.load(out).graph.initializer}
     np.testing.assert_allclose(held["g"].reshape(-1), np.sqrt(np.square(new).sum((1, 2))), rtol=max(close, 1e-5))
     assert out.stat().st_size == path.stat().st_size
+
+
+def test_rows_of_zeros_under_weight_norm_are_no_nan(tmp_path: Path) -> None:
+    path = _normed(tmp_path, "by its norm", np.float32)
+    new = drawn((6, 3, 2))
+    new[2] = 0
+    out = written(path, [Edit(value(formats.read(path), "w"), lambda: new)])
+    np.testing.assert_allclose(opened(out, {})[0], new, rtol=1e-6)
 
 
 def test_units_of_a_normed_weight_that_are_not_edited_keep_their_bits(tmp_path: Path) -> None:

@@ -131,6 +131,24 @@ def test_two_spellings_of_one_file_are_one_plan(tmp_path: Path) -> None:
     np.testing.assert_array_equal(named(formats.read(out), "b").load(), drawn((3, 5), 2))
 
 
+def test_a_checksum_goes_with_what_it_was_of(tmp_path: Path) -> None:
+    proto = _model()
+    for tensor in proto.graph.initializer:
+        (tmp_path / tensor.name).write_bytes(tensor.raw_data)
+        _outside(tensor, tensor.name, 0)
+        tensor.external_data.add(key="checksum", value="0" * 40)
+    path = save(proto, tmp_path)
+    mine, *_ = formats.plan(path, [edit(named(formats.read(path), "a"))])
+    out = applied(mine, tmp_path / "out.onnx")
+    now = onnx.load(out, load_external_data=False)
+    assert [[e.key for e in t.external_data] for t in now.graph.initializer] == [
+        ["location", "offset", "length"],
+        ["location", "offset", "length", "checksum"],
+    ]
+    proto.graph.initializer[0].external_data.pop()
+    assert now == proto
+
+
 def _at(folder: Path, where: str, offsets: tuple[int, int]) -> Path:
     proto = _model()
     for tensor, at in zip(proto.graph.initializer, offsets, strict=True):

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from initaudit import formats
 from initaudit.edits import Edit
 from initaudit.errors import UnsupportedError
+from initaudit.formats.onnx.derivations import Derivations
 from initaudit.layers import infer
 from initaudit.types import Array, Tensor
 from tests.formats.onnx_edits import changed, drawn, edit, named, opened, shaped, written
@@ -164,18 +165,21 @@ def test_a_number_repeated_by_expand_becomes_a_constant(tmp_path: Path) -> None:
     held = {"one": np.ones(1, np.float32), "s": np.array([5], INTS)}
     path = save(shaped(model(nodes, held, inputs=(value("x", [5]),)), 5), tmp_path)
     tensor = _shown(path, "w")
-    assert tensor.strides == (0,)
+    assert (tensor.name, tensor.shape) == ("w", (5,))
     out = written(path, [edit(tensor)])
     np.testing.assert_array_equal(opened(out, {"x": np.full(5, 2, np.float32)})[0], drawn((5,)) * 2 + 1)
     assert onnx.load(out).graph.initializer == onnx.load(path).graph.initializer
 
 
-def test_what_turned_a_repeated_number_becomes_the_constant(tmp_path: Path) -> None:
-    nodes = [_node("Expand", ["one", "s"], ["w"]), _node("Transpose", ["w"], ["y"], perm=[1, 0])]
-    path = _file(tmp_path, nodes, {"one": np.ones((1, 1), np.float32), "s": np.array([4, 3], INTS)}, 3, 4)
-    out = written(path, [edit(_shown(path, "y"))])
-    np.testing.assert_array_equal(opened(out, {})[0], drawn((3, 4)))
-    half = replace(_shown(path, "y"), shape=(3, 2))
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_repeated_row_becomes_a_constant_where_it_is_used(tmp_path: Path, turned: bool) -> None:
+    nodes = [_node("Expand", ["row", "s"], ["w"]), _node("Transpose", ["w"], ["y"], perm=[1, 0])]
+    path = _file(tmp_path, nodes, {"row": weights(1, 3), "s": np.array([4, 3], INTS)}, 3, 4)
+    tensor = _shown(path, "y" if turned else "w")
+    assert 0 in (tensor.strides or ())
+    out = written(path, [edit(tensor)])
+    np.testing.assert_array_equal(opened(out, {})[0], drawn((3, 4)) if turned else drawn((4, 3)).T)
+    half = replace(tensor, shape=(3, 2))
     with pytest.raises(UnsupportedError, match="one stored value is used in several places"):
         formats.plan(path, [edit(half)])
 
@@ -261,6 +265,8 @@ def test_weights_of_operators_on_integers_are_refused(tmp_path: Path) -> None:
     weight = next(layer.weight for layer in layers if layer.kind == "linear")
     with pytest.raises(UnsupportedError, match="q: is quantised"):
         formats.plan(path, [edit(weight)])
+    with pytest.raises(UnsupportedError, match="q: is quantised"):
+        Derivations.of(formats.read(path)).origins(weight)
 
 
 def test_a_tensor_of_another_file_is_refused(tmp_path: Path) -> None:

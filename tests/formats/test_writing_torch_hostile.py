@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 import zipfile
@@ -144,19 +143,3 @@ def test_random_damage_never_moves_a_patch(tmp_path: Path) -> None:
         assert len(places_changed - inside) <= 12
         assert (places_changed - inside) <= allowed | set(range(start - 200, start)) | set(range(directory, len(data)))
     assert refused > 50
-
-
-def test_no_file_of_its_own_in_a_pickled_string(tmp_path: Path) -> None:
-    """A compressed archive in a pickle cannot grow: the pickle tells its length."""
-    import pickle
-
-    from tests.formats.torch_files import Call
-
-    out = io.BytesIO()
-    torch.save(torch.randn(40).untyped_storage(), out)
-    storage = Call(torch.storage._load_from_bytes, rezip(out.getvalue(), method=zipfile.ZIP_DEFLATED))
-    tensor = Call(torch._utils._rebuild_tensor_v3, storage, 0, (40,), (1,), False, {}, torch.float32)
-    path = tmp_path / "model.pkl"
-    path.write_bytes(pickle.dumps({"a": tensor}, 4))
-    with pytest.raises(UnsupportedError, match="no room"):
-        plan(path)

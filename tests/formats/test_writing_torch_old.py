@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,19 @@ import pytest
 from initaudit import formats
 from initaudit.edits import Edit
 from initaudit.errors import UnsupportedError
-from tests.formats.torch_edits import changed_bytes, checksums, drawn, edited, lying, made, named, redrawn, sound
-from tests.formats.torch_files import Call, save
+from tests.formats.torch_edits import (
+    changed_bytes,
+    checksums,
+    drawn,
+    edited,
+    framed,
+    lying,
+    made,
+    named,
+    redrawn,
+    sound,
+)
+from tests.formats.torch_files import Call, rezip, save
 
 torch: Any = pytest.importorskip("torch")
 
@@ -171,6 +183,24 @@ def test_archives_inside_a_pickle(tmp_path: Path, protocol: int) -> None:
             assert sound(tmp_path / "inner.pt")
     for name, value in new.items():
         assert np.array_equal(named(target)[name].load(), value.astype("f4"))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("size", [40, 200, 40000])
+def test_packed_archive_inside_a_pickle(tmp_path: Path, protocol: int, size: int) -> None:
+    """Its storage is stored anew, so it becomes longer, and so does the string that it is."""
+    out = io.BytesIO()
+    torch.save(torch.zeros(size).untyped_storage(), out)
+    storage = Call(torch.storage._load_from_bytes, rezip(out.getvalue(), method=zipfile.ZIP_DEFLATED))
+    tensor = Call(torch._utils._rebuild_tensor_v3, storage, 0, (size,), (1,), False, {}, torch.float32)
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"a": tensor, "b": np.ones(3), "c": "end"}, protocol))
+    target, new = redrawn(path, ["a"], "edited.pkl")
+    assert target.stat().st_size > path.stat().st_size
+    assert framed(target.read_bytes()) == (protocol > 3)
+    found = pickle.loads(target.read_bytes())
+    assert torch.equal(found["a"], torch.tensor(new["a"]).float())
+    assert np.array_equal(found["b"], np.ones(3)) and found["c"] == "end"
 
 
 def test_views_that_disagree_are_refused(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+import pickletools
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -127,5 +127,10 @@ def sound(path: Path) -> bool:
     return True
 
 
-def crc(data: bytes) -> int:
-    return zlib.crc32(data)
+def framed(data: bytes) -> bool:
+    """Whether a pickle has parts that tell their lengths; each must end where an instruction ends."""
+    operations = [(operation.name, argument, at or 0) for operation, argument, at in pickletools.genops(data)]
+    places = {at for _, _, at in operations} | {len(data)}
+    ends = [at + 9 + int(length or 0) for name, length, at in operations if name == "FRAME"]
+    assert places.issuperset(ends)
+    return bool(ends)

@@ -25,7 +25,8 @@ def recipes(model: Model, every: bool = False) -> list[Recipe]:
     out: list[Recipe] = []
     for layer in layers.infer(model)[0]:
         if every or layer.kind in WEIGHTED:
-            own = next((t for t in model.tensors if t.name == layer.weight.name), layer.weight)
+            known = (t for t in model.tensors if (t.name, t.shape) == (layer.weight.name, layer.weight.shape))
+            own = next(known, layer.weight)
             one = Recipe(measured(layer), own, "lsuv", "--all")
             out += [one, *drawing.companions(one)]
     return out
@@ -38,8 +39,9 @@ def draw(recipe: Recipe) -> Any:
 def scaled(net: nn.Module, data: Any, *, every: bool = False, examples: Any = None, **settings: Any) -> Calibrated:
     """Scale the weights of a module in place; `data` is by argument, or the only one."""
     net.eval()
-    given = examples if examples is not None else {k: v[:2] for k, v in data.items()} if isinstance(data, dict) else data[:2]
-    model = reading.read(net, given)
+    if examples is None:
+        examples = {name: value[:2] for name, value in data.items()} if isinstance(data, dict) else data[:2]
+    model = reading.read(net, examples)
     todo = recipes(model, every)
     done = calibrate(model, todo, draw, data=data, **settings)
     state = {**dict(net.named_parameters(remove_duplicate=False)), **dict(net.named_buffers())}

@@ -266,7 +266,7 @@ def test_repeated_blocks_are_one_loop():
     told = body(emit(plan_of(["stem", *names, "head"])))
     assert [line for line in told if line.startswith("for")] == ["for n in range(12):"]
     assert sum("kaiming_normal_" in line for line in told) == 5
-    assert any("layers.0.q ... layers.11.q: INI501 vanishing-signal" in line for line in told)
+    assert any("layers.{n}.q: INI501 vanishing-signal" in line for line in told)
     assert any('get_parameter(f"layers.{n}.mlp.0.weight")' in line for line in told)
     model = run(
         emit(plan_of(["stem", *names, "head"])), Model(**{f"{n}.weight": (6, 5) for n in ["stem", *names, "head"]})
@@ -292,6 +292,14 @@ def test_every_layer_says_what_was_wrong_and_what_it_gets():
     assert "was all 0.25; now he (followed by relu)" in text
     assert "`initaudit fix` chose for net.pt" in text
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_long_names_get_lines_of_their_own():
+    name = ".".join(["transformer", "encoder", "layers", "0", "attention", "self", "projections", "query", "inner"])
+    text = emit(plan_of([name], "orthogonal:gain=1.2345"))
+    assert max(map(len, text.splitlines())) <= 120
+    assert "torch.nn.init.orthogonal_(w, gain=1.2345)" in text
+    run(text, Model(**{f"{name}.weight": (6, 5)}))
 
 
 def test_nothing_to_do_is_still_a_module():

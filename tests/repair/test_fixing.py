@@ -159,6 +159,14 @@ def test_a_trained_or_meta_module_is_refused(tmp_path):
         initaudit.fix(net())
 
 
+def test_lsuv_on_a_module(monkeypatch):
+    module = net()
+    repair = initaudit.fix(module, inputs(), scheme="lsuv", all=True, data=torch.randn(256, 32))
+    assert (repair.code, len(repair.reached)) == (0, 5)
+    assert all(one.variance == pytest.approx(1, abs=0.05) for one in repair.reached)
+    assert initaudit.check(module, inputs()).verdict == "healthy"
+
+
 # ---- files
 
 

@@ -12,7 +12,7 @@ from initaudit.formats.dcp import METADATA
 from initaudit.formats.dcp.chunks import Chunk, assembled
 from initaudit.formats.dcp.files import Files
 from initaudit.formats.dcp.shards import sharded_headers
-from initaudit.formats.journal import refuse_interrupted
+from initaudit.formats.interrupted import refuse_interrupted
 from initaudit.formats.mapped import MappedFile
 from initaudit.formats.sharded import inside
 from initaudit.formats.torch.model import build

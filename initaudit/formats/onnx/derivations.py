@@ -29,7 +29,9 @@ class Derivations:
 
     def __init__(self, constants: Mapping[str, Tensor], tensors: Iterable[Tensor] = ()) -> None:
         self.wholes: dict[str, Tensor] = {}  # what is worked out, by storage
-        self._known = {tensor.storage or tensor.name for tensor in (*tensors, *constants.values())}
+        self._kinds: dict[str, set[str]] = {}  # element types in which a storage is shown
+        for tensor in (*tensors, *constants.values()):
+            self._kinds.setdefault(tensor.storage or tensor.name, set()).add(tensor.dtype)
         self._depths: dict[str, int] = {}  # steps one after the other
         for tensor in constants.values():
             self._walk(tensor)
@@ -47,9 +49,12 @@ class Derivations:
         """
         out: list[Tensor] = []
         for edit in self.split([Edit(tensor, _ones(tensor))]):
+            kinds = self._kinds.get(edit.tensor.storage or edit.tensor.name, set())
+            if kinds and edit.tensor.dtype not in kinds:
+                raise UnsupportedError(f"{tensor.name}: {QUANTISED}")
             if edit.tensor.parts:
                 raise UnsupportedError(f"{tensor.name}: is worked out from {listed(tensor.parts)} when it is used")
-            if (edit.tensor.storage or edit.tensor.name) not in self._known:
+            if not kinds:
                 raise UnsupportedError(f"{tensor.name}: does not lie in the file as it is used")
             out.append(edit.tensor)
         return tuple(out)

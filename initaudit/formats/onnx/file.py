@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from initaudit.errors import CorruptFileError, ReadError
-from initaudit.formats.journal import refuse_interrupted
 from initaudit.formats.mapped import MappedFile
 from initaudit.formats.onnx.graph import flatten
 from initaudit.formats.onnx.proto import GRAPH_SCHEMA, MODEL_SCHEMA, parse_model
@@ -71,8 +70,6 @@ def read(path: Path) -> Model:
     source = Source(file)
     record = parse_model(source.message)
     graph, tensors, skipped = flatten(record, source)
-    if source.outside:
-        refuse_interrupted(path.parent)
     return Model(str(path), "onnx", _detail(record), tensors, graph, skipped=skipped)
 
 

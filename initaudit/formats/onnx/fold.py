@@ -216,6 +216,8 @@ def _expand(inputs: Inputs, attrs: Attrs, outputs: int) -> tuple[Tensor, ...]:
     shape = np.broadcast_shapes(x.shape, tuple(integers(_at(inputs, 1))))
     if shape == x.shape:
         return (x,)
+    if x.size == 1 and x.is_float and math.prod(shape) > 1:  # a weight of its own, as ConstantOfShape makes them
+        return (filled(shape, x.dtype, x.load().reshape(())),)
     lead = len(shape) - len(x.shape)
     strides = [0] * lead + [
         0 if e == 1 != full else s for s, e, full in zip(strides_of(x), x.shape, shape[lead:], strict=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from initaudit.dtypes import numpy_dtype
 from initaudit.errors import CorruptFileError, ReadError, UnsafeFileError
+from initaudit.formats.interrupted import refuse_interrupted
 from initaudit.formats.mapped import MappedFile
 from initaudit.formats.onnx.protobuf import BYTES, FIXED32, FIXED64, Message, varint_count, varints
 from initaudit.formats.onnx.records import Span, SparseRecord, TensorRecord
@@ -63,11 +64,6 @@ class Source:
         self._made: dict[int, Tensor | Skip] = {}
         self._records: dict[int, TensorRecord] = {}
         self.sparse_ones: dict[str, SparseRecord] = {}  # by the storage of their tensors
-
-    @property
-    def outside(self) -> bool:
-        """Whether a tensor lies in another file than the model."""
-        return bool(self._external)
 
     def stored(self) -> Iterator[tuple[TensorRecord, Tensor]]:
         """Yield every tensor that was handed out, with its record."""
@@ -159,6 +155,7 @@ class Source:
         posix, windows = PurePosixPath(location), PureWindowsPath(location)
         if "\0" in location or posix.is_absolute() or windows.anchor or ".." in windows.parts:
             raise UnsafeFileError(f"tensor {name!r} lies outside the model's folder: {location!r}")
+        refuse_interrupted(self.file.path.parent)
         path = self.file.path.parent.joinpath(*windows.parts if "\\" in location else posix.parts)
         try:
             if not path.is_file():

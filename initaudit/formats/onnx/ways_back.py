@@ -53,7 +53,8 @@ def _weight_norm(whole: Tensor) -> WayBack | None:
     axes = tuple(axis for axis, extent in enumerate(lined) if extent == 1)
 
     def values(w: Array) -> tuple[Array, Array]:
-        return w, np.sqrt(np.square(w.astype(np.float64)).sum(axes, keepdims=True)).reshape(g.shape)
+        norm = np.sqrt(np.square(w.astype(np.float64)).sum(axes, keepdims=True))
+        return np.where(norm > 0, w, 1.0), norm.reshape(g.shape)  # of a row of zeros g is zero, and v / |v| a number
 
     def masks(changed: Array) -> tuple[Array, Array]:
         lines = changed.any(axes, keepdims=True)

@@ -19,7 +19,7 @@ from initaudit.formats.onnx.graph import collect
 from initaudit.formats.onnx.proto import parse_model
 from initaudit.formats.onnx.scope import Flat
 from initaudit.formats.onnx.tensors import Source
-from initaudit.formats.onnx.writing_external import data_files, renamed
+from initaudit.formats.onnx.writing_external import data_files, retold
 from initaudit.formats.onnx.writing_sources import Gathered, Sources
 from initaudit.formats.onnx.writing_splices import Splice, frames, spliced
 from initaudit.formats.patching import in_order
@@ -60,13 +60,11 @@ class _Writing:
 
     def _own(self, names: Mapping[Path, str]) -> FilePlan:
         """Return the plan of the model itself, with data files named otherwise."""
-        real = {os.path.realpath(path): name for path, name in names.items()}
-        locations = {
-            location: real[os.path.realpath(path)]
-            for location, path in self.files.items()
-            if os.path.realpath(path) in real
-        }
-        splices = [*self.splices, *renamed(self.model, self.source.message, locations)]
+        new = {os.path.realpath(path): name for path, name in names.items()}
+        real = {location: os.path.realpath(path) for location, path in self.files.items()}
+        locations = {location: new[path] for location, path in real.items() if path in new}
+        stale = {location for location, path in real.items() if self.patches.get(path)}
+        splices = [*self.splices, *retold(self.model, self.source.message, locations, stale)]
         file = self.source.file
         patches = [*self.patches.get(os.path.realpath(file.path), ()), *spliced(splices, file.size)]
         return FilePlan(file.path, in_order(patches), named=self._own)

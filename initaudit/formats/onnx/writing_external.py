@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from initaudit.errors import ReadError
@@ -27,26 +27,29 @@ def data_files(model: ModelRecord, source: Source) -> dict[str, Path]:
     return found
 
 
-def renamed(model: ModelRecord, message: Message, names: Mapping[str, str]) -> list[Splice]:
-    """Return the splices that give external files other names.
+def retold(model: ModelRecord, message: Message, names: Mapping[str, str], stale: Collection[str]) -> list[Splice]:
+    """Return the splices that give external files other names, and take out checksums of those that change.
 
     Args:
         model: the records of the file.
         message: the whole file.
         names: new location by old one.
+        stale: locations of files that change.
     """
-    records = {record.at: record for record in _tensors(model) if _location(record) in names}
+    records = {record.at: record for record in _tensors(model) if _location(record) in {*names, *stale}}
     out = []
     for at, around in frames(message, records).items():
         own = message.nested(at, around[-1].stop)
-        new = tagged(_VALUE, names[_location(records[at])].encode())
+        location = _location(records[at])
         for piece in pieces(own):
             if piece.number != _ENTRY or piece.wire != BYTES:
                 continue
-            entry = own.nested(piece.start, piece.stop)
-            fields = {inner.number: inner for inner in pieces(entry)}
-            if _KEY in fields and _VALUE in fields and own.text(*fields[_KEY][3:]) == "location":
-                old = fields[_VALUE]
+            fields = {inner.number: inner for inner in pieces(own.nested(piece.start, piece.stop))}
+            said = own.text(*fields[_KEY][3:]) if _KEY in fields else ""
+            if said == "checksum" and location in stale:
+                out.append(Splice(piece.begin, piece.stop, 0, bytes, around))
+            elif said == "location" and location in names and _VALUE in fields:
+                new, old = tagged(_VALUE, names[location].encode()), fields[_VALUE]
                 out.append(Splice(old.begin, old.stop, len(new), _giving(new), (*around, frame(own, piece))))
     return out
 

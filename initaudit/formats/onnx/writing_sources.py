@@ -50,7 +50,8 @@ class Sources:
                 self.records[storage] = sparse.values
         self._derivations = Derivations(flat.constants)
         self._repeated: dict[object, list[str]] = {}
-        filled = {name for name, node in flat.folded.items() if node.op == "ConstantOfShape"}
+        shown = ((name, flat.constants[name]) for name in flat.folded)
+        filled = {name for name, tensor in shown if not tensor.storage and tensor.name == name}
         self._made = filled | flat.numbers.keys()  # values that have no storage but their name
         if not self._made.isdisjoint((*self.stored, *self._derivations.wholes)):
             raise UnsupportedError("a value of the graph is called what only places in a file are")

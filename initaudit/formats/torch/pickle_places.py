@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from initaudit.formats.torch.changes import Bytes
 from initaudit.formats.torch.pickle import Buffer, MakeUnpickler, Unpickler
 
 _PREFIX = {b"B": 4, b"C": 1, b"\x8e": 8, b"\x96": 8, b"T": 4, b"U": 1}  # bytes of the length before the content
+_LONGER = {b"C": b"B", b"U": b"T", b"B": b"\x8e"}
 _TEXT = {b"X": 4, b"\x8c": 1, b"\x8d": 8}
 _LINES = (b"S", b"V")
 
@@ -26,7 +27,6 @@ class Place:
     stop: int
     code: bytes  # the instruction
     encoding: str = ""  # of the text that it was made of; empty for bytes as they are
-    framed: bool = False  # a length before it, with other things in it, would change too
 
     @property
     def plain(self) -> bool:
@@ -34,23 +34,23 @@ class Place:
         return not self.encoding and self.code in _PREFIX
 
     def encoded(self, data: Bytes) -> bytes:
-        """Return the instruction that makes these bytes.
+        """Return an instruction that makes these bytes.
 
         Raises:
-            UnsupportedError: it would be longer in a place where there is no room.
+            UnsupportedError: they were text, and nothing tells how it became bytes.
         """
-        if not self.encoding and self.code != b"S":
-            raise UnsupportedError("values that are written as text, without their encoding")
         if self.code == b"S":
-            made = b"S" + repr(bytes(data))[1:].encode() + b"\n"
-        elif self.code == b"V":
-            made = b"V" + _raw_unicode(bytes(data).decode(self.encoding)) + b"\n"
-        else:
-            raw = bytes(data).decode(self.encoding).encode("utf-8", "surrogatepass")
-            made = self.code + len(raw).to_bytes(_TEXT[self.code], "little") + raw
-        if self.framed and len(made) != self.stop - self.at:
-            raise UnsupportedError("values that are written as text in a framed pickle have no room for others")
-        return made
+            return b"S" + repr(bytes(data))[1:].encode() + b"\n"
+        if self.plain:
+            code = self.code if len(data) < 1 << 8 * _PREFIX[self.code] else _LONGER[self.code]
+            return code + len(data).to_bytes(_PREFIX[code], "little") + data
+        if not self.encoding:
+            raise UnsupportedError("values that are written as text, without their encoding")
+        text = bytes(data).decode(self.encoding)
+        if self.code == b"V":
+            return b"V" + _raw_unicode(text) + b"\n"
+        raw = text.encode("utf-8", "surrogatepass")
+        return self.code + len(raw).to_bytes(_TEXT[self.code], "little") + raw
 
 
 def _raw_unicode(text: str) -> bytes:
@@ -59,11 +59,22 @@ def _raw_unicode(text: str) -> bytes:
     return text.encode("raw-unicode-escape")
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A part of a pickle whose length is told ahead."""
+
+    origin: object  # of the pickle
+    at: int  # the length, eight bytes
+    start: int
+    stop: int
+
+
 @dataclass(slots=True)
 class Places:
     """The byte strings of all pickles of a file by the object that the reader made of them."""
 
     found: dict[int, tuple[object, Place]] = field(default_factory=dict)
+    frames: list[Frame] = field(default_factory=list)
 
     @property
     def unpickler(self) -> MakeUnpickler:
@@ -90,19 +101,20 @@ class _Noting(Unpickler):
     ) -> None:  # fmt: skip
         super().__init__(data, start, persistent, origin)
         self._places = places
-        self._framed = False
 
     def framed(self) -> None:
         """Run the instruction that tells a length ahead."""
+        at = self.pos
         self.check_frame()
-        self._framed = True
+        stop = self.pos + int.from_bytes(self.data[at : at + 8], "little")
+        self._places.frames.append(Frame(self.origin, at, self.pos, stop))
 
     def noted(self, code: bytes, operation: Callable[[Unpickler], object]) -> None:
         """Run an instruction that makes a string."""
         at = self.pos - 1
         operation(self)
         prefix = _PREFIX.get(code, _TEXT.get(code, 0))
-        place = Place(self.origin, at, at + 1 + prefix, self.pos, code, framed=self._framed)
+        place = Place(self.origin, at, at + 1 + prefix, self.pos, code)
         self._places.note(self.stack[-1], place)
 
     def call(self, func: object, args: object, kwargs: dict[object, object] | None = None) -> object:
@@ -111,8 +123,7 @@ class _Noting(Unpickler):
         if isinstance(value, bytes) and isinstance(args, tuple) and len(args) == 2 and isinstance(args[1], str):
             place = self._places.find(args[0])
             if place is not None and place.code in (*_TEXT, b"V"):
-                made = Place(place.origin, place.at, place.start, place.stop, place.code, args[1], place.framed)
-                self._places.note(value, made)
+                self._places.note(value, replace(place, encoding=args[1]))
         return value
 
 

@@ -37,7 +37,6 @@ class Tracer(Unpickler):
         self.pids: dict[int, Made] = {}  # by the byte where the id begins
         self.puts: list[tuple[Span, int]] = []  # what is remembered where, under which number
         self.gets: dict[int, list[Span]] = {}  # by that number
-        self.framed = False  # whether lengths are told ahead
         self.numbered = False  # whether what is remembered has its number from the order
         self._starts: list[int] = []
         self._marks: list[tuple[list[int], int]] = []
@@ -47,7 +46,6 @@ class Tracer(Unpickler):
         """Run an instruction and keep the tracks of its values."""
         at, marks = self.pos - 1, len(self.marks)
         spans = self._elements(code, at)
-        self.framed |= code == b"\x95"
         taken = self.stack[-1] if code in b"RQ" and self.stack else None
         operation(self)
         if len(self.marks) > marks:

@@ -18,7 +18,7 @@ from initaudit.formats.mapped import MappedFile
 from initaudit.formats.patching import check_writable, element_patches
 from initaudit.formats.torch import expanded, files
 from initaudit.formats.torch.changes import Change, Work
-from initaudit.formats.torch.pickle_places import Place, Places
+from initaudit.formats.torch.pickle_places import Frame, Place, Places
 from initaudit.formats.torch.storage import Blob, Member, Source, Storage, Window
 from initaudit.formats.torch.tensor import CAST
 from initaudit.formats.torch.zip_changes import ArchiveWork
@@ -162,8 +162,6 @@ class _StringNode(_Node):
         if place.plain and not self.work.growth:
             self.above.work.include(self.work, place.start)
             return
-        if place.plain:
-            raise UnsupportedError("a compressed file inside a pickle has no room for new values")
         self.above.work.put(place.at, place.encoded(self.work.rendered(self.value)), old=place.stop - place.at)
 
 
@@ -174,7 +172,7 @@ class _Tree:
         self._places = places
         self._whole = whole
         self._store_anew = anew
-        self._anew: dict[int, tuple[_ArchiveNode, dict[object, tuple[Storage, Edit]]]] = {}
+        self._anew: dict[int, tuple[_Node, Source | Member, dict[object, tuple[Storage, Edit]]]] = {}
         self._root = _Node(None)
         self._nodes: dict[tuple[int, str], tuple[object, _Node]] = {}  # with what they are of, lest the id be reused
 
@@ -198,21 +196,44 @@ class _Tree:
         Raises:
             UnsupportedError: nor can it have a storage of its own.
         """
-        place = storage.place[0] if storage.place else None
-        if not isinstance(place, Member):
-            raise UnsupportedError(f"{edit.tensor.name} {NO_ROOM}; save it with a current torch.save first")
-        wanted = self._anew.setdefault(id(self._archive(place)), (self._archive(place), {}))[1]
+        assert storage.place is not None
+        source = storage.place[0]
+        node = self._archive(source) if isinstance(source, Member) else self._node(source)
+        wanted = self._anew.setdefault(id(node), (node, source, {}))[2]
         same = wanted.setdefault(edit.tensor.identity, (storage, edit))[1]
         if same is not edit and not np.array_equal(same.values(), edit.values(), equal_nan=True):
             raise UnsupportedError(f"{edit.tensor.name} and {same.tensor.name} are the same, but would differ")
 
     def done(self) -> Work:
         """Return what becomes of the file."""
-        for archive, wanted in self._anew.values():
-            self._store_anew(archive.archive, list(wanted.values()))
-        for _, node in sorted(self._nodes.values(), key=lambda one: -one[1].depth):
+        for holder, source, wanted in self._anew.values():
+            if isinstance(holder, _ArchiveNode):
+                self._store_anew(holder.archive, list(wanted.values()))
+            elif not isinstance(source, Member):
+                expanded.store_anew_in_legacy(holder.work, source, list(wanted.values()))
+        frames: dict[int, list[tuple[Work, Frame]]] = {}
+        for frame in self._places.frames:
+            framed = self._holder(frame.origin)
+            if framed is not None:
+                frames.setdefault(id(framed[0]), []).append((framed[1], frame))
+        for node in (*sorted((one[1] for one in self._nodes.values()), key=lambda one: -one.depth), self._root):
+            for work, frame in frames.get(id(node), ()):
+                _reframe(work, frame)
             node.close()
         return self._root.work
+
+    def _holder(self, origin: object) -> tuple[_Node, Work] | None:
+        """Return what hands on the work on a pickle, and that work; None where there is none."""
+        while isinstance(origin, Blob | Window):
+            origin = origin.origin
+        if origin is self._whole or isinstance(origin, MappedFile):
+            return self._root, self._root.work
+        if isinstance(origin, Member):
+            node = self._nodes.get((id(origin.archive), ""), (None, None))[1]
+            work = node.archive.members.get(origin.name) if isinstance(node, _ArchiveNode) else None
+            return (node, work) if node is not None and work is not None else None
+        known = self._nodes.get((id(origin), "string"))
+        return (known[1], known[1].work) if known is not None else None
 
     def _node(self, origin: object) -> _Node:
         if origin is self._whole:
@@ -250,6 +271,14 @@ class _Tree:
             raw = value.encode() if isinstance(value, str) else value
             self._nodes[key] = value, _StringNode(self._node(place.origin), raw, place)
         return self._nodes[key][1]
+
+
+def _reframe(work: Work, frame: Frame) -> None:
+    """Mend the length of a part of a pickle."""
+    inside = [change for change in work.changes if frame.start <= change.start < frame.stop]
+    growth = sum(change.length - (change.stop - change.start) for change in inside)
+    if growth:
+        work.put(frame.at, (frame.stop - frame.start + growth).to_bytes(8, "little"))
 
 
 class _Read:

@@ -111,12 +111,12 @@ class ArchiveWork:
             raw = name.encode()
             padding = -(at + _LOCAL.size + len(raw) + 4) % aligned
             extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
-            if max(at, length) >= _MAX:
-                raise UnsupportedError("a tensor that has no room in the file needs a new place beyond 4 GB")
+            if length >= _MAX:
+                raise UnsupportedError("a tensor that has no room in the file would need more than 4 GB for its own")
             checked = cache(partial(_checked, data, name, length))
             size = _LOCAL.size + len(raw) + len(extra) + length
             work.changes.append(Change(ending.start, ending.start, size, partial(_local, raw, extra, checked)))
-            entry = _CENTRAL.size + len(raw)
+            entry = len(_central(raw, length, at, lambda: (b"", 0)))
             work.changes.append(Change(ending.stop, ending.stop, entry, partial(_central, raw, length, at, checked)))
             moved += size
             directory += entry
@@ -154,6 +154,9 @@ def _local(name: bytes, extra: bytes, checked: Callable[[], tuple[Bytes, int]]) 
 
 def _central(name: bytes, length: int, at: int, checked: Callable[[], tuple[Bytes, int]]) -> bytes:
     checksum = checked()[1]
-    return _CENTRAL.pack(
-        b"PK\x01\x02", 0, 0, _UTF8, 0, 0, 0, checksum, length, length, len(name), 0, 0, 0, 0, 0, at,
-    ) + name  # fmt: skip
+    extra, version = (struct.pack("<HHQ", 1, 8, at), 45) if at >= _MAX else (b"", 0)
+    head = _CENTRAL.pack(
+        b"PK\x01\x02", version, version, _UTF8, 0, 0, 0, checksum, length, length, len(name), len(extra), 0, 0, 0, 0,
+        min(at, _MAX),
+    )  # fmt: skip
+    return head + name + extra

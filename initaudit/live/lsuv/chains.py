@@ -106,7 +106,9 @@ def _numbered(before: Layer, after: Layer) -> bool:
     """Whether the names of two layers are the same but for one number, which is larger in the second."""
     a, b = _number(before.weight.name), _number(after.weight.name)
     different = [(one[1], other[1]) for one, other in zip(a, b, strict=False) if one != other]
-    return [text for text, _ in a] == [text for text, _ in b] and len(different) == 1 and different[0][0] < different[0][1]
+    return (
+        [text for text, _ in a] == [text for text, _ in b] and len(different) == 1 and different[0][0] < different[0][1]
+    )
 
 
 def _number(name: str) -> tuple[tuple[str, int], ...]:

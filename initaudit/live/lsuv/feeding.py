@@ -5,25 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from initaudit.errors import UsageError
 from initaudit.layers.spots import Places
+from initaudit.live.lsuv.frontier import frontier
 from initaudit.live.probe import feeds
-from initaudit.live.probe.cost import MOST, MOST_BYTES, Once, exact, once
-from initaudit.live.probe.data import by_input
+from initaudit.live.probe.cost import MOST_BYTES
+from initaudit.live.probe.data import Data, by_input
 from initaudit.live.probe.examples import laws
 from initaudit.live.probe.run import _attempts, _examples
-from initaudit.live.probe.shapes import counted
 from initaudit.types import Graph, Tensor
 
 INPUTS = 32  # drawn where there are no data
+_WIDEST = 256  # of a run, where the graph leaves it open
 _LEAST = 2
 _IMAGES = (32, 28, 96, 128, 256, 384, 299)
 _PASSES = 4  # a product is made about so often
 _EASY = 1e11  # multiplications that take some seconds
+_MOST = 1e13  # multiplications that are done at all
 _ROOM = MOST_BYTES / 3  # of values that are drawn for
 _SPEED = 2.5e10  # multiplications a second of one thread
 
@@ -48,17 +49,33 @@ class Fed:
         return f"{self.inputs} inputs, about {self.macs * 2 / 1e9:.0f} GFLOP"
 
 
-def attempts(graph: Graph, places: Places, data: Any, seed: int, examples: Sequence[Tensor]) -> Iterator[Fed]:
+def attempts(
+    graph: Graph, places: Places, data: Data, seed: int, examples: Sequence[Tensor], wanted: Sequence[str]
+) -> Iterator[Fed]:
     """Yield what a graph may be fed with, the likeliest first.
 
+    Args:
+        graph: to be run.
+        places: in it.
+        data: of the user, may be empty.
+        seed: of what is drawn.
+        examples: what the caller fed the model with.
+        wanted: values of the graph that are made.
+
     Raises:
-        UsageError: the data are not finite, are all zero, or do not fit the graph's inputs.
+        UsageError: the data are not finite, are all zero, or do not fit the graph's inputs; or it is too large to run.
     """
-    given = by_input(data or {}, graph.inputs)
+    given = by_input(data, graph.inputs)
     _checked(given)
+    none = True
     for kinds in (*_attempts(places, given), *_of_other_sizes(places, given)):
         for wide in _widened(graph, kinds, given):
-            yield _fed(graph, places, wide, given, seed, examples)
+            fed = _fed(graph, wide, given, seed, examples, wanted)
+            if fed is not None:
+                none = False
+                yield fed
+    if none:
+        raise UsageError("the net is too large to run here: lsuv needs every layer's output once")
 
 
 def _of_other_sizes(places: Places, given: Mapping[str, torch.Tensor]) -> Iterator[dict[str, feeds.Kind]]:
@@ -91,43 +108,44 @@ def _widened(
     open_ = [n for n, shape in graph.inputs.items() if shape and shape[0] is None and kinds[n].shape]
     if open_ and len(open_) == len(graph.inputs):
         count = max((len(v) for v in given.values() if v.dim()), default=INPUTS)
-        rows = min(count, INPUTS)
-        if rows > feeds.batch(kinds):
-            yield {n: replace(k, shape=(rows, *k.shape[1:])) for n, k in kinds.items()}
+        divisor = max(n for n in range(1, min(count, _WIDEST) + 1) if count % n == 0)
+        for rows in (divisor, min(count, INPUTS)) if divisor > INPUTS else (min(count, INPUTS),):
+            if rows > feeds.batch(kinds):
+                yield {n: replace(k, shape=(rows, *k.shape[1:])) for n, k in kinds.items()}
     yield dict(kinds)
 
 
 def _fed(
     graph: Graph,
-    places: Places,
     kinds: Mapping[str, feeds.Kind],
     given: Mapping[str, torch.Tensor],
     seed: int,
     examples: Sequence[Tensor],
-) -> Fed:
+    wanted: Sequence[str],
+) -> Fed | None:
+    """Return what a graph is fed with on inputs of these kinds; None where not even one run of them has room.
+
+    Raises:
+        UsageError: the data do not fit.
+    """
     rows = max(1, feeds.batch(kinds))
-    one = once(places, graph, {name: kind.shape for name, kind in kinds.items()}, graph.constants)
-    if not one.sure:
-        one = exact(one, counted(graph, feeds.made(kinds, given, 1, seed)[0], graph.outputs))
+    macs, held = frontier(graph, feeds.made(kinds, given, 1, seed)[0], wanted) or (0.0, 0.0)
     count = max((len(v) for v in given.values() if v.dim()), default=0)
+    most = int(min(_MOST / max(1.0, _PASSES * macs), MOST_BYTES / max(1.0, held)))
+    if most < 1:
+        return None
     notes: list[str] = []
     if count:
         calls = _whole(count, rows)
-        most = max(1, int(min(_most(one, MOST_BYTES), MOST / max(1.0, _PASSES * one.macs))))
         if calls > most:
             notes.append(f"of {count} inputs {most * rows} are used: more would take too much memory or time")
             calls = most
     else:
-        easy = _EASY / max(1.0, _PASSES * one.macs)
-        calls = int(max(_LEAST / rows, min(math.ceil(INPUTS / rows), easy, _most(one, _ROOM))))
-        calls = max(1, calls)
+        easy = int(min(_EASY / max(1.0, _PASSES * macs), _ROOM / max(1.0, held)))
+        calls = min(most, max(math.ceil(_LEAST / rows), min(math.ceil(INPUTS / rows), easy)))
     like = laws(_examples(kinds, examples), {name: kind.word for name, kind in kinds.items()})
     made = feeds.made(kinds, given, calls, seed, like)
-    return Fed(tuple(made), calls * rows, _PASSES * one.macs * calls, tuple(notes))
-
-
-def _most(one: Once, room: float) -> float:
-    return max(1.0, (room - one.weights) / max(1.0, one.values))
+    return Fed(tuple(made), calls * rows, _PASSES * macs * calls, tuple(notes))
 
 
 def _whole(count: int, rows: int) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
 from initaudit.errors import UnsupportedError
 from initaudit.live.lsuv.meetings import RECURRENT
@@ -84,13 +83,12 @@ class Scaling:
 
     def at(self, stop: int) -> None:
         """Scale what is to be scaled after a node."""
-        with _disable_current_modes():
-            due = self._due[stop]
-            if self.sweep.graph.nodes[stop].op in RECURRENT:
-                self._unrolled([one for one, _ in due], stop)
-                return
-            for one, out in due:
-                self._scale(one, out, stop)
+        due = self._due[stop]
+        if self.sweep.graph.nodes[stop].op in RECURRENT:
+            self._unrolled([one for one, _ in due], stop)
+            return
+        for one, out in due:
+            self._scale(one, out, stop)
 
     def _unrolled(self, due: Sequence[Target], stop: int) -> None:
         why = next((w for name in self.sweep.graph.nodes[stop].outputs if name and (w := self.sweep.why(name))), "")

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from initaudit.errors import InitauditError
-from initaudit.live.probe.guard import TooLargeError
+from initaudit.live.probe.cost import pass_limits
+from initaudit.live.probe.guard import Guard, TooLargeError
 from initaudit.live.probe.lockstep import Lockstep
 from initaudit.types import Array
 
@@ -121,7 +122,8 @@ class Sweep(Lockstep):
         out = []
         for run in self._runs:
             own = {name: self._value(name, run) for name in self._uses[at]}
-            made = self._called(node, own) if node.call is not None else self._operated(node, own)
+            with Guard(*pass_limits()):
+                made = self._called(node, own) if node.call is not None else self._operated(node, own)
             out.append(list(made))
         return out
 
@@ -137,7 +139,8 @@ class Sweep(Lockstep):
             self._joined.pop(name, None)
         moves = not self._varying.isdisjoint(self._uses[at])
         try:
-            made = self._step(at, self._runs, self._varying) if moves else [self._results(node, self._runs[0])]
+            with Guard(*pass_limits()):
+                made = self._step(at, self._runs, self._varying) if moves else [self._results(node, self._runs[0])]
         except InitauditError as error:
             if isinstance(error, TooLargeError) or isinstance(error.__cause__, TooLargeError):
                 raise

@@ -16,6 +16,7 @@ NOTHING = 1e-24  # variance of a product that is rounding, or zero
 DEAD = "its input is zero"
 ZERO = "what it makes is zero, whatever its weight: a factor of it is"
 CONSTANT = "what it makes is one number, whatever its input"
+_FEW = 3  # further uses that are told one by one
 REUSED = "the same weight as before, where its first use decided"
 
 
@@ -85,7 +86,18 @@ class Target:
             elif part.variance is not None and not why and not abs(part.variance - target) < tol:
                 why = f"not reached after {part.tries} tries"
             rows.append(Reached(self.layer.name, name, part.variance, part.tries, part.scale, why))
-        for k, (name, variance) in enumerate(self.later):
-            off = not abs(variance - target) < tol
-            rows.append(Reached(self.layer.name, name or f"use {k + 2}", variance, 0, 1.0, REUSED if off else ""))
+        rows += [
+            row for name in dict.fromkeys(name for name, _ in self.later) for row in self._further(name, tol, target)
+        ]
+        return rows
+
+    def _further(self, name: str, tol: float, target: float) -> list[Reached]:
+        """Return what there is to say of further uses: of many, the one that is farthest off."""
+        uses = [(k, variance) for k, variance in enumerate([v for own, v in self.later if own == name], 2)]
+        told = uses if len(uses) <= _FEW else [max(uses, key=lambda use: abs(use[1] - target))]
+        rows = []
+        for k, variance in told:
+            word = f"use {k}" if told is uses else f"use {k} of {len(uses) + 1}"
+            why = "" if abs(variance - target) < tol else REUSED
+            rows.append(Reached(self.layer.name, f"{name}, {word}" if name else word, variance, 0, 1.0, why))
         return rows

@@ -14,22 +14,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
-import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from initaudit.errors import ReadError, WriteError
-from initaudit.formats.interrupts import deferred
-from initaudit.formats.staging import sha256, sync, sync_folder
+from initaudit.errors import WriteError
+from initaudit.formats.interrupted import JOURNAL, PREFIX
+from initaudit.formats.writing.copying import sha256, sync, sync_folder
+from initaudit.formats.writing.interrupts import deferred
 
-PREFIX = ".initaudit-"
-JOURNAL = f"{PREFIX}journal"
 NEW = "new"
 _OLD = "old"
 _LOCK = "lock"
@@ -60,7 +59,7 @@ class Stage:
         self.new = self.path / NEW
         try:
             self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-            os.write(self._lock, f"{socket.gethostname()} {os.getpid()}".encode())
+            os.write(self._lock, f"{platform.node()} {os.getpid()}".encode())
             _try_lock(self._lock)
             self.new.mkdir()
         except OSError:
@@ -72,6 +71,8 @@ class Stage:
         with deferred():
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
+            if self.path.exists():  # some systems keep a file that is open, and with it the folder
+                shutil.rmtree(self.path, ignore_errors=True)
 
     def rename(self, moves: Sequence[Move], *, over: bool) -> None:
         """Give the new files their final names.
@@ -192,6 +193,8 @@ def _parse(root: Path) -> tuple[Path, list[Move], bool] | None:
     Raises:
         WriteError: it is whole, but names files that are none of its business.
     """
+    if (root / JOURNAL).is_symlink() or not (root / JOURNAL).is_file():
+        raise WriteError(f"{JOURNAL} is not one that was written here; remove it", str(root))
     with (root / JOURNAL).open("rb") as file:
         digest, _, body = file.read(_LONGEST).partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != digest:
@@ -284,18 +287,6 @@ def _sync_tree(folder: Path) -> None:
 # -- after a crash
 
 
-def refuse_interrupted(folder: Path) -> None:
-    """Refuse to read files of which some have been replaced and others not yet.
-
-    Raises:
-        ReadError: there is a journal in the folder.
-    """
-    if os.path.lexists(folder / JOURNAL):
-        raise ReadError(
-            "a repair was interrupted while its files were put in place: run initaudit fix again to finish it"
-        )
-
-
 def recover(root: Path) -> tuple[str, ...]:
     """Finish, or undo, what a program that is no more began in a folder; return what was done, a line each.
 
@@ -376,7 +367,7 @@ def _dead(stage: Path) -> Iterator[bool]:
 def _gone(told: str) -> bool:
     """Whether a process of this machine, told as "host number", has ended."""
     host, _, number = told.rpartition(" ")
-    if host != socket.gethostname() or not number.isdigit():
+    if host != platform.node() or not number.isdigit():
         return False
     try:
         os.kill(int(number), 0)

@@ -11,7 +11,7 @@ from initaudit import formats
 from initaudit.edits import FilePlan
 from initaudit.errors import UsageError, WriteError
 from initaudit.formats.beside import ADAPTER, CONFIG
-from initaudit.formats.journal import PREFIX
+from initaudit.formats.interrupted import PREFIX
 
 _FIXED = ".fixed"
 _FOLDERS = ("sharded", "dcp")  # one file leads to all the others of a folder
@@ -94,7 +94,7 @@ def beside(path: Path, plans: Sequence[FilePlan], target: Path, *, force: bool) 
     target = Path(os.path.realpath(target))  # a link keeps pointing where it does, at the new file
     if not target.parent.is_dir():
         raise UsageError(f"the folder {target.parent} does not exist", str(target))
-    if any(target == plan.path.resolve() for plan in plans) or target == path.resolve():
+    if any(_same(target, plan.path) for plan in plans) or (_same(target, path) and not path.is_dir()):
         raise UsageError("is a file of the model itself; to change that, use --in-place", str(target))
     if path.is_dir() or (len(plans) > 1 and plans[0].named is None):
         return _folder(path, plans, target, force=force)
@@ -102,6 +102,11 @@ def beside(path: Path, plans: Sequence[FilePlan], target: Path, *, force: bool) 
 
 
 _OUT = "use -o to write a new model"
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to the same file, also where upper and lower case are the same."""
+    return one.exists() and one.samefile(other)
 
 
 def _check_own(shown: Path, final: Path) -> None:
@@ -201,7 +206,7 @@ def _check_free(final: Path, *, force: bool) -> None:
 
 def _folder(path: Path, plans: Sequence[FilePlan], target: Path, *, force: bool) -> Layout:
     base = path if path.is_dir() else path.parent
-    if target == base.resolve():
+    if _same(target, base):
         raise UsageError("is the folder of the model itself; to change that, use --in-place", str(target))
     if os.path.lexists(target) and not target.is_dir():
         raise UsageError("is a file; a model of several files goes into a folder", str(target))

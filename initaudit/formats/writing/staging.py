@@ -1,11 +1,4 @@
-"""New values on the way into a file: written aside, shown to whoever wants to look, then put in place or thrown away.
-
-    plan -> layout (targets) -> stage folder with the new files under their final names -> look at it -> commit
-
-Until `commit` nothing but the stage folder has changed, and that goes with the program. `commit` renames: the old
-files or the new ones are there at any moment, and where there are several, a journal sees to it that a later run
-finishes what a crash cut short.
-"""
+"""Staging: a folder with the new files of a model under their final names, until they are put in place."""
 
 from __future__ import annotations
 
@@ -18,12 +11,11 @@ from pathlib import Path
 from initaudit import formats
 from initaudit.edits import Edit
 from initaudit.errors import InitauditError, UsageError, WriteError
-from initaudit.formats import journal, targets
-from initaudit.formats.interrupts import deferred, terminable
-from initaudit.formats.staging import signature, space, write_copy
-from initaudit.formats.targets import Layout, default_target
-
-__all__ = ["Staged", "default_target", "recover", "stage"]
+from initaudit.formats.interrupted import PREFIX
+from initaudit.formats.writing import journal, targets
+from initaudit.formats.writing.copying import signature, space, write_copy
+from initaudit.formats.writing.interrupts import deferred, terminable
+from initaudit.formats.writing.targets import Layout
 
 Progress = Callable[[int, int], None]  # bytes copied, bytes in all
 
@@ -124,22 +116,7 @@ def stage(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[Staged]:
-    """Write a model with new values for some tensors, in files that nobody sees before `commit`.
-
-    Args:
-        path: file or folder that the model was read from.
-        edits: what becomes new.
-        target: file or folder to write, `default_target(path)` if nobody says.
-        in_place: the files take the places of the old ones.
-        force: files at `target` may be replaced.
-        progress: told bytes copied, and bytes in all.
-
-    Raises:
-        UsageError: the target exists already or does not fit the model, or the model cannot be changed in place.
-        UnsupportedError: an edit has no room in the format; a value has none in the element type.
-        ReadError: the model is not what it was when the tensors were read.
-        WriteError: the files cannot be written: no space, no rights.
-    """
+    """Stage a model with new values for some tensors; see `initaudit.formats.writing.stage`."""
     where = Path(path)
     if in_place and target is not None:
         raise UsageError("a target and --in-place exclude each other")
@@ -150,7 +127,7 @@ def stage(
             layout = targets.in_place(where, plans)
         else:
             layout = targets.beside(
-                where, plans, default_target(where) if target is None else Path(target), force=force
+                where, plans, targets.default_target(where) if target is None else Path(target), force=force
             )
         journal.recover(layout.root)
     except OSError as error:
@@ -174,14 +151,16 @@ def stage(
 
 
 def recover(path: str | Path) -> tuple[str, ...]:
-    """Finish or undo what a program that was killed left half done to a model; return what was done, a line each.
-
-    Raises:
-        WriteError: it cannot be done, or another program is at it right now.
-    """
+    """Finish or undo what was left half done to a model; see `initaudit.formats.writing.recover`."""
     where = Path(path)
-    folders = {where.resolve()} if where.is_dir() else {where.parent.resolve(), where.resolve().parent}
-    return tuple(line for folder in sorted(folders) if folder.is_dir() for line in journal.recover(folder))
+    try:
+        folders = {where.resolve()} if where.is_dir() else {where.parent.resolve(), where.resolve().parent}
+    except (OSError, ValueError, RuntimeError):  # a path that leads nowhere is for the reader to refuse
+        return ()
+    try:
+        return tuple(line for folder in sorted(folders) if folder.is_dir() for line in journal.recover(folder))
+    except OSError as error:
+        raise _refusal(error, where) from error
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -205,5 +184,5 @@ def _refusal(error: OSError, path: Path) -> WriteError:
     """Return what the system said, as a refusal of ours."""
     where = os.fspath(error.filename) if isinstance(error.filename, (str, bytes, os.PathLike)) else path
     # of a file in the stage, the name would mean nothing to anyone
-    shown = str(path) if journal.PREFIX in str(where) else str(where)
+    shown = str(path) if PREFIX in str(where) else str(where)
     return WriteError(f"{error.strerror or error}; nothing was written", shown)

@@ -1,0 +1,290 @@
+"""Which tensors are drawn again: those at fault, and nothing else."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import initaudit
+from initaudit.edits import Plan
+from initaudit.errors import UsageError
+from initaudit.repair.planning import plan
+from initaudit.types import Report, Role, State
+from tests.build import layer, report
+
+
+def stack(depth: int = 6, width: int = 48, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for k in range(depth - 1):
+        layers += [nn.Linear(32 if k == 0 else width, width), act()]
+    net = nn.Sequential(*layers, nn.Linear(width, 10))
+    for name, p in net.named_parameters():
+        if name.endswith("weight"):
+            nn.init.kaiming_normal_(p)
+        else:
+            nn.init.zeros_(p)
+    return net
+
+
+class Residual(nn.Module):
+    def __init__(self, depth: int = 12, width: int = 48) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Linear(32, width)
+        self.grow = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.shrink = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.head = nn.Linear(width, 10)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for grow, shrink in zip(self.grow, self.shrink, strict=True):
+            x = x + shrink(torch.relu(grow(x)))
+        return self.head(x)
+
+
+def checked(net: nn.Module) -> Report:
+    return initaudit.check(net, torch.randn(16, 32, generator=torch.Generator().manual_seed(0)), probe=False)
+
+
+def names(told: Plan) -> list[str]:
+    return [recipe.tensor.name for recipe in told.recipes]
+
+
+def schemes(told: Plan) -> dict[str, str]:
+    return {recipe.tensor.name: recipe.scheme for recipe in told.recipes}
+
+
+# ---- what is at fault
+
+
+def test_nothing_is_planned_for_a_healthy_net():
+    assert plan(checked(stack())) == Plan((), (), ())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fault", ["zero", "constant", "nan", "rank one", "raw memory"])
+def test_a_broken_weight_is_drawn_again_and_no_other(fault):
+    net = stack()
+    w = net[4].weight
+    if fault == "zero":
+        w.zero_()
+    elif fault == "constant":
+        w.fill_(0.1)
+    elif fault == "nan":
+        w[3, 5] = float("nan")
+    elif fault == "rank one":
+        w.copy_(torch.outer(torch.randn(48), torch.randn(48)))
+    else:
+        w[7] = 1e30
+    told = plan(checked(net))
+    assert schemes(told) == {"4.weight": "he"}
+    assert told.recipes[0].why.startswith("INI")
+    assert "brothers" in told.recipes[0].about or "place" in told.recipes[0].about
+
+
+@torch.no_grad()
+def test_only_the_copies_among_the_units_are_drawn():
+    net = stack()
+    net[4].weight[40:] = net[4].weight[:8]
+    (recipe,) = plan(checked(net)).recipes
+    assert recipe.units == tuple(range(40, 48))
+    net[4].weight.copy_(net[4].weight[:1].expand(48, 48).clone())
+    (recipe,) = plan(checked(net)).recipes
+    assert recipe.units is None
+
+
+@torch.no_grad()
+def test_of_clones_the_first_stays():
+    net = stack()
+    net[6].weight.copy_(net[4].weight)
+    net[8].weight.copy_(net[4].weight)
+    assert names(plan(checked(net))) == ["6.weight", "8.weight"]
+
+
+@torch.no_grad()
+def test_a_broken_bias_starts_as_its_brothers_do():
+    net = stack()
+    net[4].bias[0] = float("nan")
+    assert schemes(plan(checked(net))) == {"4.bias": "zeros"}
+    torch.manual_seed(0)
+    fresh = nn.Sequential(*(nn.Linear(32, 32) for _ in range(4)))
+    fresh[1].bias[0] = float("inf")
+    assert schemes(plan(checked(fresh))) == {"1.bias": "torch-default"}
+
+
+@torch.no_grad()
+def test_the_scale_and_the_statistics_of_a_norm_start_as_a_norm_makes_them():
+    net = nn.Sequential(nn.Linear(32, 48), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 10)).eval()
+    net[1].weight[0] = float("nan")
+    net[1].running_var[2] = -1.0
+    assert schemes(plan(checked(net))) == {"1.weight": "ones", "1.running_var": "ones"}
+
+
+# ---- the whole graph
+
+
+def test_a_dying_signal_is_a_matter_of_the_whole_chain():
+    torch.manual_seed(0)
+    layers = [module for k in range(29) for module in (nn.Linear(32 if k == 0 else 48, 48), nn.ReLU())]
+    net = nn.Sequential(*layers, nn.Linear(48, 10))
+    told = plan(checked(net))
+    assert {f"{2 * k}.weight" for k in range(1, 29)} <= set(names(told))
+    assert not any(name.endswith("bias") for name in names(told))
+    assert {recipe.why for recipe in told.recipes} == {"INI501"}
+
+
+@torch.no_grad()
+def test_one_layer_that_is_off_is_not_the_chain():
+    net = stack(10)
+    net[8].weight.mul_(1e4)
+    assert names(plan(checked(net))) == ["8.weight"]
+
+
+@torch.no_grad()
+def test_biases_that_kill_units_go_to_zero_and_weights_stay():
+    net = stack(8)
+    for module in net[:-1]:
+        if isinstance(module, nn.Linear):
+            module.bias.fill_(-3.0)
+    told = plan(checked(net))
+    assert set(schemes(told)) == {f"{2 * k}.bias" for k in range(7)}
+    assert set(schemes(told).values()) == {"zeros"}
+
+
+def test_a_growing_residual_stream_gets_smaller_branch_ends():
+    told = plan(checked(Residual(24)))
+    ends = {f"shrink.{k}.weight" for k in range(24)}
+    assert ends <= set(names(told))
+    assert not any(name.startswith("grow") for name in names(told))
+    assert {recipe.scheme for recipe in told.recipes if recipe.tensor.name in ends} == {"lecun:branches=24"}
+
+
+@torch.no_grad()
+def test_what_a_broken_weight_hides_is_cured_too():
+    net = stack(12)
+    for module in net:
+        if isinstance(module, nn.Linear):
+            module.weight.mul_(0.1)
+    net[4].weight[0, 0] = float("nan")
+    report = checked(net)
+    assert report.risk is None
+    assert len(plan(report).recipes) > 6
+
+
+@torch.no_grad()
+def test_of_two_zeros_in_a_row_the_end_of_the_branch_stays_shut():
+    net = Residual(4)
+    for grow, shrink in zip(net.grow, net.shrink, strict=True):
+        grow.weight.zero_()
+        shrink.weight.zero_()
+    assert set(names(plan(checked(net)))) == {f"grow.{k}.weight" for k in range(4)}
+
+
+# ---- what the user names
+
+
+def test_all_takes_weights_and_biases():
+    net = nn.Sequential(nn.Linear(32, 48), nn.LayerNorm(48), nn.ReLU(), nn.Linear(48, 10))
+    told = plan(checked(net), every=True)
+    assert set(names(told)) == {"0.weight", "0.bias", "3.weight", "3.bias"}
+    assert schemes(told)["0.bias"] == "zeros"
+
+
+def test_layers_are_chosen_by_pattern_healthy_or_not():
+    told = plan(checked(stack()), only=["4", "1*"])
+    assert set(names(told)) == {"4.weight", "4.bias", "10.weight", "10.bias"}
+    with pytest.raises(UsageError, match="no layer is called 'fc'"):
+        plan(checked(stack()), only=["fc"])
+
+
+@torch.no_grad()
+def test_a_scheme_changes_how_and_not_which():
+    net = stack()
+    net[4].weight.zero_()
+    net[6].bias[0] = float("nan")
+    auto, asked = plan(checked(net)), plan(checked(net), scheme="orthogonal:gain=1.2")
+    assert names(auto) == names(asked)
+    assert schemes(asked) == {"4.weight": "orthogonal:gain=1.2", "6.bias": "zeros"}
+
+
+def test_an_unknown_scheme_is_refused():
+    with pytest.raises(UsageError, match="no scheme 'hee'"):
+        plan(checked(stack()), scheme="hee")
+
+
+def test_lsuv_leaves_biases_alone():
+    told = plan(checked(stack()), scheme="lsuv:tol=0.01", every=True)
+    assert set(schemes(told).values()) == {"lsuv:tol=0.01"}
+    assert not any(name.endswith("bias") for name in names(told))
+
+
+@torch.no_grad()
+def test_torch_default_is_drawn_for_biases_too():
+    told = plan(checked(stack()), scheme="torch-default", every=True)
+    assert set(schemes(told).values()) == {"torch-default"}
+    assert "0.bias" in names(told)
+
+
+# ---- what is meant
+
+
+@torch.no_grad()
+def test_branches_that_are_closed_on_purpose_stay_so_unless_they_are_named():
+    net = Residual(4)
+    for shrink in net.shrink:
+        shrink.weight.zero_()
+    told = plan(checked(net), every=True)
+    assert "grow.0.weight" in names(told)
+    assert "shrink.0.weight" not in names(told)
+    assert {skip.name for skip in told.kept} == {f"shrink.{k}.weight" for k in range(4)}
+    assert "shrink.0.weight" in names(plan(checked(net), only=["shrink.0"]))
+
+
+def test_a_tied_weight_is_drawn_once():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    net[2].weight = net[0].weight
+    assert names(plan(checked(net), every=True)).count("0.weight") == 1
+    assert "2.weight" not in names(plan(checked(net), every=True))
+
+
+# ---- the state of the model
+
+
+def fc(name="fc", **fields):
+    return layer(name, np.zeros((32, 32), np.float32), **fields)
+
+
+def test_a_trained_model_needs_force():
+    trained = report(fc(), state=State.TRAINED)
+    with pytest.raises(UsageError, match=r"trained.*--force"):
+        plan(trained)
+    assert names(plan(trained, force=True, every=True)) == ["fc.weight"]
+
+
+def test_of_a_mixed_model_only_fresh_layers_are_touched():
+    rng = np.random.default_rng(0)
+    moved = layer("moved", (rng.standard_normal((64, 64)) ** 3).astype(np.float32))
+    mixed = report(fc(), moved, state=State.MIXED)
+    told = plan(mixed, every=True)
+    assert names(told) == ["fc.weight"]
+    assert [skip.name for skip in told.kept] == ["moved.weight"]
+    assert set(names(plan(mixed, every=True, force=True))) == {"fc.weight", "moved.weight"}
+
+
+def test_what_is_not_known_is_said():
+    told = plan(report(fc(), state=State.UNKNOWN))
+    assert names(told) == ["fc.weight"]
+    assert "not known" in told.notes[0]
+
+
+def test_what_no_draw_makes_is_kept():
+    table = np.full((16, 8), np.nan, np.float32)
+    told = plan(report(layer("rope", table, "parameter", "oo", role=Role.CLOSED_FORM)))
+    assert names(told) == []
+    assert [skip.name for skip in told.kept] == ["rope.weight"]
