@@ -2,7 +2,7 @@
 
 SIGKILL at random moments of the whole run, of the time in which files are written (from the appearance of the
 temporary folder to its disappearance), and, where several files change, of the time in which they are renamed (from
-the appearance of the journal). Then every file is compared by sha256 with the original and with the result of a run
+the first of them to the end). Then every file is compared by sha256 with the original and with the result of a run
 that nobody killed, and once more after the step with which every `fix` begins.
 """
 
@@ -31,6 +31,7 @@ WIDTH = 2048
 LAYERS = 12  # of WIDTH x WIDTH float32: 201 MB
 SHARDS = 4
 STAGE, JOURNAL = ".initaudit-", ".initaudit-journal"
+WHOLE, WRITING, RENAMING = "the whole run", "files are written", "files are renamed"
 MB = 1e6
 
 
@@ -66,7 +67,7 @@ def build(folder: Path, shards: int) -> Path:
     if shards == 1:
         write_safetensors(folder / "model.safetensors", names, rng)
         return folder / "model.safetensors"
-    places = {}
+    places: dict[str, str] = {}
     for number in range(shards):
         file = f"model-{number + 1:05}-of-{shards:05}.safetensors"
         held = names[number * LAYERS // shards : (number + 1) * LAYERS // shards]
@@ -109,40 +110,37 @@ def renames(folder: Path) -> bool:
     return os.path.lexists(folder / JOURNAL)
 
 
-def wait(run: subprocess.Popen[bytes], until: Callable[[], bool]) -> bool:
-    """Wait for something to happen; return whether it did before the run ended."""
-    while run.poll() is None:
-        if until():
-            return True
-        time.sleep(0.0002)
-    return until()
+def wait(run: subprocess.Popen[bytes], until: Callable[[], bool], pause: float = 0.0002) -> None:
+    """Wait for something to happen, or for the run to end."""
+    while run.poll() is None and not until():
+        if pause:
+            time.sleep(pause)
 
 
-def timed(path: Path) -> tuple[float, float, float]:
-    """Return how long a run takes, how long files are being written, and how long they are being renamed."""
+def timed(path: Path) -> tuple[float, float]:
+    """Return how long a run takes, and how long files are being written."""
     folder = path.parent
     start = time.perf_counter()
     run = fix(path)
     wait(run, lambda: writes(folder))
     staged = time.perf_counter()
-    renaming = 0.0
-    if "index" in path.name and wait(run, lambda: renames(folder)):
-        begun = time.perf_counter()
-        wait(run, lambda: not renames(folder))
-        renaming = time.perf_counter() - begun
     wait(run, lambda: not writes(folder))
     written = time.perf_counter() - staged
     if run.wait() not in {0, 1}:
         raise SystemExit(f"fix {path} ended with {run.returncode}")
-    return time.perf_counter() - start, written, renaming
+    return time.perf_counter() - start, written
 
 
-def kill(path: Path, trigger: Callable[[], bool] | None, after: float) -> bool:
-    """Kill a run some time after it began, or after something happened; return whether it was still there."""
+def kill(path: Path, moment: str, length: float) -> bool:
+    """Kill a run at a moment; return whether it was still there."""
+    folder, first = path.parent, min(path.parent.glob("*.safetensors"))
+    before = first.stat().st_ino
     run = fix(path)
-    if trigger is not None:
-        wait(run, trigger)
-    time.sleep(after)
+    if moment == WRITING:
+        wait(run, lambda: writes(folder))
+    elif moment == RENAMING:
+        wait(run, lambda: first.stat().st_ino != before, pause=0)  # the other renames take some ten microseconds
+    time.sleep(length)
     running = run.poll() is None
     run.send_signal(signal.SIGKILL)
     run.wait()
@@ -163,20 +161,15 @@ def study(work: Path, shards: int, moments: int) -> list[Outcome]:
     times = timed(path)
     original, result = sums(pristine), sums(folder)
     assert original != result
-    kinds: list[tuple[str, Callable[[], bool] | None, float]] = [
-        ("the whole run", None, times[0]),
-        ("files are written", lambda: writes(folder), times[1]),
-    ]
-    if shards > 1:
-        kinds.append(("files are renamed", lambda: renames(folder), times[2]))
+    kinds = {WHOLE: times[0], WRITING: times[1]} | ({RENAMING: 0.0} if shards > 1 else {})
     name = f"{shards} files" if shards > 1 else "one file"
     outcomes = []
     rng = random.Random(shards)
     restore()
-    for moment, trigger, length in kinds:
+    for moment, length in kinds.items():
         outcome = Outcome(name, moment)
         for count in range(moments):
-            running = kill(path, trigger, rng.uniform(0, length))
+            running = kill(path, moment, rng.uniform(0, length))
             outcome.ended += not running
             outcome.states[judged(path, original, result)] += 1
             recover(path)
@@ -220,7 +213,8 @@ def report(outcomes: list[Outcome], moments: int) -> str:
         "",
         f"`initaudit fix --in-place --all --scheme he` on {size:.0f} MB of float32 in safetensors, as one file and as",
         f"{SHARDS} with an index, killed with SIGKILL at {moments} random moments each: of the whole run, of the time",
-        "in which the temporary folder is there, of the time in which the journal is. Files are compared by sha256.",
+        "in which the temporary folder is there, and at once when the first of several files has been renamed. Files",
+        "are compared by sha256.",
         "*Waiting*: some files are renamed and others not yet, `check` refuses to read them and says why, and the next",
         "`fix` finishes first. *Ended*: runs that were through before the signal came. *Then*: after the step with",
         "which every `fix` begins.",

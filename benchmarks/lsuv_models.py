@@ -33,11 +33,15 @@ def _gpt2(layers: int, width: int, vocabulary: int) -> Built:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    ends = {"bos_token_id": 0, "eos_token_id": 0}
     config = GPT2Config(
-        n_layer=layers, n_embd=width, n_head=width // 64 or 1, vocab_size=vocabulary, use_cache=False, **ends
-    )
-    return GPT2LMHeadModel(config), {"input_ids": torch.randint(0, vocabulary, (2, 32))}
+        n_layer=layers, n_embd=width, n_head=width // 64, vocab_size=vocabulary, use_cache=False, bos_token_id=0,
+        eos_token_id=0,
+    )  # fmt: skip
+    model = GPT2LMHeadModel._from_config(config, attn_implementation="eager")
+    return model, {
+        "input_ids": torch.randint(0, vocabulary, (2, 32)),
+        "attention_mask": torch.ones(2, 32, dtype=torch.long),
+    }
 
 
 MAIN: dict[str, Callable[[], Built]] = {

@@ -75,7 +75,7 @@ def _costs(costs: Sequence[Cost]) -> str:
     if len(costs) > 1:
         first, last = costs[0], costs[-1]
         out += (
-            f"\n{last.depth / first.depth:.0f} times the layers take {last.sweep / first.sweep:.1f} times the time here, "
-            f"and {last.other / first.other:.1f} times with `lsuv`.\n"
+            f"\n{last.depth / first.depth:.0f} times the layers take {last.sweep / first.sweep:.1f} times as long here "
+            f"and {last.other / first.other:.1f} times as long with `lsuv`.\n"
         )
     return out

@@ -103,12 +103,12 @@ def main() -> None:
             print(lines[-1], flush=True)
     if not options.only:
         told = (
-            f"Accuracy on {HELD_OUT} held-out digits (chance: 10 %) after {STEPS} steps of SGD with momentum 0.9, batches"
-            f" of {BATCH}, the best of the rates {', '.join(map(str, RATES))}; printed by `python -m benchmarks.rescue`."
+            f"Accuracy on {HELD_OUT} held-out digits (chance: 10 %) after {STEPS} steps of SGD with momentum 0.9 and"
+            f" batches of {BATCH}, the best of the rates {', '.join(map(str, RATES))}; printed by"
+            " `python -m benchmarks.rescue`."
         )
-        OUT.write_text(
-            "\n".join(["# Networks that do not learn, before and after `initaudit fix`", "", told, "", *lines, ""])
-        )
+        text = ["# Networks that do not learn, before and after `initaudit fix`", "", told, "", *lines, ""]
+        OUT.write_text("\n".join(text))
 
 
 if __name__ == "__main__":

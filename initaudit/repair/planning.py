@@ -14,7 +14,7 @@ from initaudit import schemes, state
 from initaudit.cures import cured
 from initaudit.edits import Plan, Recipe
 from initaudit.errors import UnsupportedError, UsageError
-from initaudit.formats.onnx.derivations import Derivations
+from initaudit.formats.onnx.derivations import QUANTISED, Derivations
 from initaudit.grounds import OPERATORS
 from initaudit.repair import drawing
 from initaudit.repair.auto import STYLES, TEXTBOOK, Auto, Chosen, Style
@@ -44,6 +44,7 @@ def plan(
 
     Raises:
         UsageError: there is no such scheme or layer, or the model is trained.
+        UnsupportedError: a weight that would be drawn is quantised.
     """
     if scheme != "auto":
         schemes.parse(scheme)
@@ -81,6 +82,9 @@ class _Planner:
             self.notes.append("a part of the model is trained: only layers that are still as drawn are touched")
         chosen = self._chosen_layers() if self.only or self.every else self._cured()
         recipes = [self._explicit(recipe) for recipe in chosen.recipes] if self.scheme != "auto" else chosen.recipes
+        refused = next((skip for skip in chosen.kept if QUANTISED in skip.why), None)
+        if refused is not None:
+            raise UnsupportedError(f"{refused.name}: {refused.why}")
         recipes = [one for recipe in apart(recipes) for one in (recipe, *self._beside(recipe))]
         return Plan(tuple(recipes), chosen.kept, tuple(self.notes))
 
@@ -187,16 +191,14 @@ class _Planner:
         Raises:
             UnsupportedError: no tensor of the file can take its values.
         """
-        if self._derived(tensor):
+        try:
             self.derivations.origins(tensor)
-            return tensor
-        if not tensor.parts:
-            if tensor.identity in self.stored or (tensor.storage and tensor.storage in self.stored):
-                return tensor
+        except UnsupportedError as error:
             own = self.named.get(tensor.name)
-            if own is not None and own.shape == tensor.shape:
-                return own
-        raise UnsupportedError("it is worked out from other tensors of the file")
+            if self._derived(tensor) or QUANTISED in error.reason or own is None or own.shape != tensor.shape:
+                raise
+            return own
+        return tensor
 
     def _derived(self, tensor: Tensor) -> bool:
         """Whether a reader says by which steps a tensor is made of tensors of the file."""
@@ -251,4 +253,4 @@ class _Planner:
 def _merged(old: Fault, new: Fault) -> Fault:
     """Return one fault for two findings on a tensor: the first says why, the larger says which units."""
     units = None if old.units is None or new.units is None else tuple(sorted({*old.units, *new.units}))
-    return replace(old, units=units, ends=old.ends or new.ends)
+    return replace(old, units=units, ends=old.ends or new.ends, chain=old.chain or new.chain)

@@ -37,9 +37,8 @@ def repaired(folder, nodes, feeds, stored, *, outputs=("y",), opset=17, open_bat
         [onnx.numpy_helper.from_array(a, name) for name, a in stored.items()],
     )  # fmt: skip
     path = folder / "m.onnx"
-    path.write_bytes(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8).SerializeToString()
-    )
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    path.write_bytes(helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString())
     model = formats.read(path)
     todo = recipes(model)
     done = calibrate(model, todo, draw, data=dict(feeds))
@@ -102,6 +101,16 @@ def test_a_table_tied_to_the_head_by_a_transpose_is_decided_by_its_look_up(tmp_p
     assert near(made["h"])
     assert any(row.why and row.variance == pytest.approx(float(made["y"].var()), rel=1e-3) for row in done.reached)
     np.testing.assert_allclose(made["y"], made["h"] @ after["table"].T, rtol=1e-3, atol=1e-3)
+
+
+def test_projections_inside_of_onnx_runtimes_attention(tmp_path):
+    x = f(24, 5, 8) * 2
+    stored = {"w": f(8, 24), "b": f(24) * 0.3, "out": f(8, 6)}
+    attention = node("Attention", ["x", "w", "b"], ["a"], domain="com.microsoft", num_heads=2)
+    nodes = [attention, node("MatMul", ["a", "out"], ["y"])]
+    _, made, after = repaired(tmp_path, nodes, {"x": x}, stored)
+    assert near(made["y"])
+    assert all(near(part) for part in np.split(x @ after["w"] + after["b"], 3, -1))
 
 
 def test_half_precision_behind_a_cast(tmp_path):

@@ -94,7 +94,9 @@ def _rewrite(
     """Let an entry of a table tell of another member, all of which is the tensor."""
     seen = _object(text, entry["tensor_meta"][0])
     strides = [{"as_int": step} for step in c_strides(tensor.shape)]
-    changes = ((entry["path_name"], name), (seen["strides"], strides), (seen["storage_offset"], {"as_int": 0}))
+    changes: list[tuple[Span, object]] = [(entry["path_name"], name), (seen["strides"], strides)]
+    if "storage_offset" in seen:
+        changes.append((seen["storage_offset"], {"as_int": 0}))
     for (start, stop), value in changes:
         new = json.dumps(value).encode()
         at, behind = len(text[:start].encode()), len(text[:stop].encode())

@@ -219,6 +219,6 @@ def _entries(source: Source, ending: Ending, names: list[str]) -> list[Entry]:
             raise CorruptFileError("two members of the archive have the same name")
         found.append(Entry(names[len(found)], base + at, flags, method, checksum, packed, size, header))
         at = behind + extras + comment
-    if len(found) != len(names) or ending.counts[0].value not in (len(found), len(found) & _FULL2):
+    if at != len(raw) or len(found) != len(names) or ending.counts[0].value not in (len(found), len(found) & _FULL2):
         raise CorruptFileError("a zip archive with more or fewer members than it says")
     return found

@@ -99,7 +99,8 @@ class Stage:
             new.replace(final)
         else:
             _put_if_free(new, final)
-        sync_folder(final.parent)
+        with suppress(OSError):  # it is in place, for good or until a crash brings the old one back
+            sync_folder(final.parent)
 
     def _rename_all(self, moves: Sequence[Move], *, over: bool) -> None:
         if not over:
@@ -168,6 +169,7 @@ class Stage:
 
     def _half(self, error: OSError) -> WriteError:
         self.remove = _keep  # type: ignore[method-assign]
+        os.close(self._lock)
         return HalfWrittenError(f"{error.strerror or error}; not all files are in place, run the same again to finish")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from initaudit.errors import InitauditError, UsageError
 from initaudit.graph.settled import settled
 from initaudit.layers.spots import Places
 from initaudit.live.lsuv.chains import graph_of
-from initaudit.live.lsuv.feeding import Fed, attempts
+from initaudit.live.lsuv.feeding import Fed, attempts, guessed
 from initaudit.live.lsuv.meetings import Meeting, meetings
 from initaudit.live.lsuv.parts import parts
 from initaudit.live.lsuv.scaling import Scaling
@@ -97,7 +97,8 @@ def calibrate(
     sweeps = _Sweeps(graph, recipes, fixed, starts, met, settings)
     with _settled(), torch.no_grad():
         outs = [out for meeting in met.values() for out in meeting.outs]
-        done, notes = sweeps.first(attempts(graph, places, given, seed, model.examples, outs), notice)
+        feeds = attempts(graph, places, given, seed, model.examples, outs)
+        done, notes = sweeps.first(feeds, notice, whole=guessed(graph, given))
     values = {at: _held(value) for at, value in fixed.items()} | {one.at: _held(one.values()) for one in done}
     return Calibrated(values, (*(row for one in done for row in one.reached(tol, target)), *told), notes)
 
@@ -150,11 +151,18 @@ class _Sweeps:
     met: Mapping[int, Meeting]
     settings: Settings
 
-    def first(self, feeds: Any, notice: Notice | None) -> tuple[list[Target], tuple[str, ...]]:
+    def first(
+        self, feeds: Iterable[Fed], notice: Notice | None, *, whole: bool
+    ) -> tuple[list[Target], tuple[str, ...]]:
         """Return the weights after the first sweep that passes, else the one that comes farthest; and notes.
 
+        Args:
+            feeds: what to run the graph on.
+            notice: told what a sweep will cost.
+            whole: do not be content with less than all layers: the shapes of inputs were guessed.
+
         Raises:
-            UsageError: none scales anything.
+            UsageError: none passes, or scales anything.
         """
         why = ""
         best: tuple[int, list[Target], tuple[str, ...]] | None = None
@@ -171,9 +179,10 @@ class _Sweeps:
             why = why or scaling.why
             if scaling.done and (best is None or scaling.done > best[0]):
                 best = scaling.done, list(scaling.targets), fed.notes
-        if best is not None:
+        if best is not None and not whole:
             return best[1:]
-        raise UsageError(f"the net cannot be run: {why or 'no inputs are known for it'}")
+        help_ = "; say what it takes with --data FILE" if whole else ""
+        raise UsageError(f"the net cannot be run: {why or 'there is no room for its values'}{help_}")
 
     def _one(self, fed: Fed) -> Scaling:
         stored = Stored(self.graph, [recipe.tensor for recipe in self.recipes], {**self.fixed, **self.starts})

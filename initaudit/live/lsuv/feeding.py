@@ -21,7 +21,8 @@ from initaudit.types import Graph, Tensor
 INPUTS = 32  # drawn where there are no data
 _WIDEST = 256  # of a run, where the graph leaves it open
 _LEAST = 2
-_IMAGES = (32, 28, 96, 128, 256, 384, 299)
+_SIZES = (28, 96, 128, 256, 384, 299, 512, *range(8, 64), 112, 160, 192, 320, 448)  # after those of the probe
+_DOUBTFUL = 12  # feeds of which shapes alone do not say whether they fit
 _PASSES = 4  # a product is made about so often
 _EASY = 1e11  # multiplications that take some seconds
 _MOST = 1e13  # multiplications that are done at all
@@ -37,6 +38,7 @@ class Fed:
     inputs: int
     macs: float
     notes: tuple[str, ...] = ()
+    sure: bool = True  # shapes alone say that it fits
 
     @property
     def seconds(self) -> float:
@@ -63,28 +65,36 @@ def attempts(
         wanted: values of the graph that are made.
 
     Raises:
-        UsageError: the data are not finite, are all zero, or do not fit the graph's inputs; or it is too large to run.
+        UsageError: the data are not finite, are all zero, or do not fit the graph's inputs;
     """
     given = by_input(data, graph.inputs)
     _checked(given)
-    none = True
-    for kinds in (*_attempts(places, given), *_of_other_sizes(places, given)):
+    doubtful: list[Fed] = []
+    for kinds in _candidates(places, given):
         for wide in _widened(graph, kinds, given):
             fed = _fed(graph, wide, given, seed, examples, wanted)
-            if fed is not None:
-                none = False
+            if fed is not None and fed.sure:
                 yield fed
-    if none:
-        raise UsageError("the net is too large to run here: lsuv needs every layer's output once")
+            elif fed is not None and len(doubtful) < _DOUBTFUL:
+                doubtful.append(fed)
+    yield from doubtful
 
 
-def _of_other_sizes(places: Places, given: Mapping[str, torch.Tensor]) -> Iterator[dict[str, feeds.Kind]]:
-    """Yield images of further sizes, where the graph leaves the size open and yet takes one only."""
-    inputs = places.view.graph.inputs
-    if any(name not in given and shape is not None and len(shape) == 4 for name, shape in inputs.items()):
-        known = {size for _, size in feeds.SIZES}
-        for size in (n for n in _IMAGES if n not in known):
-            yield feeds.shaped(feeds.kinds(places.view, (feeds.SIZES[0][0], size), places.founds), given, places.view)
+def guessed(graph: Graph, data: Data) -> bool:
+    """Whether the extents of an input are neither in the graph nor in the data."""
+    given = by_input(data, graph.inputs)
+    return any(
+        name not in given and (shape is None or any(extent is None for extent in shape[1:]))
+        for name, shape in graph.inputs.items()
+    )
+
+
+def _candidates(places: Places, given: Mapping[str, torch.Tensor]) -> Iterator[dict[str, feeds.Kind]]:
+    """Yield what the inputs may be; of extents that nothing tells, further sizes: a graph may take one only."""
+    yield from _attempts(places, given)
+    if guessed(places.view.graph, given):
+        for size in _SIZES:
+            yield feeds.shaped(feeds.kinds(places.view, (size, size), places.founds), given, places.view)
 
 
 def _checked(given: Mapping[str, torch.Tensor]) -> None:
@@ -129,7 +139,8 @@ def _fed(
         UsageError: the data do not fit.
     """
     rows = max(1, feeds.batch(kinds))
-    macs, held = frontier(graph, feeds.made(kinds, given, 1, seed)[0], wanted) or (0.0, 0.0)
+    told = frontier(graph, feeds.made(kinds, given, 1, seed)[0], wanted)
+    macs, held = told or (0.0, 0.0)
     count = max((len(v) for v in given.values() if v.dim()), default=0)
     most = int(min(_MOST / max(1.0, _PASSES * macs), MOST_BYTES / max(1.0, held)))
     if most < 1:
@@ -145,7 +156,7 @@ def _fed(
         calls = min(most, max(math.ceil(_LEAST / rows), min(math.ceil(INPUTS / rows), easy)))
     like = laws(_examples(kinds, examples), {name: kind.word for name, kind in kinds.items()})
     made = feeds.made(kinds, given, calls, seed, like)
-    return Fed(tuple(made), calls * rows, _PASSES * macs * calls, tuple(notes))
+    return Fed(tuple(made), calls * rows, _PASSES * macs * calls, tuple(notes), told is not None)
 
 
 def _whole(count: int, rows: int) -> int:

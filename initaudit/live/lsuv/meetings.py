@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from initaudit.edits import Reached, Recipe
 from initaudit.layers.spots import Places
 from initaudit.live.lsuv.stored import strides_of
-from initaudit.types import Layer, Tensor
+from initaudit.types import Layer, Node, Tensor
 
 RECURRENT = frozenset({"lstm", "gru", "rnn"})
 WEIGHTED = frozenset({"linear", "conv", "conv_transpose", "embedding", "bilinear", "attention", *RECURRENT})
@@ -45,6 +45,8 @@ def meetings(
             told.append(Reached(layer.name, why=f"its weight is that of {owner}, whose use decides"))
         elif layer.kind not in WEIGHTED:
             told.append(Reached(layer.name, why="it has no product of its own; left as it is"))
+        elif tensor.dtype.startswith("complex"):
+            told.append(Reached(layer.name, why="its values are complex; left as they are"))
         elif tensor.parts and tensor.storage not in stored:
             names = ", ".join(tensor.parts)[:200]
             told.append(Reached(layer.name, why=f"it is put together from {names}; left as it is"))
@@ -66,6 +68,11 @@ def levers(recipes: Sequence[Recipe], wanted: Sequence[int]) -> dict[str, int]:
         if norms or (own and layer.name not in found):
             found[layer.name] = at
     return found
+
+
+def projects(node: Node) -> bool:
+    """Whether an operation is ONNX Runtime's attention, with the projections of query, key and value inside."""
+    return node.call is None and node.op == "attention" and "num_heads" in node.attrs and len(node.inputs) > 1
 
 
 def _meeting(places: Places, layer: Layer, outs: tuple[str, ...]) -> Meeting:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from initaudit.errors import UnsupportedError
-from initaudit.live.lsuv.meetings import RECURRENT
+from initaudit.live.lsuv.meetings import RECURRENT, projects
 from initaudit.live.lsuv.moments import Moments, pooled
 from initaudit.live.lsuv.owners import owners
 from initaudit.live.lsuv.recurrences import Recurrence
@@ -113,7 +113,7 @@ class Scaling:
             for k in one.open:
                 one.states[k].why = f"its product cannot be computed: {why}"
             return
-        base = self.sweep.seen(out)
+        base = self._seen(out, stop)
         if not one.open:
             one.later.append(("", pooled(base)))
             return
@@ -154,11 +154,19 @@ class Scaling:
         values = self.sweep.seen(source) if source else []
         return ZERO if any(bool((value != 0).any()) for value in values) else DEAD
 
+    def _seen(self, out: str, stop: int) -> list[torch.Tensor]:
+        """Return a product: the value itself, or what an operation keeps to itself that does more."""
+        node = self.sweep.graph.nodes[stop]
+        if not projects(node):
+            return self.sweep.seen(out)
+        runs = [[self.sweep.of_run(run, name) for name in node.inputs[:3] if name] for run in range(self.sweep.runs)]
+        return [x @ weight + (bias[0] if bias else 0.0) for x, weight, *bias in runs]
+
     def _made(self, one: Target, out: str, stop: int, scales: Sequence[float]) -> list[torch.Tensor]:
         """Return a product as it is with other scales of the parts."""
         self.stored.place(self.sweep.replace, [one.at], {one.at: one.scaled(list(scales))})
         self.sweep.again(stop)
-        return self.sweep.seen(out)
+        return self._seen(out, stop)
 
     def _groups(
         self, one: Target, out: str, stop: int, product: list[torch.Tensor], added: list[torch.Tensor] | None
