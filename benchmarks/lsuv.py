@@ -11,9 +11,8 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +106,7 @@ def _module(name: str, build: Any) -> Result:
 
     model, inputs = _built(build)
     data = lsuv_models.batch(inputs)
-    done = initaudit.fix(model, inputs, scheme="lsuv", all=True, force=True, probe=False, data=data)
+    done = initaudit.fix(model, inputs, scheme="lsuv", all=True, force=True, data=data)
     if done.worse:
         return Result(name, "module", failed=f"the second audit finds it worse: {done.worse[0]}")
     return Result(name, "module", tuple(_excused(done, lsuv_hooks.look(model, data))))
@@ -122,11 +121,11 @@ def _onnx(name: str, build: Any, folder: Path, exporter: str, opset: int) -> Res
 
     model, inputs = _built(build)
     path, out = folder / "m.onnx", folder / "out.onnx"
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # an exporter that fails prints the whole graph
+    with _silence():  # an exporter that fails prints the whole graph
         exported(model, inputs, path, exporter == "dynamo", opset)
     names = [i.name for i in onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).get_inputs()]
     data = dict(zip(names, (v.numpy() for v in lsuv_models.batch(inputs).values()), strict=False))
-    done = initaudit.fix(str(path), scheme="lsuv", all=True, output=str(out), force=True, probe=False, data=data)
+    done = initaudit.fix(str(path), scheme="lsuv", all=True, output=str(out), force=True, data=data)
     if not out.exists():
         return Result(name, exporter, failed=f"nothing was written: {(*done.worse, 'no recipe')[0]}")
     return Result(name, exporter, tuple(_excused(done, lsuv_onnx.look(out, data))))
@@ -151,6 +150,24 @@ def _excused(done: Repair, seen: Any) -> Iterator[Product]:
         else:
             why = told.get(layers[own], "")
         yield Product(one.weight, one.part, one.use, one.variance, why)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Send what is printed, from C++ too, nowhere."""
+    sys.stdout.flush()
+    kept = os.dup(1), os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept[0], 1)
+        os.dup2(kept[1], 2)
+        for one in (*kept, nowhere):
+            os.close(one)
 
 
 def _short(error: BaseException) -> str:

@@ -58,9 +58,7 @@ def _one(depth: int) -> Cost:
     fixing._draw = timed
     try:
         start = time.perf_counter()
-        initaudit.fix(
-            model, {"input_ids": ids}, scheme="lsuv", all=True, force=True, probe=False, data={"input_ids": ids}
-        )
+        initaudit.fix(model, {"input_ids": ids}, scheme="lsuv", all=True, force=True, data={"input_ids": ids})
         whole = time.perf_counter() - start
     finally:
         fixing._draw = draw

@@ -97,7 +97,7 @@ def _wanted(graph: Any) -> Iterator[tuple[str, str]]:
 
     for node in graph.node:
         own = [w for at in PLACES.get(node.op_type, ()) if at < len(node.input) and (w := behind(node.input[at]))]
-        if len(own) != 1 or (node.op_type == "Gather" and any(a.name == "axis" and a.i for a in node.attribute)):
+        if len(own) != 1 or (node.op_type == "Gather" and not _rows(node, sizes[own[0]])):
             continue
         out = node.output[0]
         after = readers.get(out, [])
@@ -105,6 +105,11 @@ def _wanted(graph: Any) -> Iterator[tuple[str, str]]:
             other = next(name for name in after[0].input if name != out)
             out = after[0].output[0] if len(sizes.get(other, (0, 0))) == 1 else out
         yield own[0], out
+
+
+def _rows(node: Any, shape: tuple[int, ...]) -> bool:
+    """Whether rows of a table are looked up, no matrices of a stack."""
+    return len(shape) == 2 and not any(a.name == "axis" and a.i for a in node.attribute)
 
 
 def _source(graph: Any, name: str) -> str:

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from initaudit import formats, laws, layers, names_from, rules, schemes, signals, state, stats
+from initaudit import formats, inferred, laws, layers, names_from, rules, schemes, signals, state, stats
 from initaudit.errors import InitauditError, UsageError
 from initaudit.naming import pattern
 from initaudit.registry import Rule
@@ -174,6 +174,7 @@ def audit_model(
     `only` holds shell patterns on layer names: the other layers are measured, since equal layers and the model's state
     show only in the whole, but neither listed nor judged.
     """
+    model = inferred.graphed(model)
     found, unread = layers.infer(model, activation)
     found, absent = _present(model, found)
     if names is not None:
@@ -187,8 +188,10 @@ def audit_model(
         why = next((f" ({one.name}: {one.why})" for one in (*failed, *model.skipped) if one.parameter), "")
         raise InitauditError(f"nothing to audit: no weight with values among {len(model.tensors)} tensors{why}")
     standing, reasons = state.judge(measured)
+    model = inferred.chained(model, found, activation)
     whole = Audit(model, measured, standing, reasons, (*model.skipped, *unread, *absent, *failed))
     whole, crashes = signals.judged(whole, probe=probe, data=data, seed=seed, notice=notice)
+    model = whole.model
     findings, crashed = _run(rules.catalogue() if chosen is None else chosen, whole, crashes)
     measured = shown = whole.measured
     if only:

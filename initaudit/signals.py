@@ -13,7 +13,8 @@ from initaudit import risk, theory
 from initaudit.errors import InitauditError, UsageError
 from initaudit.graph.settled import settled
 from initaudit.layers.merged import merged
-from initaudit.types import Audit, Graph, Measured, Signal, Signals, Skip
+from initaudit.risk.fit import WARNING
+from initaudit.types import Audit, Evidence, Graph, Measured, Signal, Signals, Skip
 
 Notice = Callable[[str], None]  # takes a line for the user, before something that takes a while
 _NOTHING = Signal()
@@ -36,6 +37,7 @@ def judged(
         UsageError: torch is not there, or the data do not fit.
     """
     crashes: list[str] = []
+    before = whole.measured
 
     def tried(part: str, work: Callable[[], Audit]) -> Audit:
         try:
@@ -46,15 +48,60 @@ def judged(
             crashes.append(f"{part} failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
             return replace(whole, skipped=(*whole.skipped, Skip(part, crashes[-1], parameter=False)))
 
-    graph = whole.model.graph
+    if whole.model.graph is not None and whole.model.graph_evidence < Evidence.TRACED:
+        whole = _in_order(whole, whole.model.graph)
+    if whole.model.open:
+        whole = tried("theory", lambda: _agreed(whole))
+        if whole.theory is None:  # nothing that holds for all, or it failed: there is no graph then
+            model = replace(whole.model, graph=None, other=(), source="")
+            whole = replace(whole, model=model, measured=before)
+    graph = None if whole.model.open else whole.model.graph
     if graph is not None:
         whole = tried("theory", lambda: _predicted(whole, graph))
     if probe:
         whole = tried("probe", lambda: _probed(whole, data, seed, notice))
-    if graph is not None and whole.model.graph_source != "traced" and merged(graph):
+    if graph is not None and whole.model.graph_source not in ("traced", "inferred") and merged(graph):
         whole = replace(whole, probe=_folded(whole.probe), theory=_folded(whole.theory))
-    whole = tried("risk", lambda: replace(whole, risk=risk.judge(whole)))
+    if not whole.model.open:
+        whole = tried("risk", lambda: replace(whole, risk=risk.judge(whole)))
     return whole, tuple(crashes)
+
+
+def _in_order(whole: Audit, graph: Graph) -> Audit:
+    """Return the audit with its layers in execution order, where they were not read from the graph."""
+    order = {tensor.name: at for at, tensor in enumerate(graph.constants.values())}
+    return replace(whole, measured=tuple(sorted(whole.measured, key=lambda m: order.get(m.layer.weight.name, -1))))
+
+
+def _agreed(whole: Audit) -> Audit:
+    """Add what theory says of each graph that the model may be, where all are as bad as a warning: of the best one.
+
+    Where some of its symptoms are shared by all others, only these are told.
+    """
+    graph = whole.model.graph
+    every: list[Audit] = []
+    for one in () if graph is None else (graph, *whole.model.other):
+        judged = _predicted(replace(whole, model=replace(whole.model, graph=one, other=())), one)
+        told = risk.judge(judged)
+        if told is None or told.value < WARNING:
+            return whole
+        every.append(replace(judged, risk=told))
+    best = min(every, key=_value)
+    if best.risk is None:
+        return whole
+    shared = frozenset.intersection(*(_kinds(one) for one in every))
+    symptoms = tuple(s for s in best.risk.symptoms if s.kind in shared)
+    if all(s.capped for s in symptoms):
+        symptoms = best.risk.symptoms
+    return replace(best, model=whole.model, risk=replace(best.risk, symptoms=symptoms))
+
+
+def _value(one: Audit) -> float:
+    return 1.0 if one.risk is None else one.risk.value
+
+
+def _kinds(one: Audit) -> frozenset[str]:
+    return frozenset(() if one.risk is None else (s.kind for s in one.risk.symptoms))
 
 
 def _folded(signals: Signals | None) -> Signals | None:
@@ -75,7 +122,7 @@ def _probed(whole: Audit, data: Any, seed: int, notice: Notice | None) -> Audit:
 
 
 def _run(whole: Audit, data: Any, seed: int, notice: Notice | None) -> Signals:
-    graph = whole.model.graph
+    graph = None if whole.model.open else whole.model.graph
     if graph is None:
         why = "there is no graph to run: name the code with --model or --arch, or audit an ONNX export"
         return Signals((), why=why)

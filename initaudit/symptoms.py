@@ -150,13 +150,15 @@ class Case:
             severity = min(severity, Severity.WARNING)
             doubt = f" [theory does not follow {_some(self.signals.unread)}; --probe would measure it]"
         judged = "predicted from the weights" if self.by == "theory" else "measured on a small batch"
+        if self.audit.model.open and not symptom.capped:
+            judged += "; no common activation between them but SELU would make it train"
         where = self.run[0] if self.run else None
         names = [m.layer.name for m in self.run]
         return self.rule.at(
             where,
             f"{message} ({judged}){doubt}",
             severity=severity,
-            needs=Evidence.TRACED if self.audit.model.graph is not None else Evidence.NAMED,
+            needs=self.audit.model.graph_evidence if self.audit.model.graph is not None else Evidence.NAMED,
             remedy=remedy,
             also=tuple(names[1:]),
             risk=symptom.risk,

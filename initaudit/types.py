@@ -203,9 +203,9 @@ class Model:
     modules: tuple[Module, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[Skip, ...] = ()
-    source: str = ""  # where the graph comes from, if it is not ONNX: traced, torchscript, exported
+    source: str = ""  # where the graph comes from, if it is not ONNX: traced, torchscript, exported, inferred
     mismatches: tuple[Mismatch, ...] = ()
-    other: tuple[Graph, ...] = ()  # where the graph depends on values: what else it may be
+    other: tuple[Graph, ...] = ()  # where it depends on values, or is not wholly told: what else it may be
     examples: tuple[Tensor, ...] = ()  # what the caller fed a module with, by input of the graph
 
     @property
@@ -214,6 +214,16 @@ class Model:
         if self.graph is not None:
             return self.source or "onnx"
         return "module" if self.modules else "none"
+
+    @property
+    def graph_evidence(self) -> Evidence:
+        """How sure the graph is: where only the numbers in names tell it, it is told by names."""
+        return Evidence.NAMED if self.source == "inferred" and not self.modules else Evidence.TRACED
+
+    @property
+    def open(self) -> bool:
+        """Whether the graph is one of several that the names leave open: what holds for one need not hold."""
+        return bool(self.other) and self.graph_evidence < Evidence.TRACED
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from initaudit.cli import main
@@ -125,6 +126,15 @@ def test_an_existing_target_is_refused_but_with_force(cli):
         ["broken.onnx", "--layers", "nothing*"], ["broken.onnx", "--format", "yaml"], ["broken.onnx", "--seed", "-1"],
         ["broken.onnx", "--manifest", "no/m.json"], ["broken.onnx", "--manifest", "faults.pt"],
         ["broken.onnx", "--emit-code", "no/init.py"], ["broken.onnx", "--emit-code", "x.py", "--dry-run"],
+        ["broken.onnx", "--manifest", "m.json", "--dry-run"], ["broken.onnx", "--manifest", "-"],
+        ["broken.onnx", "-o", "q.onnx", "--manifest", "q.onnx"], ["broken.onnx", "--manifest", "broken.fixed.onnx"],
+        ["broken.onnx", "-o", "q.onnx", "--manifest", "folder/../q.onnx", "--force"],
+        ["broken.onnx", "-o", "e.py", "--emit-code", "e.py"],
+        ["broken.onnx", "--emit-code", "f.py", "--manifest", "f.py"],
+        ["broken.onnx", "--manifest", "train.py"], ["broken.onnx", "--emit-code", "train.py"],
+        ["broken.onnx", "--emit-code", "dangling.py"], ["broken.onnx", "--manifest", "batch.npy", "--force"],
+        ["broken.onnx", "--data", "batch.npy", "--manifest", "batch.npy", "--force"],
+        ["broken.onnx", "--data", "batch.npy", "-o", "batch.npy", "--force"],
         ["broken.onnx", "--data", "missing.npy"], ["broken.onnx", "--data", "faults.pt", "--no-probe"],
         ["broken.onnx", "--select", "INI9"], ["broken.onnx", "--jobs", "0"], ["broken.onnx", "--model", "a:b"],
         ["faults.pt", "--scheme", "lsuv"],
@@ -134,9 +144,12 @@ def test_an_existing_target_is_refused_but_with_force(cli):
 def test_what_cannot_be_done_is_one_line_and_2_and_changes_nothing(cli, arguments):
     Path("folder").mkdir()
     os.mkfifo("pipe")
-    before = {name: Path(name).stat().st_mtime_ns for name in files()}
+    Path("train.py").write_text("print('mine')")
+    Path("dangling.py").symlink_to("nowhere.py")
+    np.save("batch.npy", np.ones((4, 3, 16, 16), np.float32))
+    before = {name: os.lstat(name).st_mtime_ns for name in files()}
     refused(cli("fix", *arguments))
-    assert {name: Path(name).stat().st_mtime_ns for name in files()} == before
+    assert {name: os.lstat(name).st_mtime_ns for name in files()} == before
 
 
 def test_any_name_will_do(cli):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from initaudit.cli.asked import meant_by, notice_to, refuse_idle_data, refuse_model, split
-from initaudit.cli.streams import aside, check_file, emit, progress_of, style_of
+from initaudit.cli.asked import meant_by, notice_to, refuse_idle_data, split
+from initaudit.cli.places import refuse_clashes, refuse_written
+from initaudit.cli.streams import aside, emit, progress_of, style_of
 from initaudit.edits import Repair
 from initaudit.errors import InitauditError, UsageError
 from initaudit.options import (
@@ -71,17 +73,22 @@ def fix(
     if path is None:
         raise UsageError("give a PATH: the file or folder to repair")
     lsuv = scheme.strip().lower().partition(":")[0] == "lsuv"
-    _refuse_contradictions(output, in_place, layers, all, dry_run, emit_code, quiet and verbose)
+    records = {name: file for name, file in (("--manifest", manifest), ("--emit-code", emit_code)) if file is not None}
+    _refuse_contradictions(output, in_place, layers, all, dry_run, records, quiet and verbose)
     refuse_idle_data(data, probe, used=lsuv)
     from initaudit import activations, audit  # noqa: PLC0415  numpy is not needed for --help
+    from initaudit.formats import writing  # noqa: PLC0415
     from initaudit.repair import manifest as record  # noqa: PLC0415
     from initaudit.repair.fixing import Judge, Wish, pending  # noqa: PLC0415
     from initaudit.reporters import repair as told  # noqa: PLC0415
 
-    for target in (manifest, emit_code):
-        if target is not None:
-            refuse_model(target, [path])
-            check_file(target)
+    written = emit_code is None or output is not None or in_place
+    try:
+        target = Path(path if in_place else output or writing.default_target(path)) if written else None
+    except InitauditError as error:
+        raise error.at(path) from error.__cause__
+    read = {"--data": data, "--names": names, "--model": (model or "").partition(":")[0] or None}
+    refuse_clashes(path, target, records, read, force=force)
     meant = meant_by([path], model, arch, input)
     twin = audit.named_by(names) if names is not None else None
     settings: dict[str, Any] = {
@@ -94,7 +101,6 @@ def fix(
         "notice": notice_to(path, quiet, verbose),
     }
     wish = Wish(scheme, tuple(split(layers)), all, seed, force, data, dry_run)
-    written = emit_code is None or output is not None or in_place
     style = style_of("-", verbosity=verbose - quiet, many=False)
     with ExitStack() as stack:
         with progress_of(f"building {path}" if meant is not None else Path(path).name, quiet) as step:
@@ -108,6 +114,7 @@ def fix(
         # What can fail comes before the model is in its place: a report that nobody can take, a file beside it.
         code = _code(done) if emit_code is not None else ""
         kept = [(code, emit_code), (record.text(done) if manifest is not None else "", manifest)]
+        refuse_written(records.values(), [*done.inputs, *done.outputs])
         puts = [stack.enter_context(aside(text, name)) for text, name in kept if text and name is not None]
         if format is RepairFormat.JSON:
             start, end = record.text(done)[:1], record.text(done)[1:]
@@ -133,14 +140,16 @@ def _code(done: Repair) -> str:
 
 
 def _refuse_contradictions(
-    output: str | None, in_place: bool, layers: list[str] | None, every: bool, dry: bool, code: str | None, both: bool
-) -> None:
+    output: str | None, in_place: bool, layers: list[str] | None, every: bool, dry: bool, records: Iterable[str],
+    both: bool,
+) -> None:  # fmt: skip
     if output is not None and in_place:
         raise UsageError("--output and --in-place contradict each other")
     if layers and every:
         raise UsageError("--layers and --all contradict each other")
-    if dry and code is not None:
-        raise UsageError("--dry-run writes nothing: leave --emit-code away")
+    for option in records if dry else ():
+        instead = "; --format json prints the same" if option == "--manifest" else ""
+        raise UsageError(f"--dry-run writes nothing: leave {option} away{instead}")
     if both:
         raise UsageError("--quiet and --verbose contradict each other")
     if output in {"-", ""}:

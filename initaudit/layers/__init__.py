@@ -1,6 +1,6 @@
 """From tensors to layers: what each weight is, how it is used, and how sure that is.
 
-`infer` takes the best source a model has: its graph, else its module tree, else the names and shapes of its tensors.
+`infer` takes the best source a model has: its graph (where more than its names tells that), else its module tree, else the names and shapes of its tensors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def infer(model: Model, activation: str | None = None) -> tuple[tuple[Layer, ...
         model: as a reader returned it.
         activation: what follows plain weights of which nothing else is known (counts as told by name).
     """
-    if model.graph is not None:
+    traced = model.graph is not None and model.graph_evidence is Evidence.TRACED
+    if traced:
         from initaudit.layers import from_graph  # noqa: PLC0415  needs the graph package, which other sources do not
 
         found, skipped = from_graph.infer(model)
@@ -41,7 +42,7 @@ def infer(model: Model, activation: str | None = None) -> tuple[tuple[Layer, ...
         from initaudit.layers import from_names  # noqa: PLC0415
 
         found, skipped = from_names.infer(model)
-    if model.graph is None:
+    if not traced:
         found = _untied(found)
         skipped = (*skipped, *_missing(model, found, skipped))
     if activation is not None:

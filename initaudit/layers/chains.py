@@ -16,7 +16,7 @@ from initaudit.types import Evidence, Layer
 _MOST_FAMILIES = 3
 _PLAIN = frozenset({"linear", "conv", "conv_transpose"})
 # Words for parts that lie beside one another, or whose output is added or multiplied to something.
-_PARALLEL = re.compile(
+PARALLEL = re.compile(
     r"(?:^|[._])(?:heads?|experts?|branch\w*|towers?|parallel|fpn|lateral\w*|attn\w*|attention\w*|res\w*|skip\w*|shortcut"
     r"|downsample|upsample|lora\w*|adapter\w*|query|key|value|[qkv](?:_?proj)?|w\d|gate\w*|se|scale\w*|to_\w+|proj\w*"
     r"|dense_?layers?|linears|convs|\w+_list|embed\w*|blocks?|groups?|stages?)(?:[._\d]|$)",
@@ -70,7 +70,7 @@ def _whole(layers: Sequence[Layer], operators: Sequence[Layer], ordered: bool) -
     """
     if len(operators) < 2 or any(a.kind not in _PLAIN | {"norm", "prelu", "bias"} for a in layers):
         return ()
-    if any(len(place(a).steps) > 2 or _PARALLEL.search(place(a).path) for a in operators):
+    if any(len(place(a).steps) > 2 or PARALLEL.search(place(a).path) for a in operators):
         return ()
     if ordered:
         return operators if all(_hands_on(a, b) for a, b in pairwise(operators)) else ()
@@ -107,8 +107,8 @@ def _runs(operators: Sequence[Layer]) -> list[list[Layer]]:
         stem = steps[-1][: match.start()]
         near = f"{steps[-2]}.{stem}" if len(steps) > 1 else stem
         if (
-            _PARALLEL.search(stem)
-            or _PARALLEL.search(steps[-2] if stem == "" and len(steps) > 1 else "")
+            PARALLEL.search(stem)
+            or PARALLEL.search(steps[-2] if stem == "" and len(steps) > 1 else "")
             or near.endswith(".w")
         ):
             continue

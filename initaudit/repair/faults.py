@@ -16,6 +16,7 @@ from initaudit.types import Array, Finding, Measured, Role, Severity, Tensor
 _OFF = 1.5  # of a layer's variance against He or Xavier, from which drawing it again changes much
 _FAR = 16.0  # the same where the layers stand in residual branches, whose ends matter more
 _TINY, _HUGE = 2e-3, 3.0  # standard deviations of a table beyond which it drowns what it is added to, or drowns in it
+_SAME = 0.1  # of a std, within which two weights may have been drawn by one call
 _BIAS = 0.5  # root mean square of a bias that outweighs a signal of variance 1
 _CHAIN = 3  # layers that are off, from which the chain is at fault and not a layer
 _MOST = 0.5  # share of a run that is off, from which all of it is drawn again; share of copies, likewise
@@ -86,8 +87,12 @@ class Faults:
         for m in measured:
             self._named[m.layer.name].append(m)
 
-    def of(self, finding: Finding) -> Iterator[Fault]:
-        """Yield what is drawn again to cure a finding."""
+    def of(self, finding: Finding) -> list[Fault]:
+        """Return what is drawn again to cure a finding."""
+        found = list(self._of(finding))
+        return [*found, *self._drawn_alike(found)] if signal(finding) else found
+
+    def _of(self, finding: Finding) -> Iterator[Fault]:
         cure = CURED.get(finding.rule, Cure.NOTHING)
         run = self.run(finding)
         if cure is Cure.TENSOR:
@@ -129,6 +134,15 @@ class Faults:
         yield from self._biases(rule, self.measured)
         yield from self._tables(rule)
         yield from (whole(m, rule) for m in self.measured if m.layer.kind == "norm" and zero(m))
+
+    def _drawn_alike(self, found: Sequence[Fault]) -> Iterator[Fault]:
+        """Yield what the same hand drew: weights of the same std as those at fault, and as far off."""
+        own = {id(fault.m) for fault in found}
+        stds = [fault.m.stats.std for fault in found if fault.weight and off(fault.m, _FAR)]
+        for m in self.measured:
+            if operates(m) and id(m) not in own and off(m, _FAR):
+                if any(abs(m.stats.std - std) < _SAME * std for std in stds):
+                    yield whole(m, found[0].why, chain=True)
 
     def _tensor(self, finding: Finding) -> Iterator[Fault]:
         for m in self.run(finding):

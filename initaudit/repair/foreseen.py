@@ -24,6 +24,7 @@ from initaudit.schemes import Fans
 from initaudit.types import Array, Audit, Finding, Graph, Law, Measured, Risk, Severity, Stats, Tensor, Units
 
 _ANYWHERE = Fans(1.0, 1.0)
+_FOLLOWS = "it follows from"  # how risk says that a symptom is told by another
 _WHOLE = frozenset({Cure.CHAIN, Cure.BRANCHES, Cure.ATTENTION, Cure.HEAD})  # told by signal and gradient
 
 
@@ -43,6 +44,12 @@ class Foreseen:
     def value(self) -> float:
         """The same as a number; 1 where it is not known."""
         return 1.0 if self.risk is None else self.risk.value
+
+    @property
+    def vague(self) -> bool:
+        """Whether the risk is not that of training: norms are folded, or few gradients are known."""
+        told = self.risk.symptoms if self.risk is not None else ()
+        return any(s.capped and not s.capped.startswith(_FOLLOWS) for s in told)
 
     @property
     def healthy(self) -> bool:

@@ -7,7 +7,8 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from initaudit.errors import ReadError, UsageError, WriteError
+from initaudit import formats
+from initaudit.errors import InitauditError, ReadError, UsageError, WriteError
 from initaudit.formats import writing
 
 Fingerprints = Mapping[Path, tuple[int, int, int]]  # inode, bytes, nanoseconds of the last change
@@ -39,9 +40,9 @@ def destination(path: Path, output: Path | None, in_place: bool, force: bool) ->
 
 
 def fingerprints(path: Path) -> Fingerprints:
-    """Return by what to know that a file, or what a folder holds, is still the same."""
+    """Return by what to know that the files of a model, or what a folder holds, are still the same."""
     found: dict[Path, tuple[int, int, int]] = {}
-    for one in _files(path):
+    for one in originals(path):
         try:
             seen = one.stat()
         except OSError:
@@ -67,8 +68,17 @@ def unchanged(before: Fingerprints) -> None:
 
 
 def size(path: Path) -> int:
-    """Return the bytes of a file, or of all files of a folder."""
+    """Return the bytes of all files of a model, or of a folder."""
     return sum(known[1] for known in fingerprints(path).values())
+
+
+def originals(path: Path) -> tuple[Path, ...]:
+    """Return the files that a model consists of: shards and data that it names too, and all that a folder holds."""
+    try:
+        named = [one.path for one in formats.plan(path, ())]
+    except InitauditError:  # what is wrong with it is for the reader to say
+        named = []
+    return tuple(dict.fromkeys((*_files(path), *named)))
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -14,6 +14,7 @@ from initaudit.repair.auto import CARRIED, STYLES, TIMES, Style
 from initaudit.repair.faults import Fault, Faults, grave, signal
 from initaudit.repair.foreseen import Foreseen, foresee
 from initaudit.risk.fit import BASE, WARNING
+from initaudit.risk.model import severity
 from initaudit.types import Audit, Finding, Measured, Skip
 
 _SURE = 1.5 * BASE  # a risk below which nothing better is looked for where a chain is drawn
@@ -53,7 +54,17 @@ class Search:
         self.told: Foreseen | None = None  # of the first attempt at the faults of the moment
         self.outcome: Foreseen | None = None  # of the attempt that was taken
         nodes = len(audit.model.graph.nodes) if audit.model.graph is not None else 1
+        self.blind = self._blind()
         self.tries = max(_FEW, min(_MANY, _BUDGET // max(1, nodes)))
+
+    def _blind(self) -> bool:
+        """Whether theory cannot tell what comes of a plan: it says something else of the model than was measured."""
+        if self.audit.theory is None:
+            return True
+        if self.audit.risk is None or self.audit.risk.by != "probe":
+            return False
+        seen = foresee(self.audit, ())
+        return seen is None or severity(seen.value) != severity(self.audit.risk.value)
 
     def cure(self, own: Sequence[Finding], findings: Sequence[Finding]) -> Attempt:
         """Return the attempt at what is at fault.
@@ -76,13 +87,17 @@ class Search:
                 if not key or key in tried or len(tried) >= self.tries:
                     continue
                 tried.add(key)
-                seen = foresee(self.audit, attempt.recipes)
+                seen = None if self.blind else foresee(self.audit, attempt.recipes)
+                if seen is None:
+                    self.blind, first = True, attempt
+                    break
+                if seen.vague:
+                    return attempt
                 self.told = self.told if k else seen
-                if seen is not None and seen.healthy and seen.value < (_SURE if attempt.chain else _FINE):
+                if seen.healthy and seen.value < (_SURE if attempt.chain else _FINE):
                     self.outcome = seen
                     return attempt
-                if seen is not None:
-                    found.append((seen.value - (_MATTERS if attempt is first else 0.0), attempt, seen))
+                found.append((seen.value - (_MATTERS if attempt is first else 0.0), attempt, seen))
             if found and min(found, key=_score)[2].value < _FINE:
                 break
         if not found:
@@ -110,11 +125,12 @@ class Search:
         single = [f for f in own if not signal(f)]
         told = [f for f in own if signal(f)]
         faults = [fault for finding in single for fault in found.of(finding)]
-        if self.audit.theory is None:
+        if faults and not self.blind:
+            yield faults
+        if self.blind:
             yield [*faults, *(fault for finding in told for fault in found.of(finding))]
             return
         if faults:
-            yield faults
             faults = [*faults, *self._behind(faults)]
         for finding in told:
             faults = [*faults, *found.of(finding)]

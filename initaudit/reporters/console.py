@@ -27,7 +27,7 @@ from initaudit.reporters.base import Reporter, Style, by_layer, counts, printabl
 from initaudit.reporters.curing import command
 from initaudit.reporters.page import Page
 from initaudit.reporters.table import folded, layout
-from initaudit.types import Finding, Report, Severity
+from initaudit.types import Evidence, Finding, Report, Severity
 
 MARKS = {Severity.ERROR: "x", Severity.WARNING: "!", Severity.INFO: "i"}
 COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.INFO: "cyan"}
@@ -128,7 +128,10 @@ def _judges(report: Report) -> Iterator[str]:
         inputs = report.probe.inputs if report.probe else 0
         yield f"{what}; measured on {inputs} inputs" + ("; ~ predicted from the weights" if predicted else "")
     elif predicted:
-        yield f"{what}; ~ predicted from the weights" + ("" if report.probe else ", --probe measures it")
+        how = "" if report.probe else ", --probe measures it"
+        if report.model.open:
+            how = ", with the activation between them that suits them best"
+        yield f"{what}; ~ predicted from the weights{how}"
     elif report.model.graph is None:
         yield "signal and gradient are not known: there is no graph (--model, --arch or an ONNX export gives one)"
     elif report.theory is not None and report.theory.why:
@@ -174,7 +177,8 @@ def _findings(page: Page, report: Report, style: Style) -> None:
 def _messages(group: Sequence[Finding]) -> Iterator[str]:
     """Yield what to print of findings told together: the first's message, and how many say the like."""
     first = group[0]
-    note = f" [{first.severity.label}, not {first.capped.label}: its role is not certain]" if first.capped else ""
+    doubt = "what stands between the weights" if "by" in first.evidence else "its role"
+    note = f" [{first.severity.label}, not {first.capped.label}: {doubt} is not certain]" if first.capped else ""
     same = all(f.message == first.message for f in group)
     which = "" if same or first.layer is None else f"{first.layer}: "
     more = f" ({'' if same else 'for example; '}{len(group)} layers)" if len(group) > 1 else ""
@@ -230,7 +234,8 @@ def _settled(report: Report) -> str:
         " with --activation NAME",
         "module": ": name the code it is for with --model or --arch, or audit an ONNX export (torch.onnx.export)",
     }
-    return options.get(report.model.graph_source, "; the graph itself leaves that open")
+    source = report.model.graph_source if report.model.graph_evidence is Evidence.TRACED else "none"
+    return options.get(source, "; the graph itself leaves that open")
 
 
 def _percent(share: float) -> str:

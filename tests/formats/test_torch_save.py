@@ -66,6 +66,17 @@ def test_every_layout_and_dtype_has_torch_s_values(tmp_path: Path, legacy: bool)
 
 
 @BOTH
+@pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
+@pytest.mark.filterwarnings("ignore")
+def test_any_pickle_protocol(tmp_path: Path, protocol: int, legacy: bool) -> None:
+    path, value = tmp_path / "model.pt", varied()
+    torch.save(value, path, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
+    model = read(path)
+    assert model.detail == ("legacy archive, state_dict" if legacy else "zip archive, state_dict")
+    assert not differing(model, value)
+
+
+@BOTH
 def test_ties_views_and_strides_are_told(tmp_path: Path, legacy: bool) -> None:
     found = tensors(saved(varied(), tmp_path, legacy=legacy))
     assert found["full"].identity == found["again"].identity

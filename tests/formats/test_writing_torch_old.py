@@ -62,6 +62,23 @@ def test_legacy_file(tmp_path: Path, whole: bool) -> None:
     assert changed_bytes(path, target) <= touched | set(range(flat, flat + 80))
 
 
+@pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
+def test_legacy_file_of_any_pickle_protocol(tmp_path: Path, protocol: int) -> None:
+    old = {**values(), "row": torch.randn(1, 300).expand(3, 300)}  # the last has no room for other values
+    path = tmp_path / "model.pt"
+    torch.save(old, path, pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+    target, new = redrawn(path, ["t", "row"])
+    with target.open("rb") as file:  # strict about frames, as torch is not
+        for _ in range(5):
+            reader = pickle._Unpickler(file)  # type: ignore[attr-defined]
+            reader.persistent_load = lambda pid: pid[1](pid[4])
+            reader.load()
+    found = torch.load(target, weights_only=False)
+    assert set(found) == set(old)
+    for name, value in found.items():
+        assert torch.equal(value, torch.tensor(new[name]).to(value.dtype) if name in new else old[name])
+
+
 def test_legacy_module(tmp_path: Path) -> None:
     path = save(torch.nn.LSTM(4, 3), tmp_path / "model.pt", legacy=True)
     target, new = redrawn(path, ["weight_hh_l0"])

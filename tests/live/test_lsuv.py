@@ -9,8 +9,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from initaudit.errors import UsageError  # noqa: E402
+from initaudit.live import model as reading  # noqa: E402
+from initaudit.live.lsuv import calibrate  # noqa: E402
 from initaudit.live.lsuv.sweep import Sweep  # noqa: E402
-from tests.live.scaled import scaled, told, variances  # noqa: E402
+from tests.live.scaled import draw, recipes, scaled, told, variances  # noqa: E402
 
 nn = torch.nn
 F = nn.functional
@@ -296,6 +298,25 @@ def test_all_of_the_batch_counts_whatever_it_was_traced_with():
     x[-1] *= 20
     scaled(net, x, examples=torch.randn(4, 10))
     assert all(near(v[0]) for v in variances(net, x).values())
+
+
+def test_images_in_bytes_are_taken_as_numbers():
+    net, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 4)), torch.randn(2, 3, 6, 6)
+    pixels = torch.randint(0, 256, (20, 3, 6, 6), dtype=torch.uint8)
+    scaled(net, pixels, examples=x)
+    assert all(near(v[0]) for v in variances(net, pixels.float()).values())
+
+
+def test_a_net_in_double_precision_is_computed_in_it():
+    net, x = mlp(10, 20, 5).double(), torch.randn(40, 10)
+    scaled(net, x, examples=x[:2].double())
+    assert all(v[0] == pytest.approx(1, abs=1e-9) for v in variances(net, x.double()).values())
+
+
+def test_a_net_that_cannot_be_run_is_refused_with_the_reason():
+    model = reading.read(mlp(10, 20, 5).eval(), torch.randn(2, 10))
+    with pytest.raises(UsageError, match="the graph takes"):
+        calibrate(model, recipes(model), draw, data=torch.randn(8, 11))
 
 
 def test_target_and_tries_are_settings():

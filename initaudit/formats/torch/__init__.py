@@ -32,7 +32,7 @@ def script_stem(names: tuple[str, ...]) -> str | None:
 
 
 def _sniff_legacy(path: Path, head: bytes) -> bool:
-    if not head.startswith(b"\x80"):
+    if not head.startswith((b"\x80", b"L")):
         return False
     from initaudit.formats.torch import files  # noqa: PLC0415
 

@@ -110,7 +110,7 @@ def store_anew_in_legacy(work: Work, source: Source, wanted: list[tuple[Storage,
     Raises:
         UnsupportedError: as above, or it is no such file.
     """
-    if bytes(source.view(0, min(source.size, len(legacy.MAGIC_PICKLE)))) != legacy.MAGIC_PICKLE:
+    if not legacy.begins(source.view(0, min(source.size, legacy.LOOK))):
         raise refusal(wanted[0][1].tensor, "and has no room for others")
     tracers: list[Tracer] = []
     roots = legacy.load(source, "", _collecting(tracers)).storages

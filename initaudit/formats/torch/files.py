@@ -59,7 +59,7 @@ def open_zip(path: Path, unpickler: MakeUnpickler = Unpickler) -> Opened:
 
 def sniff_legacy(path: Path, head: bytes) -> bool:
     """Whether the file begins with torch's magic number."""
-    return head.startswith(legacy.MAGIC_PICKLE)
+    return legacy.begins(head)
 
 
 def read_legacy(path: Path) -> Model:
@@ -142,6 +142,6 @@ def _load_bytes(data: bytes | memoryview, prefix: str, unpickler: MakeUnpickler)
     source = Blob(data)
     if bytes(source.view(0, min(source.size, len(_ZIP)))) == _ZIP:
         return archive.load(archive.Archive(source, io.BytesIO(data)), prefix, unpickler)
-    if source.size >= 15 and bytes(source.view(0, 15)) == legacy.MAGIC_PICKLE:
+    if legacy.begins(source.view(0, min(source.size, legacy.LOOK))):
         return legacy.load(source, prefix, unpickler)
     raise UnsupportedError("a pickled string that torch would load, but that is no file of torch.save")

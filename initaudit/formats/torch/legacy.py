@@ -8,8 +8,19 @@ from initaudit.formats.torch.storage import Loaded, Source, Storage, storage_dty
 from initaudit.types import Global, Skip
 
 MAGIC = 0x1950A86A20F9469CFC6C
-MAGIC_PICKLE = b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
+_LONG = b"\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
+_BEGINNINGS = (  # the magic number as each protocol of pickle writes it; 0 cannot write what follows
+    b"L%dL\n." % MAGIC,
+    *(b"\x80" + bytes([protocol]) + _LONG for protocol in (2, 3)),
+    *(b"\x80" + bytes([protocol]) + b"\x95" + len(_LONG).to_bytes(8, "little") + _LONG for protocol in (4, 5)),
+)
+LOOK = max(map(len, _BEGINNINGS))  # bytes
 PROTOCOL = 1001
+
+
+def begins(head: bytes | memoryview) -> bool:
+    """Whether a file begins with torch's magic number."""
+    return bytes(head[:LOOK]).startswith(_BEGINNINGS)
 
 
 class _Storages:

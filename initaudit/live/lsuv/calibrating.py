@@ -110,10 +110,7 @@ def _statistics(norms: str) -> str:
 
 
 def _read(data: Any) -> Data:
-    if data is None:
-        return {}
-    known = isinstance(data, Mapping) and all(isinstance(value, torch.Tensor) for value in data.values())
-    return data if known else read_data(data)
+    return {} if data is None else read_data(data)
 
 
 def _held(value: Array) -> Callable[[], Array]:
@@ -186,7 +183,10 @@ class _Sweeps:
 
     def _one(self, fed: Fed) -> Scaling:
         stored = Stored(self.graph, [recipe.tensor for recipe in self.recipes], {**self.fixed, **self.starts})
-        sweep = Sweep(self.graph, training_norms=self.settings.training_norms, seed=self.settings.seed)
+        double = any(c.dtype == "float64" and c.size > 1 and not c.buffer for c in self.graph.constants.values())
+        single = torch.float64 if double else torch.float32
+        norms = self.settings.training_norms
+        sweep = Sweep(self.graph, training_norms=norms, dtype=single, seed=self.settings.seed)
         targets = [
             Target(at, self.recipes[at].measured.layer, parts(self.recipes[at], SCHEME), self.starts[at], meeting)
             for at, meeting in self.met.items()

@@ -70,14 +70,31 @@ def attempts(
     given = by_input(data, graph.inputs)
     _checked(given)
     doubtful: list[Fed] = []
-    for kinds in _candidates(places, given):
-        for wide in _widened(graph, kinds, given):
-            fed = _fed(graph, wide, given, seed, examples, wanted)
-            if fed is not None and fed.sure:
-                yield fed
-            elif fed is not None and len(doubtful) < _DOUBTFUL:
-                doubtful.append(fed)
+    for own in _spelled(places, given):
+        for kinds in _candidates(places, own):
+            for wide in _widened(graph, kinds, own):
+                fed = _fed(graph, wide, own, seed, examples, wanted)
+                if fed is not None and fed.sure:
+                    yield fed
+                elif fed is not None and len(doubtful) < _DOUBTFUL:
+                    doubtful.append(fed)
     yield from doubtful
+
+
+def _spelled(places: Places, given: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the data as they are, then with real numbers for integers that look nothing up, as of images in bytes."""
+    yield dict(given)
+    words = {name: kind.word for name, kind in feeds.kinds(places.view, feeds.SIZES[0], places.founds).items()}
+    real = {
+        name: value.float() if words.get(name) == "numbers" and not _real(value) else value
+        for name, value in given.items()
+    }
+    if any(real[name] is not value for name, value in given.items()):
+        yield real
+
+
+def _real(value: torch.Tensor) -> bool:
+    return value.is_floating_point() or value.is_complex()
 
 
 def guessed(graph: Graph, data: Data) -> bool:
@@ -98,7 +115,7 @@ def _candidates(places: Places, given: Mapping[str, torch.Tensor]) -> Iterator[d
 
 
 def _checked(given: Mapping[str, torch.Tensor]) -> None:
-    floats = {name: value for name, value in given.items() if value.is_floating_point() or value.is_complex()}
+    floats = {name: value for name, value in given.items() if _real(value)}
     for name, value in floats.items():
         if not bool(torch.isfinite(value).all()):
             raise UsageError(

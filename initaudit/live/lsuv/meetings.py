@@ -77,7 +77,8 @@ def projects(node: Node) -> bool:
 
 def _meeting(places: Places, layer: Layer, outs: tuple[str, ...]) -> Meeting:
     same = [f for f in places.founds if f.weight.name == layer.weight.name and f.weight.size == layer.weight.size]
-    others = tuple(dict.fromkeys(f.out for f in same if f.out not in outs and f.kind in WEIGHTED))
+    moving = [f for f in same if f.kind in WEIGHTED and f.source not in places.view.fixed]
+    others = tuple(dict.fromkeys(f.out for f in moving if f.out not in outs))
     return Meeting(outs, others, {f.out: f.source for f in same})
 
 

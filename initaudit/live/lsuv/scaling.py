@@ -18,6 +18,7 @@ from initaudit.live.lsuv.stored import Stored
 from initaudit.live.lsuv.sweep import Stop, Sweep
 from initaudit.live.lsuv.targets import CONSTANT, DEAD, NOTHING, ZERO, Settings, Target
 
+_LINEAR = 0.01  # relative difference to what a linear product would be
 _STIFF = 0.1  # share of a change of its square that a scale lets through where it is divided out again
 UNMOVED = "its output does not change with the scale of the weight, which is normalised"
 
@@ -114,6 +115,8 @@ class Scaling:
                 one.states[k].why = f"its product cannot be computed: {why}"
             return
         base = self._seen(out, stop)
+        if not base:
+            return
         if not one.open:
             one.later.append(("", pooled(base)))
             return
@@ -138,15 +141,24 @@ class Scaling:
                 for k in group.parts:
                     one.states[k].why = CONSTANT if own.aa else self._idle(one, out)
                 continue
+            for k in group.parts:
+                one.states[k].why = ""
             scale = own.scale(self.settings.target)
             if scale is None:
                 scale = math.sqrt(self.settings.target / own.product)
-                for k in group.parts:
-                    one.states[k].why = f"its bias alone has variance {own.added:.3g}, over the target"
+                if self._linear(one, out, stop, group, own):
+                    for k in group.parts:
+                        one.states[k].why = f"its bias alone has variance {own.added:.3g}, over the target"
             aims.update(dict.fromkeys(group.parts, scale))
             before[group.parts[0]] = own.at(1.0) if linear else own.product
             alive.append(group)
         self._reach(one, out, stop, alive, aims, before)
+
+    def _linear(self, one: Target, out: str, stop: int, group: _Group, own: Moments) -> bool:
+        """Whether a product grows with its weight, so that what does not is its bias."""
+        scales = [2 * p.scale if k in group.parts else p.scale for k, p in enumerate(one.states)]
+        twice = pooled(group.of(self._made(one, out, stop, scales)))
+        return math.isclose(twice, own.at(2.0), rel_tol=_LINEAR)
 
     def _idle(self, one: Target, out: str) -> str:
         """Return why a product is zero."""
