@@ -18,6 +18,8 @@ class Changed:
     share: float  # of the elements that differ
     largest: float | None  # absolute difference, of elements that are finite on both sides; None where there is none
     stds: tuple[float, float]  # of the finite values
+    nans: tuple[int, int] = (0, 0)  # elements
+    nonfinite: tuple[int, int] = (0, 0)  # elements that are NaN or infinite
 
     @property
     def values(self) -> bool:

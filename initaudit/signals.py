@@ -18,6 +18,7 @@ from initaudit.types import Audit, Evidence, Graph, Measured, Signal, Signals, S
 
 Notice = Callable[[str], None]  # takes a line for the user, before something that takes a while
 _NOTHING = Signal()
+_OPEN = "what stands between the weights of this chain is not told (--activation NAME, --model or --arch tells it)"
 _SLOW = 1.0  # seconds from which a probe is announced
 
 
@@ -54,7 +55,7 @@ def judged(
         whole = tried("theory", lambda: _agreed(whole))
         if whole.theory is None:  # nothing that holds for all, or it failed: there is no graph then
             model = replace(whole.model, graph=None, other=(), source="")
-            whole = replace(whole, model=model, measured=before)
+            whole = replace(whole, model=model, measured=before, theory=Signals((), why=_OPEN, by="theory"))
     graph = None if whole.model.open else whole.model.graph
     if graph is not None:
         whole = tried("theory", lambda: _predicted(whole, graph))
@@ -125,6 +126,8 @@ def _run(whole: Audit, data: Any, seed: int, notice: Notice | None) -> Signals:
     graph = None if whole.model.open else whole.model.graph
     if graph is None:
         why = "there is no graph to run: name the code with --model or --arch, or audit an ONNX export"
+        if whole.model.open:
+            why += ", or say with --activation what stands between the weights"
         return Signals((), why=why)
     try:
         from initaudit.live import probe as probing  # noqa: PLC0415  imports torch

@@ -67,9 +67,9 @@ def test_select_takes_codes_prefixes_and_names_and_refuses_others():
 
 def test_paths_in_reports_are_never_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert flow._shown(tmp_path / "a" / "b.pt") == "a/b.pt"
-    assert flow._shown(tmp_path.parent / "b.pt") == "../b.pt"
-    assert flow._shown("../b.pt") == "../b.pt"
+    assert flow.shown(tmp_path / "a" / "b.pt") == "a/b.pt"
+    assert flow.shown(tmp_path.parent / "b.pt") == "../b.pt"
+    assert flow.shown("../b.pt") == "../b.pt"
 
 
 def test_values_of_any_finite_size_are_measured():

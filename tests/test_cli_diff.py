@@ -28,6 +28,15 @@ def test_diff_as_json(cli):
     assert [m["verdict"] for m in told["models"]] == ["unhealthy", "healthy"]
     nan = next(one for one in told["changed"] if one["name"] == "conv1.weight")
     assert nan["largest"] is None
+    assert nan["nonfinite"] == [9, 0]
+
+
+def test_diff_tells_how_many_values_were_not_finite(cli):
+    out = cli("diff", "broken.onnx", "healthy.onnx")[1]
+    (row,) = [line for line in out.splitlines() if "conv1.weight" in line]
+    assert " nan " in row
+    assert "9 > 0" in row
+    assert "nan" not in cli("diff", "healthy.onnx", "healthy.onnx")[1]
 
 
 @pytest.mark.parametrize("width", [80, 160])

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import onnx
+import pytest
 
 from tests.test_cli import refused
 from tests.test_cli_fix import cli, files
@@ -69,3 +70,31 @@ def test_data_that_change_while_the_model_is_audited_are_refused(cli, monkeypatc
     before = files()
     assert "changed while it was being repaired" in refused(cli("fix", "m.onnx"))
     assert files() == before
+
+
+@pytest.mark.parametrize(("source", "target"), [("faults.pt", "x.onnx"), ("faults.pt", "x.safetensors"),
+                         ("broken.onnx", "x.pt"), ("faults.safetensors", "x.PTH")])  # fmt: skip
+def test_a_name_that_promises_another_format_is_refused(cli, source, target):
+    assert "keeps the format" in refused(cli("fix", source, "-o", target))
+    assert not Path(target).exists()
+
+
+@pytest.mark.parametrize("target", ["x.pth", "x.bin", "x", "x.ckpt", "x.weights"])
+def test_a_name_that_promises_no_other_format_will_do(cli, target):
+    assert cli("fix", "faults.pt", "-o", target)[0] == 0
+    assert Path(target).exists()
+
+
+@pytest.mark.parametrize("given", ["model.safetensors", ""])
+def test_nothing_is_added_to_a_cache_unless_it_is_named(cli, given):
+    cache = Path("models--a--b")
+    snapshot = cache / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    Path("faults.safetensors").rename(cache / "blobs" / "123")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/123")
+    before = sorted(cache.rglob("*"))
+    assert "-o" in refused(cli("fix", snapshot / given))
+    assert cli("fix", snapshot / given, "--dry-run")[0] == 1
+    assert cli("fix", snapshot / given, "-o", "mine.safetensors" if given else "mine")[0] == 0
+    assert sorted(cache.rglob("*")) == before

@@ -3,8 +3,8 @@
     0.weight 0.bias   2.weight 2.bias   4.weight 4.bias     or the same behind one prefix: net.0.weight ...
 
 torch.nn.Sequential numbers its children, also those that have nothing to save: a number that is missing is a module
-without parameters. A ModuleList of weights, which may be added, joined or skipped in a forward pass of one's own, has no
-such gaps. So the file has to hold one run of numbers with a gap between any two weights, each of which takes as many
+without parameters. A ModuleList of weights, which may be added, joined or skipped in a forward pass of one's own, has
+no such gaps. So the file has to hold one run of numbers with a gap between any two weights, each of which takes as many
 inputs as the one before has outputs, and nothing else.
 
 Which activation stands in the gaps is not known: there is one candidate for each that is common.

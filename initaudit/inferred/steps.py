@@ -1,7 +1,7 @@
-"""What torch.nn's own leaf modules call in a forward pass of evaluation, from their records: nothing of torch is needed.
+"""What torch.nn's own leaf modules call in a forward pass of evaluation, from their records: torch is not needed.
 
-Each row gives the calls that `torch.nn.functional` gets, as they would be traced, and the shape that comes out. A module
-that is not in the table, or whose attributes are not those that its constructor sets, has no calls here.
+Each row gives the calls that `torch.nn.functional` gets, as they would be traced, and the shape that comes out. A
+module that is not in the table, or whose attributes are not those that its constructor sets, has no calls here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """From tensors to layers: what each weight is, how it is used, and how sure that is.
 
-`infer` takes the best source a model has: its graph (where more than its names tells that), else its module tree, else the names and shapes of its tensors.
+`infer` takes the best source a model has: its graph, unless its names are all that tells it, else its module tree, else
+the names and shapes of its tensors.
 """
 
 from __future__ import annotations

@@ -132,13 +132,11 @@ def _compared(one: Tensor, other: Tensor, a: _Side, b: _Side) -> Changed | Resha
         left, right = np.asarray(one.load()), np.asarray(other.load())
         if turned and homes[0] is not None and homes[1] is not None:
             left, right = form_of(homes[0], one).canonical(left), form_of(homes[1], other).canonical(right)
-        share, largest, stds = _measured(left, right)
+        found = _measured(one, other, left, right)
     finally:
         one.release()
         other.release()
-    if not share and one.dtype == other.dtype:
-        return None
-    return Changed(one.name, other.name, one.shape, (one.dtype, other.dtype), share, largest, stds)
+    return None if not found.share and one.dtype == other.dtype else found
 
 
 def _turned(one: Tensor, home: Layer, other: Tensor, there: Layer) -> bool:
@@ -151,10 +149,11 @@ def _turned(one: Tensor, home: Layer, other: Tensor, there: Layer) -> bool:
     return not same and (forms[0].stack, forms[0].operator) == (forms[1].stack, forms[1].operator)
 
 
-def _measured(left: Array, right: Array) -> tuple[float, float | None, tuple[float, float]]:
-    """Return the share of elements that differ, the largest difference of finite ones, and both std."""
+def _measured(one: Tensor, other: Tensor, left: Array, right: Array) -> Changed:
+    """Return how many elements of two tensors differ and by how much, both std, and how many are not finite."""
     differ, largest = 0, -1.0
     spreads = [Moments(), Moments()]
+    nans, nonfinite = [0, 0], [0, 0]
     for x, y in _blocks(left, right):
         p, q = _wide(x), _wide(y)
         off = (p != q) & ~(np.isnan(p) & np.isnan(q))
@@ -165,8 +164,13 @@ def _measured(left: Array, right: Array) -> tuple[float, float | None, tuple[flo
                 largest = max(largest, float(np.abs(p[both] - q[both]).max()))
         for k, values in enumerate((p, q)):
             spreads[k] = spreads[k].merge(_moments(values))
-    stds = tuple(math.sqrt(s.variance) if s.count else math.nan for s in spreads)
-    return differ / max(1, left.size), largest if largest >= 0 else None, (stds[0], stds[1])
+            nans[k] += int(np.count_nonzero(np.isnan(values)))
+            nonfinite[k] += int(np.count_nonzero(~np.isfinite(values)))
+    stds = [math.sqrt(s.variance) if s.count else math.nan for s in spreads]
+    return Changed(
+        one.name, other.name, one.shape, (one.dtype, other.dtype), differ / max(1, left.size),
+        largest if largest >= 0 else None, (stds[0], stds[1]), (nans[0], nans[1]), (nonfinite[0], nonfinite[1]),
+    )  # fmt: skip
 
 
 def _moments(values: Array) -> Moments:

@@ -140,9 +140,9 @@ class Faults:
         own = {id(fault.m) for fault in found}
         stds = [fault.m.stats.std for fault in found if fault.weight and off(fault.m, _FAR)]
         for m in self.measured:
-            if operates(m) and id(m) not in own and off(m, _FAR):
-                if any(abs(m.stats.std - std) < _SAME * std for std in stds):
-                    yield whole(m, found[0].why, chain=True)
+            like = any(abs(m.stats.std - std) < _SAME * std for std in stds)
+            if like and operates(m) and id(m) not in own and off(m, _FAR):
+                yield whole(m, found[0].why, chain=True)
 
     def _tensor(self, finding: Finding) -> Iterator[Fault]:
         for m in self.run(finding):

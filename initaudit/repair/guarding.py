@@ -11,6 +11,13 @@ from initaudit import formats
 from initaudit.errors import InitauditError, ReadError, UsageError, WriteError
 from initaudit.formats import writing
 
+_TORCH = frozenset({"torch", "torch-legacy", "torchscript", "exported", "pickle"})
+_PROMISES = {  # what others take a file of this suffix for
+    ".onnx": frozenset({"onnx"}),
+    ".safetensors": frozenset({"safetensors"}),
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".pt2", ".pkl"), _TORCH),
+}
+
 Fingerprints = Mapping[Path, tuple[int, int, int]]  # inode, bytes, nanoseconds of the last change
 
 
@@ -23,8 +30,11 @@ def destination(path: Path, output: Path | None, in_place: bool, force: bool) ->
     """
     usual = writing.default_target(path)
     target = path if in_place else output or usual
+    if output is None and not in_place and _cached(path):
+        raise UsageError("lies in a cache that others read too; name another place with -o", str(path))
     if target.is_dir() and not path.is_dir() and usual.parent == path.parent:  # an index's is beside its folder
         raise UsageError("is a folder; name the file to write", str(target))
+    _refuse_suffix(path, target)
     if not in_place and path.exists() and target.exists() and path.samefile(target):
         raise UsageError("is the original; --in-place writes over it", str(target))
     if not in_place and os.path.lexists(target) and not force and not (target.is_dir() and not any(target.iterdir())):
@@ -37,6 +47,23 @@ def destination(path: Path, output: Path | None, in_place: bool, force: bool) ->
     if path.is_dir() and not in_place and parent.is_relative_to(path.resolve()):
         raise UsageError("lies inside the original; choose another -o", str(target))
     return target
+
+
+def _cached(path: Path) -> bool:
+    """Whether a file or folder is a revision in a cache as the HuggingFace hub has it, or part of one."""
+    above = Path(os.path.abspath(path)).parents  # not resolved: the file itself is a link out of there
+    return any(one.name == "snapshots" and (one.parent / "blobs").is_dir() for one in above)
+
+
+def _refuse_suffix(path: Path, target: Path) -> None:
+    """Refuse a name that promises another format than the original's, which a repair keeps."""
+    promised = _PROMISES.get(target.suffix.lower())
+    if promised is None or path.is_dir() or target.suffix.lower() == path.suffix.lower():
+        return
+    kind = formats.identify(path).name
+    if kind not in promised and any(kind in one for one in _PROMISES.values()):
+        like = path.suffix or f"another name than {target.suffix}"
+        raise UsageError(f"a repair keeps the format, and {path.name} is a {kind} file; give it {like}", str(target))
 
 
 def fingerprints(path: Path) -> Fingerprints:

@@ -19,7 +19,7 @@ from typing import Any
 
 from initaudit.edits import Reached, Repair, Row
 from initaudit.repair.drawing import original_name
-from initaudit.reporters.base import counts
+from initaudit.reporters.base import counts, unjudged
 from initaudit.reporters.json import plain
 from initaudit.reporters.repair import stats_of
 from initaudit.types import Measured, Report, Severity, Tensor
@@ -124,4 +124,5 @@ def _summary(report: Report) -> dict[str, Any]:
         "infos": n[Severity.INFO],
         "risk": risk if risk is None or math.isfinite(risk) else None,
         "risk_by": report.risk.by if report.risk is not None else None,
+        "unjudged": unjudged(report) or None,
     }

@@ -43,3 +43,12 @@ def by_layer(report: Report) -> dict[str, str]:
         for name in (f.layer, *f.also):
             worst[name] = max(f.severity, worst.get(name, f.severity))
     return {m.layer.name: worst[m.layer.name].label if m.layer.name in worst else "ok" for m in report.measured}
+
+
+def unjudged(report: Report) -> str:
+    """Return why nobody told signal and gradient, and which option would; empty where someone did."""
+    if any(m.signal is not None for m in report.measured):
+        return ""
+    if report.theory is not None and report.theory.why:
+        return report.theory.why
+    return "there is no graph (--model, --arch or an ONNX export gives one)" if report.model.graph is None else ""

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.text import Text
 
-from initaudit.reporters.base import Reporter, Style, by_layer, counts, printable
+from initaudit.reporters.base import Reporter, Style, by_layer, counts, printable, unjudged
 from initaudit.reporters.curing import command
 from initaudit.reporters.page import Page
 from initaudit.reporters.table import folded, layout
@@ -132,10 +132,8 @@ def _judges(report: Report) -> Iterator[str]:
         if report.model.open:
             how = ", with the activation between them that suits them best"
         yield f"{what}; ~ predicted from the weights{how}"
-    elif report.model.graph is None:
-        yield "signal and gradient are not known: there is no graph (--model, --arch or an ONNX export gives one)"
-    elif report.theory is not None and report.theory.why:
-        yield f"signal and gradient are not known: {report.theory.why}"
+    elif why := unjudged(report):
+        yield f"signal and gradient are not known: {why}"
     if report.probe is not None and report.probe.why:
         yield f"the probe: {report.probe.why}"
     if report.theory is not None and report.theory.unread and not probed:

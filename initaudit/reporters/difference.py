@@ -47,6 +47,7 @@ def document(found: Difference) -> dict[str, Any]:
                     "share": one.share,
                     "largest": one.largest,
                     "std": one.stds,
+                    "nonfinite": one.nonfinite,
                 }
                 for one in found.changed
             ],
@@ -109,7 +110,7 @@ def _table(page: Page, changed: Sequence[Changed], style: Style) -> None:
     groups: dict[object, list[Changed]] = {}
     for k, one in enumerate(one for one in changed if one.values):
         key = (re.sub(r"\d+", "N", one.name), one.shape, one.dtypes, _share(one), f"{one.stds[0]:.1g}",
-               f"{one.stds[1]:.1g}")  # fmt: skip
+               f"{one.stds[1]:.1g}", one.nonfinite)  # fmt: skip
         groups.setdefault(k if style.verbosity > 0 else key, []).append(one)
     rows = list(groups.values())
     shown = rows if style.verbosity > 0 else rows[:_MOST]
@@ -120,9 +121,11 @@ def _table(page: Page, changed: Sequence[Changed], style: Style) -> None:
         Column("dtype", tuple(_dtype(one) for one in firsts), gives_way=2),
         Column("share", tuple(_share(one) for one in firsts), right=True),
         Column("largest", tuple(_largest(row) for row in shown), right=True),
-        Column("std before", tuple(number(one.stds[0]) for one in firsts), right=True),
-        Column("> after", tuple(f"> {number(one.stds[1])}" for one in firsts)),
+        Column("std before", tuple(_std(one, 0) for one in firsts), right=True),
+        Column("> after", tuple(f"> {_std(one, 1)}" for one in firsts)),
     ]
+    if any(any(one.nonfinite) for one in firsts):
+        columns.append(Column("nan, inf", tuple(_nonfinite(one) for one in firsts), right=True))
     for line in lines(columns, page.width - 2):
         page.console.print(f"  {line}", soft_wrap=True)
     if len(shown) < len(rows):
@@ -133,6 +136,17 @@ def _table(page: Page, changed: Sequence[Changed], style: Style) -> None:
 def _dtype(one: Changed) -> str:
     before, after = one.dtypes
     return before if before == after else f"{before} > {after}"
+
+
+def _std(one: Changed, side: int) -> str:
+    """Return the std, or what keeps it from being one."""
+    if one.nonfinite[side]:
+        return "nan" if one.nans[side] else "inf"
+    return number(one.stds[side])
+
+
+def _nonfinite(one: Changed) -> str:
+    return "{:,} > {:,}".format(*one.nonfinite) if any(one.nonfinite) else "-"
 
 
 def _share(one: Changed) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from initaudit.edits import Reached, Repair, Row
-from initaudit.reporters.base import Style, counts, printable
+from initaudit.reporters.base import Style, counts, printable, unjudged
 from initaudit.reporters.curing import typed
 from initaudit.reporters.page import Page
 from initaudit.reporters.table import Column, lines, number, ratio_of, together
@@ -96,26 +96,38 @@ def _table(page: Page, repair: Repair, style: Style) -> None:
         left = len(groups) - _MOST
         groups = groups[:_MOST]
     firsts = [group[0] for group in groups]
-    columns = [
-        Column("layer", tuple(together([_name(row) for row in group]) for group in groups)),
-        Column("kind", tuple(_kind(row) for row in firsts), gives_way=1),
-        Column("scheme", tuple(_scheme(row) for row in firsts)),
-        Column("for", tuple(row.recipe.why for row in firsts), gives_way=2),
-        Column("std before", tuple(_std(row, before=True) for row in firsts), right=True),
-        Column("> after", tuple(_std(row, before=False) for row in firsts)),
-        Column("ratio before", tuple(_ratio(row, before=True) for row in firsts), right=True, gives_way=3),
-        Column("> after ", tuple(_ratio(row, before=False) for row in firsts), gives_way=3),
-        Column("verdict", tuple(_verdict(row) for row in firsts)),
-    ]
-    if any(row.reached for row in firsts):
-        columns.insert(-1, Column("variance", tuple(_variance(group) for group in groups), right=True))
-    for k, line in enumerate(lines(columns, page.width - 4)):
+    table = lines(_columns(groups, brief=False), page.width - 4)
+    if "  scheme" not in table[0]:
+        table = lines(_columns(groups, brief=True), page.width - 4)
+    for k, line in enumerate(table):
         mark, colour = _MARKS.get(firsts[k - 1].verdict_after or "", ("", "")) if k else ("", "dim")
         text = Text.assemble("  ", (f"{mark:1} ", colour), (line, "dim" if k == 0 else ""))
         page.console.print(text, soft_wrap=True)
     if left:
         page.line(f"and {left} more rows (-v shows them)", indent=4)
     page.gap()
+
+
+def _columns(groups: Sequence[Sequence[Row]], *, brief: bool) -> list[Column]:
+    """Return the columns; where they are to be brief, of schemes the name alone."""
+    firsts = [group[0] for group in groups]
+    schemes = [_scheme(row) for row in firsts]
+    if brief:
+        schemes = [re.sub("[:,].*", ":..", scheme) for scheme in schemes]
+    columns = [
+        Column("layer", tuple(together([_name(row) for row in group]) for group in groups)),
+        Column("kind", tuple(_kind(row) for row in firsts), gives_way=1),
+        Column("scheme", tuple(schemes), gives_way=3),
+        Column("for", tuple(row.recipe.why for row in firsts), gives_way=4),
+        Column("std before", tuple(_std(row, before=True) for row in firsts), right=True),
+        Column("> after", tuple(_std(row, before=False) for row in firsts)),
+        Column("ratio before", tuple(_ratio(row, before=True) for row in firsts), right=True, gives_way=2),
+        Column("> after", tuple(_ratio(row, before=False) for row in firsts), gives_way=2),
+        Column("verdict", tuple(_verdict(row) for row in firsts)),
+    ]
+    if any(row.reached for row in firsts):
+        columns.insert(-1, Column("variance", tuple(_variance(group) for group in groups), right=True))
+    return columns
 
 
 def _folded(rows: Sequence[Row], *, fold: bool) -> list[list[Row]]:
@@ -236,6 +248,9 @@ def _says(repair: Repair, code: str, live: bool) -> Iterator[str]:
     if not repair.plan.recipes:
         what = "nothing to fix" if before.verdict == "healthy" else "nothing that drawing weights again would cure"
         yield f"{what}, nothing written: {_verdict_of(before)}"
+        yield from _silent(before)
+        if repair.scheme != "auto" and not repair.plan.kept:  # those were asked for
+            yield "a scheme says how layers are drawn, not which: --all draws every layer, --layers GLOB those it names"
         return
     layers = len({recipe.measured.layer.name for recipe in repair.plan.recipes})
     some = f"{layers} layer{'s' * (layers != 1)}"
@@ -251,16 +266,23 @@ def _says(repair: Repair, code: str, live: bool) -> Iterator[str]:
         yield f"code for {some} written to {code}"
     if repair.after is not None:
         yield f"audited again: {_verdict_of(repair.after)}"
+        yield from _silent(repair.after)
     if repair.at_fault and not repair.worse:
         names = ", ".join(repair.at_fault[:5]) + (f" and {len(repair.at_fault) - 5} more" * (len(repair.at_fault) > 5))
         yield f"still at fault: {names}"
 
 
+def _silent(report: Report) -> Iterator[str]:
+    """Say why nobody told signal and gradient: what is called healthy without them may still not train."""
+    if why := unjudged(report):
+        yield f"signal and gradient are not known: {why}"
+
+
 def _verdict_of(report: Report) -> str:
     n = counts(report)
     parts = ", ".join(f"{n[s]} {s.label}{'' if n[s] == 1 else 's'}" for s in sorted(Severity, reverse=True))
-    risk = "" if report.risk is None or report.folded else f"; risk {report.risk.value:.2f} by {report.risk.by}"
-    return f"{report.verdict}: {parts}{risk}"
+    risk = f"risk {report.risk.value:.2f} by {report.risk.by}" if report.risk is not None else "signal not judged"
+    return f"{report.verdict}: {parts}" + ("" if report.folded else f"; {risk}")
 
 
 def _next(repair: Repair, code: str, live: bool) -> Iterator[str]:

@@ -15,7 +15,10 @@ Group = tuple[Measured, ...]  # rows told as one
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A heading, the cells under it, how they align, and how soon the column gives way (0: never)."""
+    """A heading, the cells under it, how they align, and how soon the column gives way (0: never).
+
+    Columns that give way at the same time do so together.
+    """
 
     heading: str
     cells: tuple[str, ...]
@@ -100,7 +103,8 @@ def lines(columns: Sequence[Column], width: int) -> list[str]:
         return sum(c.width + 2 for c in kept[1:])
 
     while first + rest() > width and any(c.gives_way for c in kept):
-        kept.remove(min((c for c in kept if c.gives_way), key=lambda c: c.gives_way))
+        next_one = min(c.gives_way for c in kept if c.gives_way)
+        kept = [c for c in kept if c.gives_way != next_one]
     limits = [min(kept[0].width, max(12, width - rest())), *(c.width for c in kept[1:])]
     rows = [[c.heading for c in kept], *zip(*(c.cells for c in kept), strict=True)]
     return [

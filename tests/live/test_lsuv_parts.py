@@ -7,8 +7,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from initaudit.edits import Recipe  # noqa: E402
 from initaudit.live import model as reading  # noqa: E402
 from initaudit.live.lsuv import calibrate  # noqa: E402
+from initaudit.live.lsuv.parts import parts  # noqa: E402
+from initaudit.types import Tensor  # noqa: E402
+from tests import build  # noqa: E402
 from tests.live.scaled import draw, recipes, scaled, told, variances  # noqa: E402
 
 nn = torch.nn
@@ -189,3 +193,21 @@ def test_other_recipes_are_in_place_while_the_net_runs():
     assert near(first.var(correction=0))
     second = F.linear(first.relu(), torch.from_numpy(done.values[1]()).float(), net[2].bias)
     assert near(second.var(correction=0))
+
+
+def test_parts_are_told_in_every_form_of_a_tensor():
+    values = np.zeros((6, 6), np.float32)
+    layer = build.layer("a", values, parts=("query", "key", "value"))
+    one = build.measured(layer)
+    stored, turned = layer.weight, replace(layer.weight, strides=(1, 6), load=lambda: values.T)
+    cast = replace(stored, dtype="float16", storage="elsewhere")
+    scales = [2.0, 3.0, 5.0]
+    wanted = np.repeat(scales, 2)
+    for tensor in (stored, cast):
+        made = parts(Recipe(one, tensor, "lsuv", ""), "lsuv").scaled(np.ones((6, 6)), scales)
+        assert (made == wanted[:, None]).all()
+    made = parts(Recipe(one, turned, "lsuv", ""), "lsuv").scaled(np.ones((6, 6)), scales)
+    assert (made == wanted).all()
+    norms = Tensor("a.weight_g", (6, 1), "float32", lambda: values[:, :1])
+    made = parts(Recipe(one, norms, "lsuv", ""), "lsuv").scaled(np.ones((6, 1)), scales)
+    assert (made[:, 0] == wanted).all()

@@ -50,6 +50,10 @@ def test_nan_equals_nan_and_nothing_else(tmp_path):
     assert not diff(a, a).differs
     (one,) = diff(a, b).changed
     assert (one.share, one.largest) == (1 / 32, None)
+    assert (one.nans, one.nonfinite) == ((1, 0), (1, 0))
+    holed[2] = torch.inf
+    (one,) = diff(b, saved(tmp_path / "c.pt", **weights(b__weight=holed))).changed
+    assert (one.nans, one.nonfinite) == ((0, 1), (0, 9))
 
 
 def test_added_removed_shape_and_type_are_told_apart(tmp_path):

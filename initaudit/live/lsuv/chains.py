@@ -39,14 +39,14 @@ def graph_of(model: Model, given: Mapping[str, torch.Tensor], told: Sequence[Lay
         UsageError: nothing is proven; the line says which option would make it work.
     """
     guessed = model.source == "inferred"  # from the same records, for inputs of a size that was guessed
-    if model.graph is not None and not (guessed and given):
+    if model.graph is not None and not model.open and not (guessed and given):
         return model.graph
     try:
         if not model.modules:
             return _chain(model, told)
         module = rebuilt(model)
     except UnsupportedError as error:
-        if model.graph is not None:
+        if model.graph is not None and not model.open:
             return model.graph
         raise UsageError(f"{_NEEDS}: {error.reason}; {_HELP}") from None
     example: Any = {name: value[:_ROWS] for name, value in given.items()} or None

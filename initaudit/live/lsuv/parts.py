@@ -45,16 +45,19 @@ def parts(recipe: Recipe, lsuv: str) -> Parts:
     if recipe.units is not None:
         chosen = np.isin(_units(layer), recipe.units)
         labels = np.where(chosen, labels, FIXED)
-    beside = recipe.tensor.name != layer.weight.name  # the norms of a weight: a row for each of its units
-    if labels.size > 1 and beside and labels.shape == recipe.tensor.shape:
+    tensor = recipe.tensor
+    if labels.size == 1:
+        return Parts(labels.reshape((1,) * len(tensor.shape)), names)
+    if tensor.identity == layer.weight.identity:
         return Parts(labels, names)
-    if labels.size > 1 and recipe.tensor.identity != layer.weight.identity:
-        seen = same_places(layer.weight, np.broadcast_to(labels, layer.weight.shape), recipe.tensor)
-        labels = np.zeros((1,) * len(recipe.tensor.shape), np.int64) if seen is None else seen.astype(np.int64)
-        names = ("",) if seen is None else names
-    elif labels.size == 1:
-        labels = labels.reshape((1,) * len(recipe.tensor.shape))
-    return Parts(labels, names)
+    if tensor.name != layer.weight.name and tensor.shape == labels.shape:  # the norms of a weight: one for each unit
+        return Parts(labels, names)
+    seen = same_places(layer.weight, np.broadcast_to(labels, layer.weight.shape), tensor)
+    if seen is not None:
+        return Parts(seen.astype(np.int64), names)
+    if tensor.shape == layer.weight.shape:  # a copy of it in another type
+        return Parts(labels, names)
+    return Parts(np.zeros((1,) * len(tensor.shape), np.int64), ("",))
 
 
 def _of(layer: Layer) -> tuple[Array, tuple[str, ...]]:
