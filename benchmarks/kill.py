@@ -2,7 +2,7 @@
 
 SIGKILL at random moments of the whole run, of the time in which files are written (from the appearance of the
 temporary folder to its disappearance), and, where several files change, of the time in which they are renamed (from
-the first of them to the end). Then every file is compared by sha256 with the original and with the result of a run
+the appearance of the journal). Then every file is compared by sha256 with the original and with the result of a run
 that nobody killed, and once more after the step with which every `fix` begins.
 """
 
@@ -117,29 +117,32 @@ def wait(run: subprocess.Popen[bytes], until: Callable[[], bool], pause: float =
             time.sleep(pause)
 
 
-def timed(path: Path) -> tuple[float, float]:
-    """Return how long a run takes, and how long files are being written."""
+def timed(path: Path) -> tuple[float, float, float]:
+    """Return how long a run takes, how long files are being written, and how long the journal is there."""
     folder = path.parent
     start = time.perf_counter()
     run = fix(path)
     wait(run, lambda: writes(folder))
     staged = time.perf_counter()
+    wait(run, lambda: renames(folder) or not writes(folder), pause=0)
+    begun = time.perf_counter()
+    wait(run, lambda: not renames(folder), pause=0)
+    renamed = time.perf_counter() - begun
     wait(run, lambda: not writes(folder))
     written = time.perf_counter() - staged
     if run.wait() not in {0, 1}:
         raise SystemExit(f"fix {path} ended with {run.returncode}")
-    return time.perf_counter() - start, written
+    return time.perf_counter() - start, written, renamed
 
 
 def kill(path: Path, moment: str, length: float) -> bool:
     """Kill a run at a moment; return whether it was still there."""
-    folder, first = path.parent, min(path.parent.glob("*.safetensors"))
-    before = first.stat().st_ino
+    folder = path.parent
     run = fix(path)
     if moment == WRITING:
         wait(run, lambda: writes(folder))
     elif moment == RENAMING:
-        wait(run, lambda: first.stat().st_ino != before, pause=0)  # the other renames take some ten microseconds
+        wait(run, lambda: renames(folder), pause=0)
     time.sleep(length)
     running = run.poll() is None
     run.send_signal(signal.SIGKILL)
@@ -161,7 +164,7 @@ def study(work: Path, shards: int, moments: int) -> list[Outcome]:
     times = timed(path)
     original, result = sums(pristine), sums(folder)
     assert original != result
-    kinds = {WHOLE: times[0], WRITING: times[1]} | ({RENAMING: 0.0} if shards > 1 else {})
+    kinds = {WHOLE: times[0], WRITING: times[1]} | ({RENAMING: times[2]} if shards > 1 else {})
     name = f"{shards} files" if shards > 1 else "one file"
     outcomes = []
     rng = random.Random(shards)
@@ -213,8 +216,7 @@ def report(outcomes: list[Outcome], moments: int) -> str:
         "",
         f"`initaudit fix --in-place --all --scheme he` on {size:.0f} MB of float32 in safetensors, as one file and as",
         f"{SHARDS} with an index, killed with SIGKILL at {moments} random moments each: of the whole run, of the time",
-        "in which the temporary folder is there, and at once when the first of several files has been renamed. Files",
-        "are compared by sha256.",
+        "in which the temporary folder is there, of the time in which the journal is. Files are compared by sha256.",
         "*Waiting*: some files are renamed and others not yet, `check` refuses to read them and says why, and the next",
         "`fix` finishes first. *Ended*: runs that were through before the signal came. *Then*: after the step with",
         "which every `fix` begins.",

@@ -88,10 +88,11 @@ def check(
     }
     shapes = _words(inputs)
     if live:
-        return audit.audit_model(audit.live(path, example_inputs, shapes), **settings)
+        return audit.audit_model(audit.live(path, example_inputs, shapes, data), **settings)
     if path is None:
-        return audit.audit_model(audit.built(model, arch, example_inputs, shapes, weights=True), **settings)
-    return audit.audit_path(Path(str(path)), meant=_meant(model, arch, example_inputs, shapes), **settings)
+        made = audit.built(model, arch, example_inputs, shapes, weights=True, data=data)
+        return audit.audit_model(made, **settings)
+    return audit.audit_path(Path(str(path)), meant=_meant(model, arch, example_inputs, shapes, data), **settings)
 
 
 def fix(
@@ -166,7 +167,7 @@ def fix(
     if live:
         return fixing.fix_module(model_or_path, wish, fixing.Judge(settings=settings), example_inputs, shapes)
     twin = audit.named_by(Path(names)) if names is not None else None
-    judge = fixing.Judge(_meant(model, arch, example_inputs, shapes), twin, settings)
+    judge = fixing.Judge(_meant(model, arch, example_inputs, shapes, data), twin, settings)
     return fixing.fix(
         str(model_or_path), wish, judge, output=None if output is None else Path(output), in_place=in_place
     )
@@ -209,13 +210,15 @@ def _settings(
     }
 
 
-def _meant(model: Any, arch: str | None, example_inputs: Any, shapes: Sequence[str]) -> Callable[[], Model] | None:
+def _meant(
+    model: Any, arch: str | None, example_inputs: Any, shapes: Sequence[str], data: Any
+) -> Callable[[], Model] | None:
     """Return what builds the module that a checkpoint is meant for, once."""
     from initaudit import audit  # noqa: PLC0415
 
     if model is None and arch is None:
         return None
-    return cache(partial(audit.built, model, arch, example_inputs, shapes, weights=False))
+    return cache(partial(audit.built, model, arch, example_inputs, shapes, weights=False, data=data))
 
 
 def _words(given: str | Sequence[str]) -> list[str]:

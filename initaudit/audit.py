@@ -92,8 +92,9 @@ def audit_path(
 
 
 def built(
-    model: object, arch: str | None, examples: object = None, inputs: Sequence[str] = (), *, weights: bool
-) -> Model:
+    model: object, arch: str | None, examples: object = None, inputs: Sequence[str] = (), *, weights: bool,
+    data: object = None,
+) -> Model:  # fmt: skip
     """Return the module that `--model` or `--arch` names as a Model, with the graph of a forward pass.
 
     Args:
@@ -102,12 +103,13 @@ def built(
         examples: what to feed it with; guessed by default.
         inputs: the same as `--input` gives it.
         weights: draw its weights; else only their shapes are there, where it can be built so.
+        data: of the probe or LSUV, whose shapes it is traced with if nobody says what to feed it with.
 
     Raises:
         UsageError: there is no such thing, its code fails, or torch is not installed.
     """
     opened = _live()
-    made: Model = opened.built(model, arch, examples, tuple(inputs), weights=weights)
+    made: Model = opened.built(model, arch, examples, tuple(inputs), weights=weights, data=data)
     return made
 
 
@@ -116,9 +118,9 @@ def named_by(path: str | Path) -> Model:
     return formats.read(path)
 
 
-def live(module: object, examples: object = None, inputs: Sequence[str] = ()) -> Model:
-    """Return an nn.Module with its weights as a Model, with the graph of a forward pass."""
-    made: Model = _live().live(module, examples, options=tuple(inputs))
+def live(module: object, examples: object = None, inputs: Sequence[str] = (), data: object = None) -> Model:
+    """Return an nn.Module with its weights as a Model, with the graph of a forward pass; `data` as for `built`."""
+    made: Model = _live().live(module, examples, options=tuple(inputs), data=data)
     return made
 
 

@@ -110,11 +110,16 @@ class Repair:
     inputs: Mapping[str, str] = field(default_factory=dict)  # path -> sha256 of what was read
     outputs: Mapping[str, str] = field(default_factory=dict)  # path -> sha256 of what was written
     dry: bool = False
+    recovered: tuple[str, ...] = ()  # what an interrupted repair had left half done, and what became of that
 
     @property
     def code(self) -> int:
-        """The exit code: 1 if something got worse, is still at fault, or would change in a dry run."""
-        return int(bool(self.worse or self.at_fault or (self.dry and self.plan.recipes)))
+        """The exit code: 1 if something got worse, is still at fault, or would change in a dry run.
+
+        An error that no draw cures counts too: what follows a repair in a script may start from a healthy model only.
+        """
+        left = (self.after or self.before).verdict == "unhealthy"
+        return int(bool(self.worse or self.at_fault or left or (self.dry and self.plan.recipes)))
 
     def __repr__(self) -> str:
         layers = len({recipe.measured.layer.name for recipe in self.plan.recipes})

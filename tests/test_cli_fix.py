@@ -83,6 +83,27 @@ def test_a_layer_still_at_fault_is_1_and_written(cli):
     assert Path("broken.fixed.onnx").exists()
 
 
+def test_an_error_that_is_left_is_1(cli, monkeypatch):
+    code, out, _ = cli("fix", "broken.onnx", "--layers", "conv1", "-o", "some.onnx")
+    assert (code, Path("some.onnx").exists()) == (1, True)
+    assert "left: error INI103" in out
+    from initaudit.edits import Plan
+    from initaudit.repair import planning
+
+    monkeypatch.setattr(planning, "plan", lambda *_, **__: Plan(()))
+    code, out, _ = cli("fix", "broken.onnx")
+    assert code == 1
+    assert "nothing that drawing weights again would cure, nothing written: unhealthy" in out
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",)])
+def test_a_repair_that_an_interrupted_one_left_is_told(cli, monkeypatch, quiet):
+    from initaudit.formats import writing
+
+    monkeypatch.setattr(writing, "recover", lambda _: ("finished a repair that was interrupted",))
+    assert "finished a repair that was interrupted" in cli("fix", "healthy.onnx", *quiet)[1]
+
+
 def test_json_and_the_manifest_are_one_document(cli):
     code, out, err = cli("fix", "faults.safetensors", "--format", "json", "--manifest", "m.json")
     assert (code, err) == (0, "")

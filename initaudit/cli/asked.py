@@ -20,9 +20,9 @@ def split(words: list[str] | None) -> list[str]:
 
 
 def meant_by(
-    paths: list[str], model: str | None, arch: str | None, inputs: list[str] | None
+    paths: list[str], model: str | None, arch: str | None, inputs: list[str] | None, data: str | None
 ) -> Callable[[], Model] | None:
-    """Return what builds the module of --model or --arch, once; None without these.
+    """Return what builds the module of --model or --arch, once; None without these. Data tell the shapes of inputs.
 
     Raises:
         UsageError: the options contradict each other.
@@ -39,7 +39,7 @@ def meant_by(
 
     def build() -> Model:
         with redirect_stdout(sys.stderr):  # stdout is the report's, whatever someone's code prints
-            return audit.built(model, arch, inputs=inputs or (), weights=not paths)
+            return audit.built(model, arch, inputs=inputs or (), weights=not paths, data=data)
 
     return cache(build)
 

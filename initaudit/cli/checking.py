@@ -70,7 +70,7 @@ def check(
     refuse_model(output, paths)
     chosen = audit.select(split(select), split(ignore))
     activation = activations.named(activation) if activation is not None else None
-    meant = meant_by(paths, model, arch, input)
+    meant = meant_by(paths, model, arch, input, data)
     twin = audit.named_by(names) if names is not None else None
     told = same_options(model, arch, input, names, activation)
     reports: list[Report] = []
@@ -123,7 +123,7 @@ def show(
     refuse_idle_data(data, probe)
     if activation is not None:
         activation = activations.named(activation)
-    meant = meant_by([path] if path else [], model, arch, input)
+    meant = meant_by([path] if path else [], model, arch, input, data)
     name = path or model or arch or ""
     with progress_of(_first(name, meant), quiet=False) as step:
         settings: dict[str, Any] = {

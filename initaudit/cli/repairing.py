@@ -89,7 +89,7 @@ def fix(
         raise error.at(path) from error.__cause__
     read = {"--data": data, "--names": names, "--model": (model or "").partition(":")[0] or None}
     refuse_clashes(path, target, records, read, force=force)
-    meant = meant_by([path], model, arch, input)
+    meant = meant_by([path], model, arch, input, data)
     twin = audit.named_by(names) if names is not None else None
     settings: dict[str, Any] = {
         "activation": activations.named(activation) if activation is not None else None,

@@ -36,8 +36,8 @@ def proven(model: Model) -> Graph | None:
     try:
         leaves = list(_leaves(model))
         return _graph(leaves, _fed(leaves))
-    except UnsupportedError:
-        return None
+    except (UnsupportedError, ArithmeticError, LookupError, TypeError, ValueError):
+        return None  # the others: attributes that no constructor would have set
 
 
 def _leaves(model: Model) -> Iterator[Leaf]:
@@ -56,9 +56,9 @@ def _leaves(model: Model) -> Iterator[Leaf]:
         raise UnsupportedError(f"{foreign[:80]} is in no module")
     todo = [""]
     while todo:
-        record = records.get(todo.pop())
+        record = records.pop(todo.pop(), None)
         if record is None:
-            raise UnsupportedError("a module has no record")
+            raise UnsupportedError("a module has no record, or two places")
         if _changed(record):
             raise UnsupportedError(f"{record.path[:80]} was changed: hooks, or a forward pass of its own")
         if record.cls == _SEQUENTIAL:

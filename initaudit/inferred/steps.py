@@ -135,7 +135,7 @@ def _conv(leaf: Leaf, shape: Shape) -> list[Step]:
     if len(weight) != n + 2:
         raise UnsupportedError(f"the weight of {leaf.where} has {len(weight)} axes")
     _channels(leaf, shape, weight[1] * groups)
-    stride, dilation = leaf.several("stride"), leaf.several("dilation", 1)
+    stride, dilation = _positive(leaf, leaf.several("stride")), _positive(leaf, leaf.several("dilation", 1))
     given = leaf.get("padding", 0)
     if given not in ("same", "valid"):
         given = leaf.several("padding", 0)
@@ -152,8 +152,7 @@ def _conv(leaf: Leaf, shape: Shape) -> list[Step]:
         made.append(_padded(shape, [p for pair in reversed(each) for p in pair], mode, None))
         shape, used, each = made[-1].shape, (0,) * n, [(0, 0)] * n
     out = tuple(
-        (x + a + b - span - 1) // step + 1
-        for x, (a, b), span, step in zip(shape[2:], each, spans, _positive(leaf, stride), strict=True)
+        (x + a + b - span - 1) // step + 1 for x, (a, b), span, step in zip(shape[2:], each, spans, stride, strict=True)
     )
     if any(x + a + b < span + 1 for x, (a, b), span in zip(shape[2:], each, spans, strict=True)):
         raise MisfitError(f"the kernel of {leaf.where} is larger than what it is applied to", 1, 4**n)
@@ -166,7 +165,8 @@ def _turned(leaf: Leaf, shape: Shape) -> list[Step]:
     if len(weight) != n + 2 or leaf.get("padding_mode", "zeros") != "zeros":
         raise UnsupportedError(f"{leaf.where} is no plain transposed convolution")
     _channels(leaf, shape, weight[0])
-    groups, stride, dilation = leaf.whole("groups", 1), leaf.several("stride"), leaf.several("dilation", 1)
+    stride, dilation = _positive(leaf, leaf.several("stride")), _positive(leaf, leaf.several("dilation", 1))
+    groups = leaf.whole("groups", 1)
     padding, more = leaf.several("padding", 0), leaf.several("output_padding", 0)
     out = tuple(
         (x - 1) * s - 2 * p + d * (k - 1) + m + 1
@@ -183,9 +183,9 @@ def _channels(leaf: Leaf, shape: Shape, wanted: int) -> None:
         raise MisfitError(f"{leaf.where} takes {wanted} channels, not {shape[1]}")
 
 
-def _positive(leaf: Leaf, numbers: Sequence[int]) -> Sequence[int]:
+def _positive(leaf: Leaf, numbers: tuple[int, ...]) -> tuple[int, ...]:
     if any(n < 1 for n in numbers):
-        raise UnsupportedError(f"{leaf.where} has a stride of zero")
+        raise UnsupportedError(f"{leaf.where} has a kernel, stride or dilation below 1")
     return numbers
 
 
@@ -276,12 +276,12 @@ def _local_norm(leaf: Leaf, shape: Shape) -> list[Step]:
 def _pool(leaf: Leaf, shape: Shape) -> list[Step]:
     n = leaf.rank
     _axes(leaf, shape)
-    kernel = leaf.several("kernel_size")
+    kernel = _positive(leaf, leaf.several("kernel_size"))
     given = leaf.get("stride")
-    stride = kernel if given in (None, ()) else leaf.several("stride")
-    padding, dilation = leaf.several("padding", 0), leaf.several("dilation", 1)
+    stride = kernel if given in (None, ()) else _positive(leaf, leaf.several("stride"))
+    padding, dilation = leaf.several("padding", 0), _positive(leaf, leaf.several("dilation", 1))
     ceil = bool(leaf.get("ceil_mode", False))
-    sizes = zip(shape[2:], kernel, _positive(leaf, stride), padding, dilation, strict=True)
+    sizes = zip(shape[2:], kernel, stride, padding, dilation, strict=True)
     out = (*shape[:2], *(_windows(*one, ceil) for one in sizes))
     if any(k > x + 2 * p for x, k, p in zip(shape[2:], kernel, padding, strict=True)):
         raise MisfitError(f"the window of {leaf.where} is larger than what it is applied to", 1, 4**n)

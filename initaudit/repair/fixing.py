@@ -138,8 +138,7 @@ def pending(
     seen = guarding.fingerprints(where)
     before = judge.first(str(path))
     plan = planning.plan(before, scheme=wish.scheme, only=wish.only, every=wish.every, force=wish.force)
-    plan = replace(plan, notes=(*recovered, *plan.notes))
-    repair = Repair(before, plan, wish.scheme, wish.seed, dry=wish.dry)
+    repair = Repair(before, plan, wish.scheme, wish.seed, dry=wish.dry, recovered=recovered)
     if not plan.recipes:
         yield Pending(repair)
         return
@@ -172,7 +171,7 @@ def fix_module(module: Any, wish: Wish, judge: Judge, examples: Any = None, inpu
         examples: what it is fed with, as for `initaudit.check`.
         inputs: the same as `--input` gives it.
     """
-    model = audit.live(module, examples, inputs)
+    model = audit.live(module, examples, inputs, wish.data)
     before = audit.audit_model(model, **judge.settings)
     plan = planning.plan(before, scheme=wish.scheme, only=wish.only, every=wish.every, force=wish.force)
     repair = Repair(before, plan, wish.scheme, wish.seed, dry=wish.dry)

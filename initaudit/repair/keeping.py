@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from initaudit.closed_forms import TABLES
+from initaudit.graph.view import View
 from initaudit.grounds import HARMLESS, operator
-from initaudit.types import Measured, Role
+from initaudit.types import Graph, Layer, Measured, Role
 
 _FORMS = frozenset({"dirac", "identity", "delta-orthogonal", *TABLES})
 _SUBPIXEL = (4, 9, 16)  # filters of a PixelShuffle by 2, 3, 4
@@ -28,6 +29,33 @@ def meant(m: Measured) -> str:
     if layer.weight.buffer:
         return "no parameter"
     return ""
+
+
+def summed(graph: Graph | None, table: Layer, other: Layer) -> bool:
+    """Whether what is looked up in two tables is added; without a graph, whether it could be."""
+    if graph is None:
+        return table.weight.shape[-1:] == other.weight.shape[-1:]
+    view = View(graph)
+    return bool(_stream(view, table) & _stream(view, other))
+
+
+def _stream(view: View, table: Layer) -> set[str]:
+    """Return the values that hold what is looked up in a table as it is: moved, scaled, or as a part of a sum."""
+    own = {table.weight.identity, table.weight.name}
+    held = [name for name, t in view.graph.constants.items() if own.intersection((t.identity, t.name))]
+    todo = [out for name in held for use in view.readers(name) for out in view.nodes[use.node].outputs]
+    seen: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for use in view.readers(name):
+            node = view.nodes[use.node]
+            scaled = node.op in ("mul", "div") and len(view.moving(node)) == 1
+            if node.op in ("add", "sub") or scaled or view.family(node) == "move":
+                todo += [out for out in node.outputs if out]
+    return seen
 
 
 def _subpixel(m: Measured) -> bool:

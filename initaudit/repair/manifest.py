@@ -54,7 +54,7 @@ def document(repair: Repair) -> dict[str, Any]:
             "dry_run": repair.dry,
             "changes": [_change(row) for row in repair.rows],
             "kept": [{"name": skip.name, "why": skip.why} for skip in repair.plan.kept],
-            "notes": list(repair.plan.notes),
+            "notes": [*repair.recovered, *repair.plan.notes],
             "reached": [_reached(one) for one in repair.reached],
             "worse": list(repair.worse),
             "at_fault": list(repair.at_fault),

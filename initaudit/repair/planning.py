@@ -19,7 +19,7 @@ from initaudit.grounds import OPERATORS
 from initaudit.repair import drawing
 from initaudit.repair.auto import STYLES, TEXTBOOK, Auto, Chosen, Style
 from initaudit.repair.faults import Fault, Faults, grave, whole
-from initaudit.repair.keeping import meant
+from initaudit.repair.keeping import meant, summed
 from initaudit.repair.places import apart
 from initaudit.repair.policy import Policy
 from initaudit.repair.searching import Attempt, Search
@@ -179,11 +179,15 @@ class _Planner:
 
     def _table(self, m: Measured) -> str:
         """Return why a table of embeddings is not scaled along with all other weights; empty where it is."""
-        heads = {o.layer.tied for o in self.measured if o.layer.tied and o.layer.kind != "embedding"}
-        tied = {name for o in self.measured for name in (o.layer.name, o.layer.weight.name) if name in heads}
-        if m.layer.name in tied or m.layer.weight.name in tied or "tied head" in m.layer.tags:
+        if self._serves_head(m):
             return _TIED_TABLE
-        return _BESIDE if "position embedding" in m.layer.tags and tied else ""
+        kept = [o.layer for o in self.measured if o is not m and o.layer.kind == "embedding" and self._serves_head(o)]
+        return _BESIDE if any(summed(self.report.model.graph, m.layer, other) for other in kept) else ""
+
+    def _serves_head(self, m: Measured) -> bool:
+        """Whether a table is the weight of an output layer too."""
+        names = {m.layer.name, m.layer.weight.name}
+        return "tied head" in m.layer.tags or any(o.layer.tied in names and o is not m for o in self.measured)
 
     def _own(self, tensor: Tensor) -> Tensor:
         """Return the tensor that is written for one of a layer.

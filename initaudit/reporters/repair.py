@@ -51,7 +51,7 @@ def opening(repair: Repair, style: Style) -> str:
         _table(page, repair, style)
     _list(page, [_kept(skip) for skip in repair.plan.kept], "kept as it is", style)
     _list(page, _reached(repair.reached), "lsuv", style)
-    _list(page, list(repair.plan.notes), "note", style)
+    _list(page, [*repair.recovered, *repair.plan.notes], "note", style)
     return page.text()
 
 
@@ -60,7 +60,7 @@ def closing(repair: Repair, style: Style, *, code: str = "", live: bool = False)
     page = Page.of(style)
     says = list(_says(repair, code, live))
     if style.verbosity < 0:
-        return "; ".join(says) + "\n"
+        return "; ".join([*repair.recovered, *says]) + "\n"
     for line in says:
         page.line(line)
     most = None if style.verbosity > 0 else _FEW

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 nn = torch.nn
 
 
-def dense(depth, *, width=32, activation=nn.ReLU, norm=None, dropout=False, init=None):
+def dense(depth, *, width=16, activation=nn.ReLU, norm=None, dropout=False, init=None):
     """Depth weights with activations between them, at torch's default or as `init` draws them."""
     steps = []
     for at in range(depth - 1):
@@ -45,12 +45,12 @@ def siren(weight):  # Sitzmann et al. (2020): U(+-sqrt(6 / n) / 30) behind sin(3
 @pytest.mark.parametrize("order", [None, sorted])
 def test_a_deep_chain_at_the_default_is_told(tmp_path, prefix, order):
     torch.manual_seed(0)
-    report = initaudit.check(saved(dense(24), tmp_path, prefix, order))
+    report = initaudit.check(saved(dense(18), tmp_path, prefix, order))
     assert (report.verdict, report.model.graph_source) == ("suspect", "inferred")
     worst = report.findings[0]
     assert (worst.rule, worst.severity, worst.capped) == ("INI501", Severity.WARNING, Severity.ERROR)
-    assert len(worst.also) > 19
-    assert [m.layer.name for m in report.measured] == [f"{prefix}{at}" for at in range(0, 47, 2)]  # as it runs
+    assert len(worst.also) > 14
+    assert [m.layer.name for m in report.measured] == [f"{prefix}{at}" for at in range(0, 35, 2)]  # as it runs
     assert all(m.layer.activation_evidence is Evidence.ASSUMED for m in report.measured[:-1])
 
 
@@ -59,8 +59,8 @@ def test_a_deep_chain_at_the_default_is_told(tmp_path, prefix, order):
     [
         lambda: dense(30, dropout=True),
         lambda: dense(30, activation=nn.PReLU),
-        lambda: dense(20, init=lambda w: nn.init.normal_(w, 0, 1e-3)),
-        lambda: dense(20, init=lambda w: nn.init.normal_(w, 0, 10)),
+        lambda: dense(14, init=lambda w: nn.init.normal_(w, 0, 1e-3)),
+        lambda: dense(14, init=lambda w: nn.init.normal_(w, 0, 10)),
     ],
     ids=["dropout", "prelu", "small", "large"],
 )
@@ -74,9 +74,9 @@ def test_other_chains_that_no_activation_saves(tmp_path, net):
 @pytest.mark.parametrize(
     "net",
     [
-        lambda: dense(4), lambda: dense(8), lambda: dense(20, init=he), lambda: dense(20, norm=nn.LayerNorm),
-        lambda: dense(20, activation=nn.Tanh, init=nn.init.xavier_normal_),
-        lambda: dense(20, activation=nn.SELU, init=lambda w: nn.init.normal_(w, 0, w.shape[1] ** -0.5)),
+        lambda: dense(4), lambda: dense(8), lambda: dense(14, init=he), lambda: dense(14, norm=nn.LayerNorm),
+        lambda: dense(14, activation=nn.Tanh, init=nn.init.xavier_normal_),
+        lambda: dense(14, activation=nn.SELU, init=lambda w: nn.init.normal_(w, 0, w.shape[1] ** -0.5)),
         lambda: dense(10, init=siren),
         lambda: dense(10, activation=nn.Sigmoid, init=lambda w: nn.init.xavier_uniform_(w, gain=4)),
     ],
@@ -91,7 +91,7 @@ def test_a_chain_that_some_activation_suits_is_left_alone(tmp_path, net):
 
 def test_the_user_says_what_stands_between(tmp_path):
     torch.manual_seed(0)
-    net = dense(20, activation=nn.Tanh, norm=nn.BatchNorm1d)
+    net = dense(14, activation=nn.Tanh, norm=nn.BatchNorm1d)
     told = initaudit.check(saved(net, tmp_path), activation="tanh")
     live = initaudit.check(net)
     assert told.model.graph_source == "inferred"
@@ -104,7 +104,7 @@ def test_the_user_says_what_stands_between(tmp_path):
 
 def test_what_is_not_known_is_not_run(tmp_path):
     torch.manual_seed(0)
-    path = saved(dense(24), tmp_path)
+    path = saved(dense(18), tmp_path)
     report = initaudit.check(path, probe=True)
     assert report.probe.layers == ()
     assert "--activation" in report.probe.why
@@ -115,8 +115,8 @@ def test_what_is_not_known_is_not_run(tmp_path):
 
 def test_a_repair_of_it_is_healthy(tmp_path):
     torch.manual_seed(0)
-    repair = initaudit.fix(saved(dense(24), tmp_path), output=tmp_path / "fixed.pt")
-    assert len(repair.plan.recipes) >= 22
+    repair = initaudit.fix(saved(dense(18), tmp_path), output=tmp_path / "fixed.pt")
+    assert len(repair.plan.recipes) >= 16
     assert initaudit.check(tmp_path / "fixed.pt").verdict == "healthy"
 
 
@@ -168,7 +168,7 @@ def test_what_may_be_something_else_is_no_chain(named):
 
 def test_layers_are_read_as_before(tmp_path):
     torch.manual_seed(0)
-    path = saved(dense(24), tmp_path)
+    path = saved(dense(18), tmp_path)
     plain = {a.name: a for a in layers.infer(formats.read(path))[0]}
     report = initaudit.check(path)
     assert report.model.graph_source == "inferred"

@@ -1,6 +1,7 @@
 """A pickled module of torch's own classes alone has the graph that tracing the live module finds."""
 
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -148,6 +149,24 @@ def test_a_parameter_that_nobody_uses_is_no_part_of_a_proof(tmp_path):
     net = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     net.scale = nn.Parameter(torch.ones(4))
     assert read(net, tmp_path).graph is None
+
+
+@pytest.mark.parametrize("value", [0, -5, 10**5000, float("nan"), float("inf"), "x", (), (1, 2, 3), None], ids=range(9))
+@pytest.mark.parametrize(("at", "name"), [("0", "stride"), ("0", "dilation"), ("2", "kernel_size"), ("3", "start_dim")])
+def test_attributes_that_no_constructor_sets_do_no_harm(tmp_path, at, name, value):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 169, 3))
+    torch.save(net, tmp_path / "net.pt")
+    found = formats.read(tmp_path / "net.pt")
+    records = [replace(m, attrs={**m.attrs, name: value}) if m.path == at else m for m in found.modules]
+    assert graphed(replace(found, modules=tuple(records))).graph is None
+
+
+@pytest.mark.parametrize("more", ["", "0", "missing"])
+def test_a_tree_that_is_no_tree_proves_nothing(tmp_path, more):
+    torch.save(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), tmp_path / "net.pt")
+    found = formats.read(tmp_path / "net.pt")
+    root = replace(found.modules[0], children=(*found.modules[0].children, more))
+    assert graphed(replace(found, modules=(root, *found.modules[1:]))).graph is None
 
 
 def test_one_module_in_two_places_is_one_layer(tmp_path):

@@ -223,6 +223,25 @@ def test_lsuv_leaves_biases_alone():
     assert not any(name.endswith("bias") for name in names(told))
 
 
+class Tables(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places, self.other = nn.Embedding(12, 16), nn.Embedding(8, 16), nn.Embedding(8, 16)
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 12, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = 4 * self.words(ids) + self.places(torch.arange(8)).expand(2, 8, 16)
+        return self.head(self.norm(x)) + self.other(ids % 8).sum()
+
+
+def test_lsuv_scales_no_table_that_is_the_output_layer_nor_what_is_added_to_it():
+    report = initaudit.check(Tables(), torch.randint(12, (2, 8)), probe=False)
+    told = plan(report, scheme="lsuv", every=True)
+    assert schemes(told) == {"other.weight": "lsuv"}
+    assert {skip.name for skip in told.kept} == {"words.weight", "places.weight"}
+
+
 @torch.no_grad()
 def test_torch_default_is_drawn_for_biases_too():
     told = plan(checked(stack()), scheme="torch-default", every=True)
