@@ -50,26 +50,30 @@ def test_ctrl_c_is_one_line_and_leaves_nothing_behind(cli, monkeypatch):
     assert files() == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_the_copy_is_looked_at_leaves_nothing_behind(cli, number):
+@pytest.mark.parametrize(
+    ("number", "dry"), [(signal.SIGINT, ""), (signal.SIGTERM, ""), (signal.SIGTERM, "--dry-run")]
+)
+def test_a_signal_while_the_copy_is_looked_at_leaves_nothing_behind(cli, number, dry):
     code = (
-        "import sys, time; sys.argv = ['initaudit', 'fix', 'broken.onnx']\n"
+        f"import sys, time; sys.argv = ['initaudit', 'fix', 'broken.onnx', *{dry.split()!r}]\n"
         "from initaudit.cli import main\nfrom initaudit.repair import fixing\n"
         "def slow(*_):\n    open('ready', 'w').close()\n    time.sleep(60)\n"
         "fixing.Judge.second = slow\nmain()"
     )
     before = files()
-    env = {**os.environ, "PYTHONPATH": str(FIXTURES.parent)}
+    Path("temporary").mkdir()
+    env = {**os.environ, "PYTHONPATH": str(FIXTURES.parent), "TMPDIR": str(Path("temporary").resolve())}
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=env) as running:
         for _ in range(600):
             if Path("ready").exists():
                 break
             time.sleep(0.05)
-        assert any(name.startswith(".initaudit") for name in files())
+        assert any(name.startswith(".initaudit") for name in files()) or list(Path("temporary").iterdir())
         running.send_signal(number)
         _, err = running.communicate(timeout=30)
     assert "Traceback" not in err
     if number is signal.SIGINT:
         assert (running.returncode, err) == (2, "initaudit: interrupted\n")
-    assert running.returncode != 0
-    assert files() == before | {"ready"}
+    assert running.returncode == (2 if number is signal.SIGINT else 128 + number)
+    assert files() == before | {"ready", "temporary"}
+    assert list(Path("temporary").iterdir()) == []

@@ -20,6 +20,7 @@ from initaudit import audit, formats, schemes
 from initaudit.edits import Edit, Plan, Reached, Recipe, Repair, Row
 from initaudit.errors import UsageError
 from initaudit.formats import writing
+from initaudit.formats.writing import interrupts
 from initaudit.repair import comparing, drawing, guarding, overlaying, planning
 from initaudit.reporters.base import by_layer
 from initaudit.types import Array, Measured, Model, Report
@@ -273,7 +274,7 @@ def _staged(
         ) as staged:
             yield staged
         return
-    with tempfile.TemporaryDirectory(prefix="initaudit-") as folder:
+    with interrupts.terminable(), tempfile.TemporaryDirectory(prefix="initaudit-") as folder:
         if guarding.size(path) > shutil.disk_usage(folder).free:
             yield None
             return

@@ -26,7 +26,7 @@ from initaudit.errors import InitauditError
 from initaudit.graph.view import View
 from initaudit.layers.from_graph_found import computed
 from initaudit.theory.grid import Grid
-from initaudit.theory.kernel import Back, Batched, Kernel, plain_axes, start
+from initaudit.theory.kernel import Back, Batched, Kernel, corrected, plain_axes, start
 from initaudit.theory.weights import Weight, Weights
 from initaudit.types import Array, Attending, Graph, Node
 
@@ -285,7 +285,8 @@ class Walk:
             if found is not None:
                 return found
         self._forward(at)
-        return self.kernels.get(name)
+        made = self.kernels.get(name)
+        return made if made is None or values is None else corrected(made, values)
 
     def _leaves(self, name: str) -> set[str] | None:
         """Return the constants that a value is computed from; None where it is made of very much."""

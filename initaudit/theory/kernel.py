@@ -38,6 +38,8 @@ import numpy as np
 from initaudit.theory.grid import Grid, grid_of
 from initaudit.types import Array
 
+_OFF = 4.0  # of the variance of a table, from which what was told step by step is corrected
+
 BATCH, UNIT, PLACE = "b", "u", "p"
 
 
@@ -225,6 +227,24 @@ class Back:
         kept = tuple(p for a, p in enumerate(self.profile) if a not in axes)
         made = self.mapped(lambda f: self.grid.summed(f, axes)[1], grid)
         return replace(made, profile=kept if len(kept) == len(grid.extents) else ())
+
+
+def corrected(x: Kernel, values: Array) -> Kernel:
+    """Return the kernel of what is computed from constants with the moments of its real values, if these are far off.
+
+    Step by step the values count as normal: the exponential of a table's exponential is then far too large.
+    """
+    if values.size < 2 or values.dtype.kind not in "fiu" or not np.all(np.isfinite(values)):
+        return x
+    mean, variance = float(np.mean(values, dtype=np.float64)), float(np.var(values, dtype=np.float64))
+    spread = x.spread
+    if not (variance > 0 and spread > 0 and math.isfinite(spread)):
+        return x
+    near = variance / _OFF <= spread <= variance * _OFF and (x.mean - mean) ** 2 <= variance * _OFF
+    if near:
+        return x
+    factor = variance / spread
+    return replace(x, own=x.own * factor, shared=x.shared * factor, mean=mean)
 
 
 def unbatched(back: Back) -> Batched:

@@ -87,7 +87,7 @@ from initaudit.edits import Recipe
 from initaudit.repair.drawing import draw
 from tests.build import layer
 from tests.repair.test_drawing import measured
-for shape, parts in (((300, 300), ()), ((1000, 150), ()), ((600, 257), ("input", "forget", "cell", "output"))):
+for shape, parts in (((300, 300), ()), ((500, 120), ()), ((400, 150), ("input", "forget", "cell", "output"))):
     one = layer("w", np.zeros(shape, np.float32), parts=parts)
     for scheme in ("orthogonal", "he"):
         print(hashlib.sha256(draw(Recipe(measured(one), one.weight, scheme, ""), 0).tobytes()).hexdigest())
@@ -108,7 +108,7 @@ def test_the_number_of_threads_changes_no_bit():
             text=True,
             check=True,
         ).stdout
-        for n in ("1", "2", "5")
+        for n in ("1", "4")
     }
     assert len(told) == 1
     assert len(told.pop().split()) == 6

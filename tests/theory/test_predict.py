@@ -218,3 +218,26 @@ def test_the_same_twice():
     weights = [normal((64, 64), 0.1, k) for k in range(3)]
     one, other = (audit.audit_model(dense(weights, "gelu")).theory for _ in range(2))
     assert one == other
+
+
+def test_a_table_computed_from_a_parameter_has_its_real_values():
+    """exp(-exp(a)) is below 1, however far a reaches; counted as normal step by step it would be astronomical."""
+    rng = np.random.default_rng(0)
+    first, second = (rng.standard_normal((WIDE, WIDE)) / WIDE**0.5 for _ in range(2))
+    made, theory = rows(
+        model(
+            [
+                Node("matmul", ("x", "w1"), ("h",)),
+                Node("exp", ("a",), ("e",)),
+                Node("neg", ("e",), ("n",)),
+                Node("exp", ("n",), ("decay",)),
+                Node("mul", ("h", "decay"), ("g",)),
+                Node("matmul", ("g", "w2"), ("y",)),
+            ],
+            {"w1": first, "w2": second, "a": np.log(np.linspace(1, 16, WIDE))},
+            {"x": (8, WIDE)},
+        )
+    )
+    decay = np.exp(-np.linspace(1, 16, WIDE))
+    assert not theory.unread
+    assert made["w2"].forward_variance == pytest.approx(float(np.mean(decay**2)), rel=0.5)
