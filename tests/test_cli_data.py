@@ -1,6 +1,7 @@
 """`--data` says what a model takes where nobody else does: it is traced with their shapes."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,8 +46,7 @@ DATA = {
 
 @pytest.fixture
 def nets(cli, monkeypatch):
-    with open("own_data_nets.py", "w") as file:
-        file.write(NETS)
+    Path("own_data_nets.py").write_text(NETS)
     monkeypatch.syspath_prepend(".")
     import own_data_nets
 
@@ -88,3 +88,18 @@ def test_data_of_another_width_are_refused(cli, nets):
     code, _, err = cli("fix", "net.pt", "--model", "own_data_nets.py:conv", "--data", "batch.npy")
     assert code == 2
     assert "(16, 5)" in err
+
+
+@pytest.mark.parametrize("data", [draw(1, 20), np.repeat(draw(1, 20), 8, axis=0)])
+def test_one_input_tells_nothing_of_what_differs_between_inputs(data):
+    """The variance across inputs would be 0 at every layer of any net."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(20, 40), torch.nn.ReLU(), torch.nn.Linear(40, 5))
+    report = initaudit.check(net, data=data)
+    assert report.verdict == "healthy"
+    assert report.risk is not None
+    assert report.risk.by == "theory"
+    assert [skip.why for skip in report.skipped if "no two inputs" in skip.why]
+    repair = initaudit.fix(net, data=data, scheme="lsuv", all=True)
+    assert repair.code == 0
+    assert len(repair.reached) == 2

@@ -202,3 +202,24 @@ def test_what_check_names_is_what_cures(cli):
     for command in {f["fix"] for f in report["findings"] if f["fix"]}:
         assert cli(*command.split()[1:])[0] == 0
     assert cli("check", "broken.fixed.onnx")[0] == 0
+
+
+def test_an_activation_that_is_assumed_is_said_to_be(cli):
+    note = "is assumed, relu as a rule: --activation NAME"
+    assert note in " ".join(cli("fix", "faults.pt", "--dry-run")[1].split())
+    assert note not in " ".join(cli("fix", "faults.pt", "--dry-run", "--activation", "tanh")[1].split())
+    assert note not in " ".join(cli("fix", "faults.pt", "--dry-run", "--scheme", "xavier")[1].split())
+    assert note not in " ".join(cli("fix", "broken.onnx", "--dry-run")[1].split())
+
+
+def test_a_failure_of_the_second_audit_names_the_original(cli, monkeypatch):
+    from initaudit.errors import ReadError
+    from initaudit.repair import fixing
+
+    def fail(self, path, before):
+        raise ReadError("Cannot allocate memory", str(path))
+
+    monkeypatch.setattr(fixing.Judge, "second", fail)
+    err = refused(cli("fix", "broken.onnx"))
+    assert "initaudit: broken.onnx: " in err
+    assert ".initaudit-" not in err

@@ -50,9 +50,7 @@ def test_ctrl_c_is_one_line_and_leaves_nothing_behind(cli, monkeypatch):
     assert files() == before
 
 
-@pytest.mark.parametrize(
-    ("number", "dry"), [(signal.SIGINT, ""), (signal.SIGTERM, ""), (signal.SIGTERM, "--dry-run")]
-)
+@pytest.mark.parametrize(("number", "dry"), [(signal.SIGINT, ""), (signal.SIGTERM, ""), (signal.SIGTERM, "--dry-run")])
 def test_a_signal_while_the_copy_is_looked_at_leaves_nothing_behind(cli, number, dry):
     code = (
         f"import sys, time; sys.argv = ['initaudit', 'fix', 'broken.onnx', *{dry.split()!r}]\n"

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
 from initaudit.errors import UnsupportedError
-from initaudit.inferred.steps import Leaf, MisfitError, Shape, known, steps
+from initaudit.inferred.leaves import Leaf, MisfitError, Shape
+from initaudit.inferred.steps import known, steps
 from initaudit.torch_ops import Builder
 from initaudit.torch_ops.bind import refs
 from initaudit.types import Graph, Model, Module, Ref

@@ -10,8 +10,8 @@ from torch import nn
 
 from initaudit.errors import UsageError
 from initaudit.live import build, model
-from initaudit.live.probe import read_data
 from initaudit.live.match import match
+from initaudit.live.probe import read_data
 from initaudit.live.respelled import meant
 from initaudit.types import Model
 

@@ -97,7 +97,7 @@ def lines(recipe: Recipe, scales: Mapping[str, float], name: str) -> Iterator[Li
 
 
 def in_torch(layer: Layer, tensor: Tensor) -> Form:
-    """Return how a tensor lies in torch's module: an exporter may have turned it round, and put gates in another order."""
+    """Return how a tensor lies in torch's module: an exporter may have turned it and put gates in another order."""
     form = form_of(layer, tensor)
     if not form.weight:
         return Form((form.out,), "o", 1, form.ordered, weight=False) if form.shape else form
@@ -195,7 +195,9 @@ def _one(
     elif row.law == "sparse" and not several and (not turned or axes == "io"):
         given = row.params(params)
         matrix = turned + (".flatten(1)" if "k" in axes else "")
-        yield at.around("torch.nn.init.sparse_(", f"{matrix}, sparsity={given['sparsity']:.6g}, std={given['std']:.6g})")
+        yield at.around(
+            "torch.nn.init.sparse_(", f"{matrix}, sparsity={given['sparsity']:.6g}, std={given['std']:.6g})"
+        )
     else:
         yield from _apart(row, params, target, axes, at, gain)
 
@@ -261,8 +263,9 @@ def _taken(form: Form, units: Sequence[int]) -> Iterator[Line]:
         at = []
         for u in units:
             place: list[int] = []
+            above = u
             for extent in reversed(extents):
-                u, left = divmod(u, extent)
+                above, left = divmod(above, extent)
                 place.insert(0, left)
             at.append(f"({', '.join(map(str, place))})")
         view = f".permute({', '.join(map(str, order))})"

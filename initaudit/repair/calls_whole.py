@@ -16,8 +16,8 @@ _HERE = "\0"  # where a call takes its tensor
 def whole(row: Scheme, params: Params, layer: Layer, form: Form, text: str) -> tuple[str, str]:
     """Return what stands before and after the tensor in the call that draws `text`, which came to `row`.
 
-    torch.nn.init counts the fans itself where it counts them as the operator has them; elsewhere the std is written out,
-    and the layout does not matter.
+    torch.nn.init counts the fans itself where it counts them as the operator has them; elsewhere the std is written
+    out, and the layout does not matter.
     """
     given = row.params(params)
     call = _counted(row, given, layer, text) if form.weight and _plain(layer, form) else ""

@@ -18,12 +18,12 @@ from typing import Any
 
 from initaudit import audit, formats, schemes
 from initaudit.edits import Edit, Plan, Reached, Recipe, Repair, Row
-from initaudit.errors import UsageError
+from initaudit.errors import InitauditError, UsageError
 from initaudit.formats import writing
 from initaudit.formats.writing import interrupts
 from initaudit.repair import comparing, drawing, guarding, overlaying, planning
 from initaudit.reporters.base import by_layer
-from initaudit.types import Array, Measured, Model, Report
+from initaudit.types import Array, Evidence, Measured, Model, Report
 
 Step = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
 _LSUV: Mapping[str, Callable[[Any], Any]] = {"tol": float, "tmax": int, "target": float, "norms": str}
@@ -144,13 +144,17 @@ def pending(
         yield Pending(repair)
         return
     drawn = _draw(before.model, plan, wish, judge)
-    repair = _told(repair, drawn.notes, drawn.reached)
+    repair = _told(repair, (*_assumed(plan), *drawn.notes), drawn.reached)
     with _staged(where, drawn.edits, target if written else None, in_place, wish.force, judge.step) as staged:
         if staged is None:
             note = "what comes of it is not told: there is no room for a copy among the temporary files"
             yield Pending(replace(_told(repair, (note,)), rows=_rows(plan, before, None, drawn)))
             return
-        repair = _judged(_told(repair, staged.notes), drawn, judge.second(staged.path, before))
+        try:
+            after = judge.second(staged.path, before)
+        except InitauditError as error:  # the name of what is staged would mean nothing to anyone
+            raise type(error)(f"what was made of it cannot be audited: {error.reason}", str(path)) from error.__cause__
+        repair = _judged(_told(repair, staged.notes), drawn, after)
         guarding.unchanged(seen)
         repair = replace(repair, inputs=_shown(staged.inputs))
         if not written or repair.worse or target is None:
@@ -181,7 +185,9 @@ def fix_module(module: Any, wish: Wish, judge: Judge, examples: Any = None, inpu
     drawn = _draw(model, plan, wish, judge)
     kept = overlaying.kept(drawn.edits)
     repair = _judged(
-        _told(repair, drawn.notes, drawn.reached), drawn, judge.third(overlaying.overlaid(model, kept), before)
+        _told(repair, (*_assumed(plan), *drawn.notes), drawn.reached),
+        drawn,
+        judge.third(overlaying.overlaid(model, kept), before),
     )
     if not repair.worse and not wish.dry:
         from initaudit.live import assigning  # noqa: PLC0415  imports torch
@@ -221,6 +227,15 @@ def _draw(model: Model, plan: Plan, wish: Wish, judge: Judge) -> _Drawn:
     edits = tuple(Edit(r.tensor, done.values[k]) for k, r in enumerate(plan.recipes) if k in done.values)
     silent = frozenset(range(total)) - frozenset(done.values)
     return _Drawn(edits, tuple(done.reached), tuple(done.notes), silent)
+
+
+def _assumed(plan: Plan) -> Iterator[str]:
+    """Yield a note where gains stand on an activation that nothing tells."""
+    layers = [r.measured.layer for r in plan.recipes if r.about.startswith(("followed by", "activation not known"))]
+    count = len({one.name for one in layers if one.activation_evidence is Evidence.ASSUMED})
+    if count:
+        which = f"{count} layer{'s' * (count != 1)}"
+        yield f"what follows {which} is assumed, relu as a rule: --activation NAME, --model or --arch tells it"
 
 
 def _row(scheme: str) -> str:

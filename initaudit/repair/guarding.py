@@ -51,7 +51,7 @@ def destination(path: Path, output: Path | None, in_place: bool, force: bool) ->
 
 def _cached(path: Path) -> bool:
     """Whether a file or folder is a revision in a cache as the HuggingFace hub has it, or part of one."""
-    above = Path(os.path.abspath(path)).parents  # not resolved: the file itself is a link out of there
+    above = Path.cwd().joinpath(path).parents  # not resolved: the file itself is a link out of there
     return any(one.name == "snapshots" and (one.parent / "blobs").is_dir() for one in above)
 
 

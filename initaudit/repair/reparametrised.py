@@ -1,9 +1,9 @@
 """Tensors that are written along with a weight that the file does not hold itself, but what it is made of.
 
-    conv.weight_g, conv.weight_v                       weight_norm: g * v / ||v||. With v drawn and g = ||v|| that is v
-    conv.parametrizations.weight.original0, original1  the same
-    fc.weight_orig, fc.weight_u, fc.weight_v           spectral_norm: w / (u' w v). With w drawn, u and v are iterated
-    fc.parametrizations.weight.original, .0._u, .0._v  the same
+conv.weight_g, conv.weight_v                       weight_norm: g * v / ||v||. With v drawn and g = ||v|| that is v
+conv.parametrizations.weight.original0, original1  the same
+fc.weight_orig, fc.weight_u, fc.weight_v           spectral_norm: w / (u' w v). With w drawn, u and v are iterated
+fc.parametrizations.weight.original, .0._u, .0._v  the same
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ def orthogonal_(w: torch.Tensor, gain: float = 1.0) -> None:
 
 DELTA = '''
 def delta_orthogonal_(w: torch.Tensor, gain: float = 1.0) -> None:
-    """Fill a view (out, in, *kernel): an orthogonal matrix at the kernel's centre, zero around it (Xiao et al. 2018)."""
+    """Fill a view (out, in, *kernel): orthogonal at the kernel's centre, zero elsewhere (Xiao et al. 2018)."""
     drawn = torch.empty(w.shape[:2], device=w.device)
     centre = tuple(size // 2 for size in w.shape[2:])
     w.zero_()

@@ -35,7 +35,10 @@ def test_a_short_name_of_a_scheme_comes_before_none(repair):
 
 
 def test_columns_that_give_way_at_the_same_time_do_so_together():
-    columns = [Column("name", ("x" * 20,)), *(Column(h, ("1234567",), gives_way=k) for h, k in zip("abc", (1, 1, 2)))]
+    columns = [
+        Column("name", ("x" * 20,)),
+        *(Column(h, ("1234567",), gives_way=k) for h, k in zip("abc", (1, 1, 2), strict=True)),
+    ]
     assert [len(line.split()) for line in lines(columns, 48)] == [4, 4]
     assert [len(line.split()) for line in lines(columns, 46)] == [2, 2]
 
