@@ -67,6 +67,7 @@ def main() -> None:
     wanted = sys.argv[1:]
     rows = {**lsuv_models.MAIN, **{name: zoo.row(name).build for name in lsuv_models.MORE}}
     chosen = {name: build for name, build in rows.items() if not wanted or name in wanted}
+    costs = [] if wanted else lsuv_cost.measured()
     results = []
     for name, build in chosen.items():
         for result in _forms(name, build):
@@ -74,7 +75,6 @@ def main() -> None:
             print(lsuv_report.line(result), flush=True)
     if wanted:
         return
-    costs = lsuv_cost.measured()
     OUT.write_text(lsuv_report.page(results, costs, lsuv_models.MAIN), encoding="utf-8")
 
 

@@ -64,5 +64,5 @@ def _one(depth: int) -> Cost:
         fixing._draw = draw
     model, ids = _bert(depth)
     start = time.perf_counter()
-    lsuv.LSUVinit(model, ids, verbose=False)
+    lsuv.lsuv_with_singlebatch(model, ids, verbose=False)
     return Cost(depth, weights, sweep, whole, time.perf_counter() - start)

@@ -25,8 +25,10 @@ HARMLESS = {
 
 
 def operator(m: Measured) -> bool:
-    """Whether the weight maps units to units, has values to judge, and is no tie to another row."""
-    return m.layer.kind in OPERATORS and not m.layer.tied and m.stats.count > 0 and m.stats.nonfinite == 0
+    """Whether the weight maps units to units, has values to judge, and is no buffer and no tie to another row."""
+    layer = m.layer
+    own = layer.kind in OPERATORS and not layer.tied and not layer.weight.buffer
+    return own and m.stats.count > 0 and m.stats.nonfinite == 0
 
 
 def plain(m: Measured) -> bool:

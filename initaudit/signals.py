@@ -137,19 +137,20 @@ def _run(whole: Audit, data: Any, seed: int, notice: Notice | None) -> Signals:
         raise UsageError("the probe needs torch: pip install torch") from None
     given = None if data is None else probing.read_data(data)
     graph = settled(graph)
-    if given is not None and len(given) >= len(graph.inputs) and _alike(given):
-        return Signals((), why="the data hold no two inputs that differ, and it measures what differs between inputs")
     own = [m.layer for m in whole.measured]
     if notice is not None:
         cost = probing.estimate(graph, own, given)
         if cost.seconds > _SLOW and not cost.refused:
             notice(f"probing: {cost.sentence}")
-    return probing.probe(graph, own, given, seed=seed, examples=whole.model.examples)
+    made: Signals = probing.probe(graph, own, given, seed=seed, examples=whole.model.examples)
+    if made.layers and given is not None and len(given) >= len(graph.inputs) and _alike(given):
+        return Signals((), why="the data hold no two inputs that differ, and it measures what differs between inputs")
+    return made
 
 
 def _alike(data: Mapping[str, Any]) -> bool:
     """Whether all samples are the same one, as where there is only one."""
-    return all(bool(value.ndim and len(value) and (value == value[:1]).all()) for value in data.values())
+    return all(bool(value.ndim and (value == value[:1]).all()) for value in data.values())
 
 
 def _with(measured: Sequence[Measured], made: Signals, name: str) -> tuple[Measured, ...]:

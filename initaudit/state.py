@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -21,6 +21,7 @@ from initaudit.types import Measured, Role, State, Stats, Tensor
 _FAR = 6.0  # standard errors at which one tensor speaks alone
 _MANY = 1000  # entries from which a law alone tells a new tensor from a moved one
 _TOGETHER = 4.5  # at which all weights together do
+_FEW_BROKEN = 0.1  # share of values that are not finite, up to which the others tell
 _BACKED = 3.0  # likewise where the biases say the same
 
 
@@ -44,7 +45,7 @@ class Vote:
 
 def judge(measured: Sequence[Measured]) -> tuple[State, tuple[str, ...]]:
     """Return the state of a model and the evidence for it in short sentences."""
-    own = [m for m in measured if not m.layer.tied]
+    own = [_finite(m) for m in measured if not m.layer.tied]
     ballots = [(m, tuple(votes(m))) for m in own if not _drawn_norm(m, own)]
     cast = [vote for _, ballot in ballots for vote in ballot]
     reasons = tuple(_told(cast))
@@ -79,10 +80,20 @@ def fresh(measured: Sequence[Measured]) -> tuple[str, ...]:
     """
     return tuple(
         m.layer.name
-        for m in measured
+        for m in map(_finite, measured)
         if _untouched(m, tuple(votes(m)))
         or (m.stats.count > 0 and (m.stats.constant or m.stats.nonfinite == m.stats.count))
     )
+
+
+def _finite(m: Measured) -> Measured:
+    """Return a layer of which a few values are NaN or infinite as if these were not there: the rest tells its past."""
+    stats = m.stats
+    left = stats.count - stats.nonfinite
+    if not 0 < stats.nonfinite < _FEW_BROKEN * stats.count or left < laws.FEW:
+        return m
+    stats = replace(stats, count=left, nans=0, infs=0)
+    return replace(m, stats=stats, identified=laws.identify(m.layer, stats))
 
 
 def votes(m: Measured) -> Iterator[Vote]:

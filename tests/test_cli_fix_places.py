@@ -53,6 +53,7 @@ def test_a_manifest_never_lands_in_the_folder_that_is_written(cli):
     Path("net.fixed").mkdir()  # an empty folder is no obstacle
     assert "repaired model goes" in refused(cli("fix", "net", "--manifest", "net.fixed/m.json"))
     assert list(Path("net.fixed").iterdir()) == []
+    assert cli("fix", "net", "--in-place", "--manifest", "net/m.json")[0] == 0  # a new file beside the others
 
 
 def test_data_that_change_while_the_model_is_audited_are_refused(cli, monkeypatch):

@@ -18,7 +18,7 @@ def refuse_clashes(
 
     Args:
         path: of the model.
-        target: where the repaired model goes; None where none is written.
+        target: where a repaired model goes that is not written in place.
         records: the files that are written besides, by option.
         read: what else is read, by option.
         force: files that are there may be replaced, but none of those that are read.

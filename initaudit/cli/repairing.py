@@ -84,7 +84,7 @@ def fix(
 
     written = emit_code is None or output is not None or in_place
     try:
-        target = Path(path if in_place else output or writing.default_target(path)) if written else None
+        target = Path(output or writing.default_target(path)) if written and not in_place else None
     except InitauditError as error:
         raise error.at(path) from error.__cause__
     read = {"--data": data, "--names": names, "--model": (model or "").partition(":")[0] or None}

@@ -37,11 +37,16 @@ class Style:
     """A way to draw the weights of a chain."""
 
     name: str
-    law: str = ""  # normal, orthogonal or delta-orthogonal; empty: what the depth of the net asks for
+    law: str = ""  # normal, orthogonal, delta-orthogonal, siren; empty: what the depth of the net asks for
     gain: str = "exact"  # exact: keeps the second moment; edge: of chaos; one
     times: float = 1.0  # of that gain
     carried: bool = False  # gates that mix a layer with what goes past it start nearly shut
     ends: str = "scaled"  # ends of residual branches without norms: scaled, zero, full
+
+    @property
+    def textbook(self) -> bool:
+        """Whether it is the one that is tried first."""
+        return self == TEXTBOOK
 
 
 TEXTBOOK = Style("textbook")
@@ -54,11 +59,12 @@ STYLES = (
     Style("orthogonal at the edge of chaos", law="orthogonal", gain="edge"),
     Style("delta-orthogonal", law="delta-orthogonal"),
     Style("unit gain", gain="one"),
+    Style("siren", law="siren"),
     Style("closed branches", ends="zero"),
     Style("closed branches, orthogonal", law="orthogonal", ends="zero"),
+    Style("gates that carry", carried=True),
 )
-CARRIED = Style("gates that carry", carried=True)
-TIMES = (0.5, 2.0, 0.25, 4.0, 0.7, 1.4, 1 / 8, 1 / 32)  # of a gain, where none of the above does
+TIMES = (0.7, 1.4, 0.5, 2.0)  # of a gain, where none of the above does
 
 
 _SMALL = 0.6  # of a gain, from which the output layer is drawn smaller too
@@ -89,6 +95,8 @@ class Auto:
         if not style.law:
             style = replace(style, law="orthogonal" if self.deep and fault.chain else "normal")
         layer = m.layer
+        if layer.normed or layer.role is Role.GATE:
+            style = replace(style, times=1.0)
         if layer.kind == "embedding" or layer.role is Role.EMBEDDING:
             return self._table(m)
         if layer.kind not in OPERATORS:
@@ -103,8 +111,8 @@ class Auto:
             return _lawful(m, "xavier", "query, key and value", style)
         if layer.role in (Role.HEAD, Role.ROUTER):
             return Chosen("xavier" if style.times > _SMALL else f"xavier:gain={style.times:g}", f"{layer.role}, linear")
-        if layer.role is Role.GATE and layer.activation == "sigmoid":
-            return _lawful(m, "xavier", "gate", style)
+        if layer.role is Role.GATE:
+            return _lawful(m, "xavier" if layer.activation == "sigmoid" else "lecun", "gate", style)
         return _trunk(m, style)
 
     def _end(self, m: Measured, style: Style) -> Chosen:
@@ -190,12 +198,16 @@ def _trunk(m: Measured, style: Style) -> Chosen:
     row = activations.find(layer.activation) if layer.activation else None
     if row is None and layer.activation is None and layer.activation_evidence is Evidence.ASSUMED:
         row = activations.get("relu")
-    if row is None or not row.elementwise:
+    if row is None or not row.elementwise or row.gated:  # both halves of a gated unit are linear
         return _lawful(m, "lecun", f"followed by {about}" if layer.activation else about, style)
     gain = _gain(row.name, tuple(sorted(row.params.items())), style.gain) * style.times
     about = f"followed by {about}" if layer.activation else about
     if style.gain == "edge":
         about += ", at the edge of chaos"
+    if style.times != 1:
+        about += f", {style.times:g} of its gain"
+    if style.law == "siren" and row.name == "sin":
+        return Chosen("siren-first" if "input layer" in layer.tags else "siren", "followed by sin, as SIREN draws")
     if style.law == "delta-orthogonal" and _widens(m):
         return Chosen(f"delta-orthogonal:gain={gain:.4g}", about)
     if "orthogonal" in style.law:

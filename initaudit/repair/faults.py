@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,16 +11,19 @@ import numpy as np
 
 from initaudit.cures import CURED, Cure
 from initaudit.grounds import OPERATORS
-from initaudit.naming import natural
+from initaudit.naming import natural, pattern
 from initaudit.types import Array, Finding, Measured, Role, Severity, Tensor
 
 _OFF = 1.5  # of a layer's variance against He or Xavier, from which drawing it again changes much
 _FAR = 16.0  # the same where the layers stand in residual branches, whose ends matter more
+_WIDE = 8.0  # of a norm's constant scale
 _TINY, _HUGE = 2e-3, 3.0  # standard deviations of a table beyond which it drowns what it is added to, or drowns in it
+_WHOLE = 0.9  # share of a file's weights, from which clones are all of it
 _SAME = 0.1  # of a std, within which two weights may have been drawn by one call
 _BIAS = 0.5  # root mean square of a bias that outweighs a signal of variance 1
 _CHAIN = 3  # layers that are off, from which the chain is at fault and not a layer
 _MOST = 0.5  # share of a run that is off, from which all of it is drawn again; share of copies, likewise
+_FIRST = re.compile(r"(^|[._])((lora|ia3|adapter)[._]?(embedding_)?)?(A|down)([._]|$)", re.IGNORECASE)
 _MEANT = frozenset({Role.BRANCH_END, Role.GATE, Role.ADAPTER, Role.HEAD})  # roles in which zeros may be meant
 
 
@@ -66,6 +70,11 @@ def wide_bias(m: Measured) -> bool:
     return stats is not None and (stats.mean**2 + stats.variance) ** 0.5 > _BIAS
 
 
+def _far_from_one(m: Measured) -> bool:
+    """Whether the scales of a norm are one number, not zero, that nobody starts with."""
+    return m.stats.constant and m.stats.min != 0 and not 1 / _WIDE <= abs(m.stats.min) <= _WIDE
+
+
 def off(m: Measured, beyond: float = _OFF) -> bool:
     """Whether a layer's variance is further from what the literature would draw than a factor."""
     ratio = m.variance_ratio
@@ -101,7 +110,7 @@ class Faults:
             for m in run[:1]:
                 yield Fault(m, m.layer.weight, finding.rule, _units(m, finding.rule))
         elif cure is Cure.CLONES:
-            yield from _clones(run, finding.rule)
+            yield from () if self._copies(finding) else _clones(run, finding.rule)
         elif cure is Cure.CHAIN:
             yield from self._chain(finding, run)
         elif cure is Cure.BRANCHES:
@@ -144,8 +153,19 @@ class Faults:
             if like and operates(m) and id(m) not in own and off(m, _FAR):
                 yield whole(m, found[0].why, chain=True)
 
+    def _copies(self, finding: Finding) -> bool:
+        """Whether clones are whole models beside each other, told apart by a word: weights and their average, twins."""
+        stems = [str(stem) for stem in finding.evidence.get("members", ())]
+        if len({pattern(stem) for stem in stems}) < len(stems):
+            return False
+        inside = tuple(f"{stem}." for stem in stems)
+        every = [m for m in self.measured if m.layer.kind in OPERATORS]
+        return sum(m.layer.name.startswith(inside) for m in every) >= _WHOLE * len(every)
+
     def _tensor(self, finding: Finding) -> Iterator[Fault]:
         for m in self.run(finding):
+            if m.layer.role is Role.ADAPTER and zero(m) and not _FIRST.search(m.layer.name):
+                continue  # of two factors the last one stays shut
             for tensor, _ in m.tensors:
                 if tensor.name == (finding.tensor or m.layer.weight.name):
                     yield Fault(m, tensor, finding.rule)
@@ -204,14 +224,19 @@ class Faults:
         return [whole(m, rule) for m in tables if not m.layer.tied and not _TINY < m.stats.std < _HUGE]
 
     def _norms(self, rule: str, run: Sequence[Measured]) -> Iterator[Fault]:
-        """Yield the norms with a scale of zero between the layer before a run and its end."""
+        """Yield the norms whose scales shut or open the way far too wide.
+
+        Scales of zero count between the layer before a run and its end, where they are no closed branches; other
+        constants far from 1 count everywhere, once one of them stands there.
+        """
         places = sorted(k for k, m in enumerate(self.measured) if m in run)
         if not places:
             return
         start = next((k for k in range(places[0] - 1, -1, -1) if operates(self.measured[k])), -1)
-        for m in self.measured[start + 1 : places[-1] + 1]:
-            if m.layer.kind == "norm" and zero(m):
-                yield whole(m, rule)
+        between = [m for m in self.measured[start + 1 : places[-1] + 1] if m.layer.kind == "norm"]
+        yield from (whole(m, rule) for m in between if zero(m))
+        if any(_far_from_one(m) for m in between):
+            yield from (whole(m, rule) for m in self.measured if m.layer.kind == "norm" and _far_from_one(m))
 
     def _asleep(self, finding: Finding, own: Sequence[Measured]) -> Iterator[Fault]:
         """Yield the zeros of which another one makes that nothing ever wakes them: of two in a row, one stays."""

@@ -10,6 +10,8 @@ from initaudit.grounds import HARMLESS, operator
 from initaudit.types import Graph, Layer, Measured, Role
 
 _FORMS = frozenset({"dirac", "identity", "delta-orthogonal", *TABLES})
+_LARGE = 1 << 22  # values of a weight that are looked at one by one
+_CLOSE = 1e-3  # absolute, of a value between 0 and 1
 _SUBPIXEL = (4, 9, 16)  # filters of a PixelShuffle by 2, 3, 4
 
 
@@ -26,6 +28,8 @@ def meant(m: Measured) -> str:
         return HARMLESS[layer.role]
     if _subpixel(m):
         return "a sub-pixel (ICNR) initialization: runs of equal filters"
+    if layer.kind == "conv_transpose" and _bilinear(m):
+        return HARMLESS[Role.CLOSED_FORM]
     if layer.weight.buffer:
         return "no parameter"
     return ""
@@ -56,6 +60,23 @@ def _stream(view: View, table: Layer) -> set[str]:
             if node.op in ("add", "sub") or scaled or view.family(node) == "move":
                 todo += [out for out in node.outputs if out]
     return seen
+
+
+def _bilinear(m: Measured) -> bool:
+    """Whether all filters that are not empty are the tent that upsamples bilinearly.
+
+    Source: Long, Shelhamer and Darrell 2015, section 3.3.
+    """
+    shape = m.layer.weight.shape
+    if m.stats.nonfinite or m.stats.min < 0 or len(shape) < 3 or m.layer.weight.size > _LARGE:
+        return False
+    tent = np.ones(())
+    for n in shape[2:]:
+        half = (n + 1) // 2
+        tent = np.multiply.outer(tent, 1 - np.abs(np.arange(n) - (half - 1 if n % 2 else half - 0.5)) / half)
+    filters = np.asarray(m.layer.weight.load(), np.float64).reshape(-1, *shape[2:])
+    some = filters[filters.reshape(len(filters), -1).any(1)]
+    return len(some) > 0 and bool(np.abs(some - tent).max() < _CLOSE)
 
 
 def _subpixel(m: Measured) -> bool:

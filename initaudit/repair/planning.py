@@ -11,14 +11,14 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from initaudit import schemes, state
-from initaudit.cures import cured
+from initaudit.cures import CURED, Cure, cured
 from initaudit.edits import Plan, Recipe
 from initaudit.errors import UnsupportedError, UsageError
 from initaudit.formats.onnx.derivations import QUANTISED, Derivations
 from initaudit.grounds import OPERATORS
 from initaudit.repair import drawing
 from initaudit.repair.auto import STYLES, TEXTBOOK, Auto, Chosen, Style
-from initaudit.repair.faults import Fault, Faults, grave, whole
+from initaudit.repair.faults import Fault, Faults, grave, signal, whole
 from initaudit.repair.keeping import meant, summed
 from initaudit.repair.places import apart
 from initaudit.repair.policy import Policy
@@ -27,6 +27,7 @@ from initaudit.types import Audit, Measured, Report, Role, Skip, State, Tensor
 
 _UNKNOWN = "what it starts as only its own code tells"
 _TIED_TABLE = "tied to the output layer, whose logits would grow with it"
+_COPIES = "models that start as copies of each other (teacher, target, average) are left so"
 _BESIDE = "added to an embedding that is kept"
 
 
@@ -99,6 +100,10 @@ class _Planner:
         own = [f for f in told if cured(f.rule)]
         if not own:
             return Attempt(())
+        found = Faults(self.measured, self.report.findings)
+        for finding in own:
+            if CURED[finding.rule] is Cure.CLONES and not found.of(finding):
+                self.notes.append(f"{finding.rule} {finding.name}: {_COPIES}")
         search = Search(self.audit, self._attempt)
         chosen = search.cure(own, self.report.findings)
         left = grave(search.outcome.findings) if search.outcome is not None and chosen.recipes else ()
@@ -114,21 +119,21 @@ class _Planner:
                 raise UsageError(f"no layer is called {pattern!r}; the first is {first!r}")
         own = [m for m in self.measured if self.every or any(fnmatchcase(m.layer.name, p) for p in self.only)]
         why = "--layers" if self.only else "--all"
-        tables = self.scaled and self.every
-        kinds = {*OPERATORS, *(("embedding",) if tables else ())}
-        faults = [f for m in own for f in self._both(m, why) if self.only or m.layer.kind in kinds]
+        found = Faults(self.measured, self.report.findings)
+        told = [finding for finding in grave(self.report.findings) if cured(finding.rule)]
+        ill = self.every and any(signal(finding) for finding in told)
+        kinds = {*OPERATORS, *(("embedding",) if self.scaled and self.every else ())}
+        faults = [f for m in own for f in self._both(m, why, ill) if self.only or m.layer.kind in kinds]
         if self.every:
             named = {f.key for f in faults}
-            found = Faults(self.measured, self.report.findings)
-            more = (f for finding in grave(self.report.findings) for f in found.of(finding))
-            faults += [f for f in more if f.m.layer.kind not in OPERATORS and f.key not in named]
-        return Search(self.audit, self._attempt).best([faults], STYLES if self.every else (TEXTBOOK,))
+            faults += [f for finding in told for f in found.of(finding) if not f.weight and f.key not in named]
+        return Search(self.audit, self._attempt).best([faults], STYLES) if ill else self._attempt(faults, TEXTBOOK)
 
-    def _both(self, m: Measured, why: str) -> Iterator[Fault]:
-        """Yield the weight and, where the scheme says what becomes of it, the bias of a layer."""
+    def _both(self, m: Measured, why: str, ill: bool) -> Iterator[Fault]:
+        """Yield the weight of a layer, and its bias where the scheme or the user names it."""
         if m.stats.count:
-            yield whole(m, why, chain=self.every)
-        if m.layer.bias is not None and not self.scaled and not m.layer.tied:
+            yield whole(m, why, chain=ill)
+        if m.layer.bias is not None and not m.layer.tied and self.scheme.startswith("torch-default"):
             yield Fault(m, m.layer.bias, why)
 
     def _attempt(self, faults: Sequence[Fault], style: Style) -> Attempt:
@@ -150,8 +155,9 @@ class _Planner:
             parts = dict(chosen.by_part)
             recipes.append(Recipe(fault.m, tensor, chosen.scheme, fault.why, parts, fault.units, chosen.about))
         if style.carried:
-            recipes += self._carried({recipe.tensor.name for recipe in recipes})
-        return Attempt(tuple(recipes), tuple(kept.values()), any(f.chain or f.ends for f in wanted))
+            carried = {recipe.tensor.identity: recipe for recipe in self._carried()}
+            recipes = [*(r for r in recipes if r.tensor.identity not in carried), *carried.values()]
+        return Attempt(tuple(recipes), tuple(kept.values()), style)
 
     def _allowed(self, faults: Iterable[Fault], kept: dict[str, Skip]) -> tuple[Fault, ...]:
         """Leave out what is tied, meant or trained, and tell why; each tensor once."""
@@ -236,12 +242,16 @@ class _Planner:
         told = policy.weight(m)
         return Chosen(*told) if told is not None else None
 
-    def _carried(self, done: set[str]) -> Iterator[Recipe]:
-        """Yield recipes for the biases of gates that mix a layer with what goes past it."""
-        for m in self.measured:
+    def _carried(self) -> Iterator[Recipe]:
+        """Yield recipes for the biases of gates that mix what a layer makes with what goes past it.
+
+        Source: Srivastava, Greff and Schmidhuber 2015, section 2.2: a negative bias, so that a layer first carries.
+        """
+        mixing = any("value of a GLU" in m.layer.tags and m.layer.role is Role.BRANCH_END for m in self.measured)
+        for m in self.measured if mixing else ():
             bias = m.layer.bias
-            gate = m.layer.role is Role.GATE and m.layer.activation == "sigmoid" and m.layer.kind in OPERATORS
-            if gate and bias is not None and bias.name not in done and not self._derived(bias):
+            gate = "gate of a GLU" in m.layer.tags and m.layer.activation == "sigmoid"
+            if gate and bias is not None and not self._derived(bias):
                 yield Recipe(m, bias, "constant:value=-2", "INI501", about="gate that carries: nearly shut at first")
 
     def _explicit(self, recipe: Recipe) -> Recipe:

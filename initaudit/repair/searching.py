@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from initaudit.edits import Recipe
-from initaudit.repair.auto import CARRIED, STYLES, TIMES, Style
+from initaudit.repair.auto import STYLES, TEXTBOOK, TIMES, Style
 from initaudit.repair.faults import Fault, Faults, grave, signal
 from initaudit.repair.foreseen import Foreseen, foresee
 from initaudit.risk.fit import BASE, WARNING
 from initaudit.risk.model import severity
 from initaudit.types import Audit, Finding, Measured, Skip
 
-_SURE = 1.5 * BASE  # a risk below which nothing better is looked for where a chain is drawn
-_FINE = WARNING / 2  # the same where only single weights are
+_FINE = WARNING / 2  # a risk below which the textbook is good enough
+_SURE = 1.5 * BASE  # the same of a rarer style: no further one is looked at
+_CLEARLY = 0.5  # of the risk of the textbook, below which a rarer style is worth it
 _MATTERS = 0.1  # of risk that a plan must take away to be worth more than the smallest one
 _BUDGET = 60_000  # nodes of the graph that theory may walk through, over all tries
 _FEW, _MANY = 6, 90  # tries
@@ -30,14 +31,18 @@ class Attempt:
 
     recipes: tuple[Recipe, ...]
     kept: tuple[Skip, ...] = ()
-    chain: bool = False  # whether how it is drawn depends on the style
+    style: Style = TEXTBOOK
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """An attempt, and what is to be expected of it."""
+
+    attempt: Attempt
+    seen: Foreseen
 
 
 Make = Callable[[Sequence[Fault], Style], Attempt]
-
-
-def _score(told: tuple[float, Attempt, Foreseen]) -> float:
-    return told[0]
 
 
 class Search:
@@ -76,34 +81,50 @@ class Search:
         return self.best(self._levels(own, findings), STYLES)
 
     def best(self, levels: Iterable[Sequence[Fault]], styles: Sequence[Style]) -> Attempt:
-        """Return the first attempt that theory finds healthy, else the one with the least risk."""
-        first: Attempt | None = None
-        found: list[tuple[float, Attempt, Foreseen]] = []
+        """Return the first attempt that theory finds healthy; else the textbook's that leaves the least risk.
+
+        The textbook's style is the first of each level; another one is taken only where that is still at fault.
+        """
+        taken: list[_Seen] = []
         tried: set[tuple[tuple[object, str], ...]] = set()
+        nothing = Attempt(())
         for group in self._attempts(levels, styles):
-            for k, attempt in enumerate(group):
-                first = attempt if first is None or not first.recipes else first
+            textbook: _Seen | None = None
+            rarer: list[_Seen] = []
+            for attempt in group:
                 key = tuple((recipe.tensor.identity, recipe.scheme) for recipe in attempt.recipes)
                 if not key or key in tried or len(tried) >= self.tries:
+                    nothing = nothing if nothing.kept else attempt
                     continue
                 tried.add(key)
                 seen = None if self.blind else foresee(self.audit, attempt.recipes)
                 if seen is None:
-                    self.blind, first = True, attempt
+                    self.blind, nothing = True, attempt
                     break
-                if seen.vague:
-                    return attempt
-                self.told = self.told if k else seen
-                if seen.healthy and seen.value < (_SURE if attempt.chain else _FINE):
-                    self.outcome = seen
-                    return attempt
-                found.append((seen.value - (_MATTERS if attempt is first else 0.0), attempt, seen))
-            if found and min(found, key=_score)[2].value < _FINE:
-                break
-        if not found:
-            return first or Attempt(())
-        _, attempt, self.outcome = min(found, key=_score)
-        return attempt
+                one = _Seen(attempt, seen)
+                if textbook is None and attempt.style.textbook:
+                    textbook, self.told = one, seen
+                    taken.append(one)
+                    if seen.vague or (seen.healthy and seen.value < _FINE):
+                        return self._taken(one)
+                elif seen.healthy:
+                    rarer.append(one)
+                    if seen.value < _SURE:
+                        break
+            if rarer:
+                least = min(rarer, key=lambda one: one.seen.value)
+                if textbook is None or least.seen.value < _CLEARLY * textbook.seen.value:
+                    return self._taken(least)
+            if textbook is not None and textbook.seen.healthy:
+                return self._taken(textbook)
+        if self.blind or not taken:
+            return nothing
+        least = min(taken, key=lambda one: one.seen.value)
+        return self._taken(least if least.seen.value < taken[0].seen.value - _MATTERS else taken[0])
+
+    def _taken(self, one: _Seen) -> Attempt:
+        self.outcome = one.seen
+        return one.attempt
 
     def _attempts(self, levels: Iterable[Sequence[Fault]], styles: Sequence[Style]) -> Iterator[Iterator[Attempt]]:
         """Yield groups of attempts that touch the same tensors, each group more than the one before."""
@@ -112,8 +133,9 @@ class Search:
             last = faults
             yield (self.make(faults, style) for style in styles)
         if len(styles) > 1 and any(fault.chain for fault in last):
-            rare = (Style("", law=law, times=times) for times in TIMES for law in ("normal", "orthogonal"))
-            yield (self.make(last, style) for style in (CARRIED, *rare))
+            yield (
+                self.make(last, Style("", law=law, times=times)) for times in TIMES for law in ("normal", "orthogonal")
+            )
 
     def _levels(self, own: Sequence[Finding], findings: Sequence[Finding]) -> Iterator[Sequence[Fault]]:
         """Yield what may be at fault, each time more.

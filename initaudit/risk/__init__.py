@@ -43,7 +43,11 @@ def judge(audit: Audit) -> Risk | None:
 
 
 def _partly(measured: tuple[Measured, ...], signals: Signals) -> str:
-    rows = [(m, s) for m, s in zip(measured, signals.layers, strict=False) if m.layer.kind in OPERATORS]
+    rows = [
+        (m, s)
+        for m, s in zip(measured, signals.layers, strict=False)
+        if m.layer.kind in OPERATORS and not m.layer.weight.buffer  # a graph's adjacency has no gradient to be known
+    ]
     every = sum(m.stats.count for m, _ in rows)
     known = sum(m.stats.count for m, s in rows if s.gradient is not None)
     return "" if known >= _ENOUGH * every else f"gradients are known of {known} of {every} values only"

@@ -75,6 +75,18 @@ def test_a_fused_layer_is_scaled_part_by_part():
     assert near(net(x).var(correction=0))
 
 
+def test_parts_whose_means_differ_are_within_the_tolerance_one_by_one_and_together():
+    net, x = Fused().eval(), torch.randn(200, 6, 16)
+    with torch.no_grad():
+        net.qkv.bias.zero_()
+        net.qkv.bias[:16] = 0.55
+    done = scaled(net, x)
+    whole = net.qkv(x).detach()
+    assert near(whole.var(correction=0), 0.05)
+    assert all(near(part.var(correction=0), 0.05) for part in whole.chunk(3, -1))
+    assert told(done) == {}
+
+
 class Experts(nn.Module):
     """Stacked experts, of which the router never chooses the last."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from initaudit import activations, schemes
-from initaudit.repair.auto import STYLES, TEXTBOOK, Auto, Style, edge
+from initaudit.repair.auto import STYLES, TEXTBOOK, TIMES, Auto, Style, edge
 from initaudit.repair.faults import Fault
 from initaudit.repair.policy import Policy
 from initaudit.types import Role
@@ -31,6 +31,20 @@ def zeros(*shape):
 )
 def test_a_trunk_weight_follows_its_activation(activation, scheme):
     assert drawn(layer("fc", zeros(32, 32), activation=activation)).scheme == scheme
+
+
+def test_the_halves_of_a_gated_unit_and_gates_are_linear():
+    assert drawn(layer("up", zeros(64, 32), activation="glu")).scheme == "lecun"
+    assert drawn(layer("gate", zeros(32, 32), activation="silu", role=Role.GATE)).scheme == "lecun"
+    assert drawn(layer("gate", zeros(32, 32), activation="sigmoid", role=Role.GATE)).scheme == "xavier"
+
+
+def test_no_gain_is_searched_where_a_norm_or_a_gate_follows():
+    half = Style("", law="normal", times=0.5)
+    assert drawn(layer("fc", zeros(32, 32)), half).scheme == "lecun:gain=0.7071"
+    assert drawn(layer("fc", zeros(32, 32), normed=True), half).scheme == "he"
+    assert drawn(layer("fc", zeros(32, 32), activation="sigmoid", role=Role.GATE), half).scheme == "xavier"
+    assert all(0.5 <= times <= 2 for times in TIMES)
 
 
 def test_every_choice_can_be_drawn():

@@ -125,7 +125,58 @@ def test_the_scale_and_the_statistics_of_a_norm_start_as_a_norm_makes_them():
     assert schemes(plan(checked(net))) == {"1.weight": "ones", "1.running_var": "ones"}
 
 
+@torch.no_grad()
+def test_whole_models_that_are_copies_of_each_other_are_meant_so():
+    class Twins(nn.Module):
+        def __init__(self, one: str, other: str) -> None:
+            super().__init__()
+            self.add_module(one, stack())
+            self.add_module(other, stack())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([child(x) for child in self.children()], 1)
+
+    meant = plan(checked(Twins("policy", "mirror")))
+    assert names(meant) == []
+    assert "copies of each other" in meant.notes[0]
+    assert set(names(plan(checked(Twins("q1", "q2"))))) == {f"q2.{2 * k}.weight" for k in range(6)}
+
+
+@torch.no_grad()
+def test_of_an_adapter_whose_factors_are_both_zero_the_last_stays_so():
+    class Adapted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.base = nn.Linear(32, 48)
+            self.lora_A, self.lora_B = nn.Linear(32, 4, bias=False), nn.Linear(4, 48, bias=False)
+            self.head = nn.Linear(48, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.relu(self.base(x) + self.lora_B(self.lora_A(x))))
+
+    net = Adapted()
+    net.lora_A.weight.zero_()
+    net.lora_B.weight.zero_()
+    assert names(plan(checked(net))) == ["lora_A.weight"]
+
+
 # ---- the whole graph
+
+
+@torch.no_grad()
+def test_norms_that_are_nearly_shut_open_and_the_weights_stay():
+    torch.manual_seed(0)
+    net = nn.Sequential()
+    for k in range(8):
+        net.extend([nn.Linear(32 if k == 0 else 48, 48), nn.LayerNorm(48), nn.ReLU()])
+    net.append(nn.Linear(48, 10))
+    for module in net:
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, nn.LayerNorm):
+            module.weight.fill_(1e-3)
+    assert schemes(plan(checked(net))) == {f"{3 * k + 1}.weight": "ones" for k in range(8)}
 
 
 def test_a_dying_signal_is_a_matter_of_the_whole_chain():
@@ -164,6 +215,38 @@ def test_a_growing_residual_stream_gets_smaller_branch_ends():
     assert {recipe.scheme for recipe in told.recipes if recipe.tensor.name in ends} == {"lecun:branches=24"}
 
 
+class Highway(nn.Module):
+    def __init__(self, depth: int = 20, width: int = 40) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.into = nn.Linear(32, width)
+        self.plain = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.gate = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.into(x)
+        for plain, gate in zip(self.plain, self.gate, strict=True):
+            t = torch.sigmoid(gate(x))
+            x = t * torch.relu(plain(x)) + (1 - t) * x
+        return self.head(x)
+
+
+@torch.no_grad()
+def test_gates_of_a_highway_start_nearly_shut():
+    net = Highway()
+    for module in net.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+            nn.init.zeros_(module.bias)
+    for gate in net.gate:
+        gate.bias.fill_(6.0)
+    told = plan(checked(net))
+    assert {name: scheme for name, scheme in schemes(told).items() if name.startswith("gate")} == {
+        f"gate.{k}.bias": "constant:value=-2" for k in range(20)
+    }
+
+
 @torch.no_grad()
 def test_what_a_broken_weight_hides_is_cured_too():
     net = stack(12)
@@ -188,16 +271,28 @@ def test_of_two_zeros_in_a_row_the_end_of_the_branch_stays_shut():
 # ---- what the user names
 
 
-def test_all_takes_weights_and_biases():
+@torch.no_grad()
+def test_all_takes_weights_and_what_is_at_fault_beside_them():
     net = nn.Sequential(nn.Linear(32, 48), nn.LayerNorm(48), nn.ReLU(), nn.Linear(48, 10))
+    net[3].bias.fill_(-4.6)  # a prior
+    assert schemes(plan(checked(net), every=True)) == {"0.weight": "he", "3.weight": "xavier"}
+    net[1].weight[2] = float("nan")
+    net[0].bias[2] = float("nan")
+    told = schemes(plan(checked(net), every=True))
+    assert set(told) == {"0.weight", "3.weight", "1.weight", "0.bias"}
+    assert told["1.weight"] == "ones"
+
+
+@torch.no_grad()
+def test_a_net_that_all_draws_again_gets_the_textbook_whatever_it_is():
+    net = stack(14, act=nn.SiLU)
     told = plan(checked(net), every=True)
-    assert set(names(told)) == {"0.weight", "0.bias", "3.weight", "3.bias"}
-    assert schemes(told)["0.bias"] == "zeros"
+    assert set(schemes(told).values()) == {"he:activation=silu", "xavier"}
 
 
 def test_layers_are_chosen_by_pattern_healthy_or_not():
     told = plan(checked(stack()), only=["4", "1*"])
-    assert set(names(told)) == {"4.weight", "4.bias", "10.weight", "10.bias"}
+    assert set(names(told)) == {"4.weight", "10.weight"}
     with pytest.raises(UsageError, match="no layer is called 'fc'"):
         plan(checked(stack()), only=["fc"])
 
@@ -253,6 +348,16 @@ def test_torch_default_is_drawn_for_biases_too():
 
 
 @torch.no_grad()
+def test_a_kernel_that_upsamples_bilinearly_stays():
+    net = nn.Sequential(nn.ConvTranspose2d(3, 3, 4, stride=2, padding=1, groups=3), nn.Conv2d(3, 8, 3))
+    tent = torch.tensor([0.25, 0.75, 0.75, 0.25])
+    net[0].weight.copy_(torch.outer(tent, tent).expand(3, 1, 4, 4))
+    told = plan(initaudit.check(net, torch.randn(2, 3, 8, 8), probe=False), every=True)
+    assert names(told) == ["1.weight"]
+    assert [skip.name for skip in told.kept] == ["0.weight"]
+
+
+@torch.no_grad()
 def test_branches_that_are_closed_on_purpose_stay_so_unless_they_are_named():
     net = Residual(4)
     for shrink in net.shrink:
@@ -294,6 +399,15 @@ def test_of_a_mixed_model_only_fresh_layers_are_touched():
     assert names(told) == ["fc.weight"]
     assert [skip.name for skip in told.kept] == ["moved.weight"]
     assert set(names(plan(mixed, every=True, force=True))) == {"fc.weight", "moved.weight"}
+
+
+def test_a_layer_is_fresh_by_its_finite_values():
+    rng = np.random.default_rng(0)
+    drawn = (0.02 * rng.standard_normal((64, 64))).astype(np.float32)
+    drawn[3, 4] = np.nan
+    moved = layer("moved", (rng.standard_normal((64, 64)) ** 3).astype(np.float32))
+    told = plan(report(layer("head", drawn, role=Role.HEAD, activation=None), moved, state=State.MIXED))
+    assert names(told) == ["head.weight"]
 
 
 def test_what_is_not_known_is_said():

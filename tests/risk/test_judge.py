@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import initaudit
 from initaudit.risk import fit, judge, model
 from initaudit.risk.fit import BASE, ERROR, WARNING
 from initaudit.types import Attending, Audit, Layer, Risk, Role, Severity, Signals, State, Symptom
@@ -295,3 +296,25 @@ def test_trained_and_broken_weights_have_no_risk():
     assert judge(replace(whole, state=State.TRAINED)) is None
     broken = layer("layers.1", np.full((16, 16), np.nan, np.float32))
     assert judge(judged([dense("layers.0"), broken], [row(dense("layers.0")), row(dense("layers.0"))])) is None
+
+
+def test_a_buffer_has_no_gradient_to_be_known():
+    """An adjacency matrix that holds most of the values is no weight: what the others do is told in full."""
+    torch = pytest.importorskip("torch")
+
+    class Graph(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            generator = torch.Generator().manual_seed(0)
+            self.register_buffer("adjacency", torch.softmax(torch.randn(64, 64, generator=generator), -1))
+            self.weights = torch.nn.ParameterList(0.01 * torch.randn(24, 24, generator=generator) for _ in range(4))
+            self.head = torch.nn.Linear(24, 10)
+
+        def forward(self, x):
+            for weight in self.weights:
+                x = torch.relu(self.adjacency @ (x @ weight))
+            return self.head(x.mean(1))
+
+    report = initaudit.check(Graph(), torch.randn(8, 64, 24, generator=torch.Generator().manual_seed(1)))
+    assert [f.severity for f in report.findings if f.rule == "INI501"] == [Severity.ERROR]
+    assert not [f for f in report.findings if f.layer == "adjacency" and f.rule != "INI501"]

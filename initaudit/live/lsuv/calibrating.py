@@ -99,6 +99,8 @@ def calibrate(
         outs = [out for meeting in met.values() for out in meeting.outs]
         feeds = attempts(graph, places, given, seed, model.examples, outs)
         done, notes = sweeps.first(feeds, notice, whole=guessed(graph, given))
+    for one in done:
+        one.settle()
     values = {at: _held(value) for at, value in fixed.items()} | {one.at: _held(one.values()) for one in done}
     return Calibrated(values, (*(row for one in done for row in one.reached(tol, target)), *told), notes)
 
@@ -193,5 +195,5 @@ class _Sweeps:
         ]
         scaling = Scaling(sweep, stored, targets, self.settings)
         stored.place(sweep.replace, list(stored.values))
-        sweep.through(fed.feeds, scaling.wanted, scaling.stops, scaling.at)
+        sweep.through(fed.feeds, scaling.wanted, scaling.stops, scaling.at, scaling.stretches, scaling.repeat)
         return scaling

@@ -27,10 +27,12 @@ class Moments:
     aa: float = 0.0
     bb: float = 0.0
     ab: float = 0.0
+    idle: float = 0.0  # elements of products of which all are zero
 
     def add(self, a: torch.Tensor, b: torch.Tensor | None = None) -> None:
         """Take in elements."""
         self.count += a.numel()
+        start = self.aa
         others = [None] * (a.numel() // _CHUNK + 1) if b is None else _chunks(b)
         for x, y in zip(_chunks(a), others, strict=False):
             self.a += float(x.sum())
@@ -39,6 +41,18 @@ class Moments:
                 self.b += float(y.sum())
                 self.bb += float(y.dot(y))
                 self.ab += float(x.dot(y))
+        if self.aa == start:
+            self.idle += a.numel()
+
+    def merge(self, other: Moments) -> None:
+        """Take in the elements of another product."""
+        self.count += other.count
+        self.a += other.a
+        self.b += other.b
+        self.aa += other.aa
+        self.bb += other.bb
+        self.ab += other.ab
+        self.idle += other.idle
 
     @property
     def product(self) -> float:

@@ -8,36 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 
 from initaudit.live.lsuv.mixing import Mixing
+from initaudit.live.lsuv.moments import Moments
 from initaudit.live.lsuv.owners import owners
 from initaudit.live.lsuv.stored import Stored
 from initaudit.live.lsuv.sweep import Sweep
-from initaudit.live.lsuv.targets import CONSTANT, DEAD, NOTHING, Part, Settings, Target
+from initaudit.live.lsuv.targets import CLOSE, CONSTANT, DEAD, Part, Settings, Target, nothing
 from initaudit.live.lsuv.unrolled import Matrix, matrices, products
-
-_CLOSE = 0.1  # share of the tolerance at which scaling ends
-
-
-@dataclass(slots=True)
-class _Sums:
-    """Of the products of one part."""
-
-    count: float = 0.0
-    total: float = 0.0
-    square: float = 0.0
-    idle: float = 0.0  # products with a state of zero
-
-    @property
-    def variance(self) -> float:
-        """Their variance."""
-        return self.square / self.count - (self.total / self.count) ** 2 if self.count else math.nan
-
 
 Key = tuple[int, int]  # place among the targets, part
 
@@ -66,24 +48,24 @@ class Recurrence:
     def scale(self) -> None:
         """Scale what no earlier use has decided."""
         if not any(one.open for one in self.targets):
-            self._told()
             return
-        for at, one in enumerate(self.targets):
-            self._find(at, one)
+        self._find()
         self._settle([m for m in self.matrices if m.which == "ih"])
         self._settle([m for m in self.matrices if m.which != "ih"])
         self._place()
         self.sweep.again(self.stop)
 
-    def _told(self) -> None:
-        """Note what a further use makes."""
-        for at, one in enumerate(self.targets):
-            self._find(at, one)
-        for (at, part), sums in self._sums(self.matrices).items():
-            if sums.count:
-                self.targets[at].later.append((self.targets[at].parts.names[part], sums.variance))
+    def sums(self) -> Mapping[Key, Moments]:
+        """Return the moments of the products of each part, as the weights are scaled now."""
+        self._find()
+        return self._sums(self.matrices)
 
-    def _find(self, at: int, one: Target) -> None:
+    def _find(self) -> None:
+        """Find the rows of each matrix that the parts of the targets make."""
+        for at, one in enumerate(self.targets):
+            self._rows_of(at, one)
+
+    def _rows_of(self, at: int, one: Target) -> None:
         """Find the rows of each matrix that the parts of a target make."""
         for matrix in self.matrices:
 
@@ -115,7 +97,7 @@ class Recurrence:
                 for key, sums in self._sums(which).items()
                 if key not in decided and (wish := self._wish(key, sums, tries)) is not None
             }
-            close = all(abs(2 * wish) < _CLOSE * self.settings.tol for wish in wishes.values())
+            close = all(abs(2 * wish) < CLOSE * self.settings.tol for wish in wishes.values())
             if close or tries == self.settings.tmax:
                 return
             for d, steps in mixing.items():
@@ -129,20 +111,20 @@ class Recurrence:
     def _state(self, key: Key) -> Part:
         return self.targets[key[0]].states[key[1]]
 
-    def _wish(self, key: Key, sums: _Sums, tries: int) -> float | None:
+    def _wish(self, key: Key, sums: Moments, tries: int) -> float | None:
         """Note the variance of a part, and return the logarithm of the scale that is missing; None where none helps."""
         state, target = self._state(key), self.settings.target
-        if not math.isfinite(sums.square):
+        if not math.isfinite(sums.aa):
             state.why = "its product is not finite"
             return None
-        if not sums.count or sums.variance <= max(NOTHING, 1e-12 * sums.square / sums.count):
-            state.why = DEAD if not sums.square else CONSTANT
+        if not sums.count or nothing(sums):
+            state.why = CONSTANT if sums.aa else DEAD
             return None
         # With the steps from a state of zero and without them, the variance is within the tolerance.
         aim = target * math.sqrt(1 - sums.idle / sums.count)
         aim = aim if target - aim < 0.7 * self.settings.tol else target
-        state.variance, state.tries, state.done, state.why = sums.variance, tries, True, ""
-        return math.log(aim / sums.variance) / 2
+        state.variance, state.tries, state.done, state.why = sums.product, tries, True, ""
+        return math.log(aim / sums.product) / 2
 
     def _place(self, targets: Sequence[Target] | None = None) -> None:
         for one in targets or self.targets:
@@ -150,9 +132,9 @@ class Recurrence:
         self.stored.place(self.sweep.replace, [one.at for one in targets or self.targets])
         self.sweep.again(self.stop, fixed=True)
 
-    def _sums(self, which: Sequence[Matrix]) -> Mapping[Key, _Sums]:
+    def _sums(self, which: Sequence[Matrix]) -> Mapping[Key, Moments]:
         """Return the sums over the products of each part, of all runs."""
-        out: dict[Key, _Sums] = {}
+        out: dict[Key, Moments] = {}
         inner = any(m.which != "ih" for m in which)
         made = self.sweep.made_by(self.stop) if inner else [[] for _ in range(self.sweep.runs)]
         for run, own in enumerate(made):
@@ -164,9 +146,9 @@ class Recurrence:
                 total, square = flat.sum(0), flat.square().sum(0)
                 idle = float((flat == 0).all(1).sum()) if matrix.which == "hh" else 0.0
                 for key, rows in self._rows[matrix]:
-                    sums = out.setdefault(key, _Sums())
+                    sums = out.setdefault(key, Moments())
                     sums.count += len(flat) * len(rows)
                     sums.idle += idle * len(rows)
-                    sums.total += float(total[rows].sum())
-                    sums.square += float(square[rows].sum())
+                    sums.a += float(total[rows].sum())
+                    sums.aa += float(square[rows].sum())
         return out

@@ -15,16 +15,15 @@ from initaudit.live.lsuv.moments import Moments, pooled
 from initaudit.live.lsuv.owners import owners
 from initaudit.live.lsuv.recurrences import Recurrence
 from initaudit.live.lsuv.stored import Stored
+from initaudit.live.lsuv.stretches import stretches
 from initaudit.live.lsuv.sweep import Stop, Sweep
-from initaudit.live.lsuv.targets import CONSTANT, DEAD, NOTHING, ZERO, Settings, Target
+from initaudit.live.lsuv.targets import CONSTANT, DEAD, STIFF, UNMOVED, ZERO, Settings, Target, nothing, over
 
 _LINEAR = 0.01  # relative difference to what a linear product would be
-_STIFF = 0.1  # share of a change of its square that a scale lets through where it is divided out again
-UNMOVED = "its output does not change with the scale of the weight, which is normalised"
 
 
 @dataclass(slots=True)
-class _Group:
+class Group:
     """Parts that are scaled together, and the elements that they make: None for all."""
 
     parts: list[int]
@@ -35,6 +34,23 @@ class _Group:
         if self.masks is None:
             return list(values)
         return [v[m.expand(v.shape)] for v, m in zip(values, self.masks, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A product, taken apart."""
+
+    product: list[torch.Tensor]  # of the weight
+    added: list[torch.Tensor] | None  # what does not grow with it
+    groups: list[Group]
+
+    def moments(self, group: Group) -> Moments:
+        """Return the moments of the elements of a group."""
+        own = Moments()
+        added = group.of(self.added) if self.added is not None else [None] * len(self.product)
+        for a, b in zip(group.of(self.product), added, strict=True):
+            own.add(a, b)
+        return own
 
 
 class Scaling:
@@ -59,6 +75,13 @@ class Scaling:
                 at = sweep.maker(out)
                 if at is not None:
                     self._due.setdefault(at, []).append((one, out))
+        self.stretches = {one.stops: one for one in stretches(targets, self._stops)}
+        self._several = {id(one): own for own in self.stretches.values() for one in own.several}
+
+    def _stops(self, one: Target) -> list[int]:
+        """Return the nodes at which a weight meets the data."""
+        found = [self.sweep.maker(out) for out in one.meeting.outs]
+        return sorted({at for at in found if at is not None})
 
     @property
     def wanted(self) -> list[str]:
@@ -82,6 +105,15 @@ class Scaling:
             for at, due in self._due.items()
         }
 
+    def repeat(self, stops: frozenset[int]) -> bool:
+        """Whether to go through a stretch again, with other weights."""
+        return self.stretches[stops].again(self.settings, self._place)
+
+    def _place(self, targets: Sequence[Target]) -> None:
+        for one in targets:
+            self.stored.values[one.at] = one.values()
+        self.stored.place(self.sweep.replace, [one.at for one in targets])
+
     def at(self, stop: int) -> None:
         """Scale what is to be scaled after a node."""
         due = self._due[stop]
@@ -95,7 +127,7 @@ class Scaling:
         why = next((w for name in self.sweep.graph.nodes[stop].outputs if name and (w := self.sweep.why(name))), "")
         try:
             if not why:
-                Recurrence(self.sweep, self.stored, due, stop, self.settings).scale()
+                self._recurrent(due, stop)
         except UnsupportedError as error:
             why = error.reason
         if why:
@@ -103,41 +135,47 @@ class Scaling:
             for part in (part for one in due for part in one.states if not part.done):
                 part.why = f"its product cannot be computed: {why}"
 
+    def _recurrent(self, due: Sequence[Target], stop: int) -> None:
+        several = [one for one in due if id(one) in self._several]
+        once = [one for one in due if id(one) not in self._several]
+        if once:
+            Recurrence(self.sweep, self.stored, once, stop, self.settings).scale()
+        if several:
+            for (at, k), own in Recurrence(self.sweep, self.stored, several, stop, self.settings).sums().items():
+                self._several[id(several[at])].take(several[at], [k], own)
+
     def _scale(self, one: Target, out: str, stop: int) -> None:
         why = self.sweep.why(out)
         if out in one.meeting.others:
             if not why:
-                one.later.append(("", pooled(self.sweep.seen(out))))
+                one.elsewhere = [*one.elsewhere, pooled(self.sweep.seen(out))]
             return
         if why:
             self.why = self.why or why
             for k in one.open:
                 one.states[k].why = f"its product cannot be computed: {why}"
             return
-        base = self._seen(out, stop)
-        if not base:
+        if not self._seen(out, stop) or not one.open:
             return
-        if not one.open:
-            one.later.append(("", pooled(base)))
-            return
-        if not all(bool(torch.isfinite(value).all()) for value in base):
+        taken = self.taken(one, out, stop)
+        if taken is None:
             for k in one.open:
                 one.states[k].why = "what it makes is not finite"
             return
-        added = self._made(one, out, stop, [0.0 if k in one.open else p.scale for k, p in enumerate(one.states)])
-        linear = all(bool(torch.isfinite(value).all()) for value in added)
-        product = [a - b for a, b in zip(base, added, strict=True)] if linear else base
-        groups = self._groups(one, out, stop, product, added if linear else None)
+        stretch = self._several.get(id(one))
+        if stretch is not None:
+            for group in taken.groups:
+                stretch.take(one, group.parts, taken.moments(group))
+            self._made(one, out, stop, [part.scale for part in one.states])
+            return
         aims: dict[int, float] = {}
         before: dict[int, float] = {}
-        alive: list[_Group] = []
-        for group in groups:
-            own = Moments()
-            for a, b in zip(group.of(product), group.of(added if linear else product), strict=True):
-                own.add(a, b if linear else None)
+        alive: list[Group] = []
+        for group in taken.groups:
+            own = taken.moments(group)
             if not own.count:
                 continue
-            if own.product <= max(NOTHING, 1e-12 * own.aa / own.count):
+            if nothing(own):
                 for k in group.parts:
                     one.states[k].why = CONSTANT if own.aa else self._idle(one, out)
                 continue
@@ -148,13 +186,28 @@ class Scaling:
                 scale = math.sqrt(self.settings.target / own.product)
                 if self._linear(one, out, stop, group, own):
                     for k in group.parts:
-                        one.states[k].why = f"its bias alone has variance {own.added:.3g}, over the target"
+                        one.states[k].why = over(own)
             aims.update(dict.fromkeys(group.parts, scale))
-            before[group.parts[0]] = own.at(1.0) if linear else own.product
+            before[group.parts[0]] = own.at(1.0)
             alive.append(group)
         self._reach(one, out, stop, alive, aims, before)
 
-    def _linear(self, one: Target, out: str, stop: int, group: _Group, own: Moments) -> bool:
+    def taken(self, one: Target, out: str, stop: int) -> Taken | None:
+        """Take a product apart: what its weight makes, what is added to that, and who makes which element.
+
+        Returns:
+            None where it is not finite. The weight in the graph is changed by it.
+        """
+        base = self._seen(out, stop)
+        if not all(bool(torch.isfinite(value).all()) for value in base):
+            return None
+        added = self._made(one, out, stop, [0.0 if k in one.open else p.scale for k, p in enumerate(one.states)])
+        linear = all(bool(torch.isfinite(value).all()) for value in added)
+        product = [a - b for a, b in zip(base, added, strict=True)] if linear else base
+        groups = self._groups(one, out, stop, product, added if linear else None)
+        return Taken(product, added if linear else None, groups)
+
+    def _linear(self, one: Target, out: str, stop: int, group: Group, own: Moments) -> bool:
         """Whether a product grows with its weight, so that what does not is its bias."""
         scales = [2 * p.scale if k in group.parts else p.scale for k, p in enumerate(one.states)]
         twice = pooled(group.of(self._made(one, out, stop, scales)))
@@ -182,10 +235,10 @@ class Scaling:
 
     def _groups(
         self, one: Target, out: str, stop: int, product: list[torch.Tensor], added: list[torch.Tensor] | None
-    ) -> list[_Group]:
+    ) -> list[Group]:
         """Return which elements of a product the parts make that are not decided yet."""
         if one.parts.one:
-            return [_Group([0], None)]
+            return [Group([0], None)]
         open_ = one.open
 
         def made(scales: Sequence[float]) -> list[torch.Tensor]:
@@ -194,50 +247,85 @@ class Scaling:
 
         labels = owners(made, product, len(one.states))
         if labels is None:
-            return [_Group(open_, None)]
+            return [Group(open_, None)]
         there = {int(k) for own in labels for k in torch.unique(own)}
-        return [_Group([k], [own == k for own in labels]) for k in open_ if k in there]
+        return [Group([k], [own == k for own in labels]) for k in open_ if k in there]
 
     def _reach(
         self,
         one: Target,
         out: str,
         stop: int,
-        groups: Sequence[_Group],
+        groups: Sequence[Group],
         aims: Mapping[int, float],
         before: dict[int, float],
     ) -> None:
         """Scale until the variance is the target's."""
-        target, tol = self.settings.target, self.settings.tol
         scales = [aims.get(k, part.scale) for k, part in enumerate(one.states)]
         held = [part.scale for part in one.states]
         for tries in range(1, max(1, self.settings.tmax) + 1):
-            if not np.isfinite(self.stored.rounded(one.at, one.scaled(scales))).all():
+            if not self._fits(one, scales):
                 scales = [part.scale for part in one.states]
                 for k in aims:
                     one.states[k].why = f"its values would not fit into {self.stored.tensors[one.at].dtype}"
                 break
             values = self._made(one, out, stop, scales)
-            off = False
-            for group in groups:
-                variance = pooled(group.of(values))
-                for k in group.parts:
-                    state = one.states[k]
-                    state.variance, state.tries, state.done = variance, tries, True
-                first = group.parts[0]
-                if not abs(variance - target) < tol and not one.states[first].why and variance > 0:
-                    ratio = scales[first] / held[first]
-                    if abs(math.log(variance / before[first])) < _STIFF * abs(2 * math.log(ratio)):
-                        for k in group.parts:
-                            one.states[k].why, scales[k] = UNMOVED, one.states[k].scale
-                        continue
-                    off = True
-                    held[first], before[first] = scales[first], variance
-                    for k in group.parts:
-                        scales[k] *= math.sqrt(target / variance) if 0 < variance < math.inf else 1.0
-            if not off:
+            for k in aims:
+                one.states[k].tries, one.states[k].done = tries, True
+            missed = [self._missed(one, group, values, scales, held, before) for group in groups]
+            if not any(missed):
+                scales = self._together(one, groups, values, scales)
                 break
         for k, part in enumerate(one.states):
             part.scale = scales[k]
         self.stored.values[one.at] = one.values()
-        self._made(one, out, stop, scales)
+        values = self._made(one, out, stop, scales)
+        for group in groups:
+            variance = pooled(group.of(values))
+            for k in group.parts:
+                one.states[k].variance = variance
+
+    def _fits(self, one: Target, scales: Sequence[float]) -> bool:
+        """Whether the file's type has room for the weight at these scales."""
+        return bool(np.isfinite(self.stored.rounded(one.at, one.scaled(list(scales)))).all())
+
+    def _missed(
+        self,
+        one: Target,
+        group: Group,
+        values: Sequence[torch.Tensor],
+        scales: list[float],
+        held: list[float],
+        before: dict[int, float],
+    ) -> bool:
+        """Set the next scale of a group whose variance is not the target's; whether there is one."""
+        target, first = self.settings.target, group.parts[0]
+        variance = pooled(group.of(values))
+        if abs(variance - target) < self.settings.tol or one.states[first].why or not 0 < variance < math.inf:
+            return False
+        ratio = scales[first] / held[first]
+        if abs(math.log(variance / before[first])) < STIFF * abs(2 * math.log(ratio)):
+            for k in group.parts:
+                one.states[k].why, scales[k] = UNMOVED, one.states[k].scale
+            return False
+        held[first], before[first] = scales[first], variance
+        for k in group.parts:
+            scales[k] *= math.sqrt(target / variance)
+        return True
+
+    def _together(
+        self, one: Target, groups: Sequence[Group], values: Sequence[torch.Tensor], scales: list[float]
+    ) -> list[float]:
+        """Return scales at which the parts and what they make as a whole are within the tolerance.
+
+        Where the means of parts differ, the whole varies more than each of them.
+        """
+        target, tol = self.settings.target, self.settings.tol
+        between = pooled(values) / target
+        if len(groups) < 2 or any(one.states[k].why for group in groups for k in group.parts):
+            return scales
+        if not 1 + tol / target / 2 < between < 1 + 1.6 * tol / target:
+            return scales
+        both = between**-0.25  # of the std: parts fall as far short as the whole goes beyond
+        chosen = {k for group in groups for k in group.parts}
+        return [scale * both if k in chosen else scale for k, scale in enumerate(scales)]

@@ -19,6 +19,15 @@ Feeds = Sequence[Mapping[str, torch.Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
+class _Standing:
+    """All values that are there at a node."""
+
+    runs: list[dict[str, Any]]
+    joined: dict[str, torch.Tensor]
+    why: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """A node after which weights may change."""
 
@@ -43,7 +52,13 @@ class Sweep(Lockstep):
         self._leaves[(tensor.identity, tensor.dtype)] = made
 
     def through(
-        self, feeds: Feeds, wanted: Iterable[str], stops: Mapping[int, Sequence[Stop]], at_stop: Callable[[int], None]
+        self,
+        feeds: Feeds,
+        wanted: Iterable[str],
+        stops: Mapping[int, Sequence[Stop]],
+        at_stop: Callable[[int], None],
+        stretches: Iterable[frozenset[int]] = (),
+        repeat: Callable[[frozenset[int]], bool] = lambda _: False,
     ) -> None:
         """Run the graph as far as some values take it.
 
@@ -54,6 +69,8 @@ class Sweep(Lockstep):
             wanted: values to make.
             stops: nodes after which to call `at_stop`.
             at_stop: may read values, replace constants and have values made again.
+            stretches: stops, disjoint in order, that are gone through together.
+            repeat: asked after the last stop of a stretch whether to go through it again.
 
         Raises:
             UsageError: an input is missing or has another shape than the graph says.
@@ -75,14 +92,50 @@ class Sweep(Lockstep):
         ending: dict[int, list[str]] = {}
         for name, at in last.items():
             ending.setdefault(at, []).append(name)
-        for at in plan:
+        begins, ends = self._bounds(stretches, plan)
+        before: dict[frozenset[int], _Standing] = {}
+        k = 0
+        while k < len(plan):
+            at = plan[k]
+            for stretch in begins.get(at, ()):
+                before.setdefault(stretch, self._standing())
             self._make(at)
             if at in stops:
                 at_stop(at)
+            own = ends.get(at)
+            if own is not None and repeat(own):
+                self._restore(before[own])
+                k = plan.index(next(node for node, found in begins.items() if own in found))
+                continue
             for name in ending.get(at, ()):
                 for run in self._runs:
                     run.pop(name, None)
                 self._joined.pop(name, None)
+            k += 1
+
+    def _bounds(
+        self, stretches: Iterable[frozenset[int]], plan: Sequence[int]
+    ) -> tuple[dict[int, list[frozenset[int]]], dict[int, frozenset[int]]]:
+        """Return where stretches begin, weights that are turned for them included, and where they end."""
+        begins: dict[int, list[frozenset[int]]] = {}
+        ends: dict[int, frozenset[int]] = {}
+        there = set(plan)
+        for stretch in stretches:
+            own = [at for at in stretch if at in there]
+            if own:
+                first = min([*own, *(node for at in own for node in self._behind[at])])
+                begins.setdefault(first, []).append(stretch)
+                ends[max(own)] = stretch
+        return begins, ends
+
+    def _standing(self) -> _Standing:
+        return _Standing([dict(run) for run in self._runs], dict(self._joined), dict(self._why))
+
+    def _restore(self, then: _Standing) -> None:
+        self._runs = [dict(run) for run in then.runs]
+        self._joined.clear()
+        self._joined.update(then.joined)
+        self._why = dict(then.why)
 
     @property
     def runs(self) -> int:
