@@ -25,6 +25,7 @@ class Recipe:
     by_part: Mapping[str, str] = field(default_factory=dict)  # parts of the layer with a scheme of their own
     units: tuple[int, ...] | None = None  # output units that are drawn; None: all
     about: str = ""  # why this scheme: "recurrent, orthogonal per gate"
+    within: str = ""  # what stands before its name because copies of the model lie in one file: "state_dict_ema."
 
     @property
     def axes(self) -> str:

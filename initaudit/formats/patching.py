@@ -18,6 +18,7 @@ import numpy as np
 from initaudit.dtypes import numpy_dtype
 from initaudit.edits import Edit, Patch
 from initaudit.errors import CorruptFileError, UnsupportedError
+from initaudit.strides import strides_of
 from initaudit.types import Array, Tensor
 
 _NUMPY = {"float64", "float32", "float16", "complex64", "complex128"}  # numpy rounds to these to nearest even
@@ -186,19 +187,9 @@ def _spans(edits: Sequence[Edit]) -> list[Span]:
     return spans
 
 
-def _strides(tensor: Tensor) -> tuple[int, ...]:
-    """Return a tensor's strides in elements."""
-    if tensor.strides is not None:
-        return tensor.strides
-    strides = [1] * len(tensor.shape)
-    for axis in range(len(strides) - 2, -1, -1):
-        strides[axis] = strides[axis + 1] * tensor.shape[axis + 1]
-    return tuple(strides)
-
-
 def _reach(tensor: Tensor) -> tuple[int, int]:
     """Return the first byte of a tensor in its storage and the one behind its last."""
-    steps = [(extent - 1) * step for extent, step in zip(tensor.shape, _strides(tensor), strict=True)]
+    steps = [(extent - 1) * step for extent, step in zip(tensor.shape, strides_of(tensor), strict=True)]
     low = tensor.offset + sum(step for step in steps if step < 0)
     high = tensor.offset + sum(step for step in steps if step > 0)
     width = numpy_dtype(tensor.dtype).itemsize
@@ -225,7 +216,7 @@ def _data(source: Source, start: int, span: Span, big_endian: bool) -> bytearray
 
 def _repeats(tensor: Tensor) -> bool:
     """Whether two elements may lie in one place."""
-    along = sorted((abs(step), extent) for step, extent in zip(_strides(tensor), tensor.shape, strict=True))
+    along = sorted((abs(step), extent) for step, extent in zip(strides_of(tensor), tensor.shape, strict=True))
     reach = 0
     for step, extent in along:
         if extent > 1:
@@ -253,7 +244,7 @@ def _window(data: bytearray, span: Span, tensor: Tensor) -> Array:
     kind = numpy_dtype(tensor.dtype)
     parts = 2 if kind.kind == "c" else 1
     width = kind.itemsize // parts
-    steps = (*(step * kind.itemsize for step in _strides(tensor)), width)
+    steps = (*(step * kind.itemsize for step in strides_of(tensor)), width)
     at = tensor.offset * kind.itemsize - span.start
     return np.ndarray((*tensor.shape, parts), f"u{width}", data, at, steps)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from initaudit.strides import strides_of
 from initaudit.types import Array, Node, Tensor
 
 KEEPS = frozenset({"identity", "dropout", "cast", "cast_like", "expand"})
@@ -35,18 +36,6 @@ def moved(node: Node, output: str, tensor: Tensor) -> Tensor | None:
         return None
 
 
-def steps_of(tensor: Tensor) -> tuple[int, ...]:
-    """Return the distance of neighbours along each axis of a tensor, in elements of its storage."""
-    if tensor.strides is not None:
-        return tensor.strides
-    out: list[int] = []
-    step = 1
-    for extent in reversed(tensor.shape):
-        out.append(step)
-        step *= max(extent, 1)
-    return tuple(reversed(out))
-
-
 def _view(
     tensor: Tensor, shape: Sequence[int], strides: Sequence[int], shift: int, apply: Callable[[Array], Array]
 ) -> Tensor:
@@ -59,7 +48,7 @@ def _view(
         load=lambda: apply(tensor.load()),
     )
     plain = replace(made, strides=None)
-    return plain if steps_of(plain) == made.strides else made
+    return plain if strides_of(plain) == made.strides else made
 
 
 def joined(tensors: Sequence[Tensor], axis: int) -> Tensor | None:
@@ -86,7 +75,7 @@ def joined(tensors: Sequence[Tensor], axis: int) -> Tensor | None:
 
 def turned(tensor: Tensor) -> Tensor:
     """Return a matrix with its axes changed over."""
-    return _view(tensor, tensor.shape[::-1], steps_of(tensor)[::-1], 0, lambda x: x.T)
+    return _view(tensor, tensor.shape[::-1], strides_of(tensor)[::-1], 0, lambda x: x.T)
 
 
 def _transpose(node: Node, _: str, tensor: Tensor) -> Tensor | None:
@@ -99,7 +88,7 @@ def _transpose(node: Node, _: str, tensor: Tensor) -> Tensor | None:
         perm = tuple(order)
     if perm is None or sorted(perm) != list(range(rank)):
         return None
-    strides = steps_of(tensor)
+    strides = strides_of(tensor)
     return _view(tensor, [tensor.shape[a] for a in perm], [strides[a] for a in perm], 0, lambda x: x.transpose(perm))
 
 
@@ -115,7 +104,7 @@ def _to_shape(tensor: Tensor, shape: Sequence[int]) -> Tensor | None:
     if math.prod(wanted) != tensor.size or any(n < 0 for n in wanted):
         return None
     if [n for n in wanted if n != 1] == [n for n in tensor.shape if n != 1]:  # only axes of one are new or gone
-        steps = iter([s for s, n in zip(steps_of(tensor), tensor.shape, strict=True) if n != 1])
+        steps = iter([s for s, n in zip(strides_of(tensor), tensor.shape, strict=True) if n != 1])
         strides = [next(steps) if n != 1 else 1 for n in wanted]
         plain = tensor.strides is None
         made = _view(tensor, wanted, strides, 0, lambda x: x.reshape(wanted))
@@ -181,7 +170,7 @@ def cut(tensor: Tensor, index: tuple[Any, ...]) -> Tensor | None:
     shape: list[int] = []
     steps: list[int] = []
     shift, axis = 0, 0
-    strides = steps_of(tensor)
+    strides = strides_of(tensor)
     for one in full:
         if one is None:
             shape.append(1)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from initaudit.graph.moved import steps_of, turned
+from initaudit.graph.moved import turned
 from initaudit.graph.view import FAR, View
+from initaudit.strides import strides_of
 from initaudit.types import Node, Role, Tensor
 
 THROUGH = frozenset({"cast", "identity", "dropout", "cast_like"})
@@ -49,7 +50,7 @@ def stored(view: View, node: Node, tensor: Tensor, axes: str) -> tuple[Tensor, s
     whole = view.graph.constants.get(tensor.name) if node.call is not None and len(tensor.shape) == 2 else None
     if whole is None or tensor.strides is None or whole.shape != tensor.shape[::-1] or whole.offset != tensor.offset:
         return tensor, axes
-    turned = steps_of(whole) == steps_of(tensor)[::-1] and whole.dtype == tensor.dtype
+    turned = strides_of(whole) == strides_of(tensor)[::-1] and whole.dtype == tensor.dtype
     return (whole, axes[::-1]) if turned else (tensor, axes)
 
 

@@ -95,7 +95,8 @@ def faults(report: Report) -> Iterator[Finding]:
 
 def _graver(before: Report, after: Report, touched: frozenset[str]) -> Iterator[str]:
     old = _by_layer(before)
-    for name, rules in _by_layer(after).items():
+    known_groups = {_group(f) for f in faults(before)} - {None}  # who is in it is the fault, not how much they share
+    for name, rules in _by_layer(after, known_groups).items():
         known = old.get(name, {})
         most = max(known.values(), default=Severity.INFO)
         for rule, severity in rules.items():
@@ -109,11 +110,17 @@ def _graver(before: Report, after: Report, touched: frozenset[str]) -> Iterator[
                 yield f"{where}{severity.label} {rule} {told.name}{had}: {told.message}"
 
 
-def _by_layer(report: Report) -> _Faults:
-    """Return the faults of each layer, without the symptoms of the whole graph."""
+def _group(f: Finding) -> tuple[str, ...] | None:
+    """Return the rule and the members of a group that a finding is about: parts that start as copies."""
+    members = f.evidence.get("members")
+    return (f.rule, *map(str, members)) if members else None
+
+
+def _by_layer(report: Report, without: Collection[tuple[str, ...] | None] = ()) -> _Faults:
+    """Return the faults of each layer, without the symptoms of the whole graph and without some groups."""
     found: _Faults = defaultdict(dict)
     for f in faults(report):
-        if f.rule in _SYMPTOMS:
+        if f.rule in _SYMPTOMS or _group(f) in without:
             continue
         for name in dict.fromkeys((f.layer, *f.also)):
             found[name][f.rule] = max(f.severity, found[name].get(f.rule, f.severity))

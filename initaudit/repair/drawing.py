@@ -42,6 +42,12 @@ def original_name(layer: Layer, tensor: Tensor) -> str:
     return _WRAPPERS.sub("", name)
 
 
+def drawn_name(recipe: Recipe, tensor: Tensor | None = None) -> str:
+    """Return the name that a draw depends on: that in the model, whichever of its copies this one is of."""
+    name = original_name(recipe.measured.layer, tensor or recipe.tensor)
+    return _WRAPPERS.sub("", name.removeprefix(recipe.within)) if recipe.within else name
+
+
 def _named(layer: Layer) -> str:
     """Return the name of a weight whose layer is named after its module, after itself, or after its bias."""
     own = layer.name.rpartition(".")[2]
@@ -94,7 +100,7 @@ def generator(seed: int, name: str, index: int | None, shape: tuple[int, ...], s
 def _whole(recipe: Recipe, text: str, form: Form, seed: int) -> Array:
     """Return (stack, out, in, *kernel), or (1, out) of a vector: every operator of a stack is drawn by itself."""
     layer, tensor = recipe.measured.layer, recipe.tensor
-    named = reparametrised.effective_name(layer, original_name(layer, tensor))
+    named = reparametrised.effective_name(layer, drawn_name(recipe))
     row, params = schemes.resolve(text, layer, tensor)
     fans = schemes.fans_of(layer)
     if row.fans and (fans is None or not form.weight):
@@ -147,6 +153,6 @@ def _beside(recipe: Recipe, role: str, seed: int) -> Array:
         same = reparametrised.norm(weight - np.asarray(layer.weight.load(), np.float64), tensor) == 0
         return np.asarray(np.where(same, stored, made))
     left = reparametrised.beside(layer)["left"]
-    named = reparametrised.effective_name(layer, original_name(layer, layer.weight))
+    named = reparametrised.effective_name(layer, drawn_name(recipe, layer.weight))
     u, v = reparametrised.singular(weight, left, generator(seed, named, None, weight.shape, "spectral"))
     return np.asarray((u if role == "left" else v).reshape(tensor.shape))

@@ -23,6 +23,7 @@ _SAME = 0.1  # of a std, within which two weights may have been drawn by one cal
 _BIAS = 0.5  # root mean square of a bias that outweighs a signal of variance 1
 _CHAIN = 3  # layers that are off, from which the chain is at fault and not a layer
 _MOST = 0.5  # share of a run that is off, from which all of it is drawn again; share of copies, likewise
+_ADDED = frozenset({"position embedding", "segment embedding", "relative position bias"})
 _FIRST = re.compile(r"(^|[._])((lora|ia3|adapter)[._]?(embedding_)?)?(A|down)([._]|$)", re.IGNORECASE)
 _MEANT = frozenset({Role.BRANCH_END, Role.GATE, Role.ADAPTER, Role.HEAD})  # roles in which zeros may be meant
 
@@ -219,9 +220,14 @@ class Faults:
                 yield Fault(m, m.layer.bias, rule)
 
     def _tables(self, rule: str) -> list[Fault]:
-        """Return the embeddings whose values are of a size that nobody draws."""
-        tables = [m for m in self.measured if m.layer.role is Role.EMBEDDING and m.stats.variance > 0]
-        return [whole(m, rule) for m in tables if not m.layer.tied and not _TINY < m.stats.std < _HUGE]
+        """Return the embeddings whose values are of a size that nobody draws; zero ones where nothing is added to them.
+
+        A table that is added to another one may start at zero.
+        """
+        tables = [m for m in self.measured if m.layer.role is Role.EMBEDDING and m.stats.count and not m.layer.tied]
+        sized = [m for m in tables if m.stats.variance > 0 and not _TINY < m.stats.std < _HUGE]
+        shut = [m for m in tables if m.layer.kind == "embedding" and m.stats.constant and not _ADDED & {*m.layer.tags}]
+        return [whole(m, rule) for m in (*sized, *shut)]
 
     def _norms(self, rule: str, run: Sequence[Measured]) -> Iterator[Fault]:
         """Yield the norms whose scales shut or open the way far too wide.

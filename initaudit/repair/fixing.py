@@ -21,7 +21,7 @@ from initaudit.edits import Edit, Plan, Reached, Recipe, Repair, Row
 from initaudit.errors import InitauditError, UsageError
 from initaudit.formats import writing
 from initaudit.formats.writing import interrupts
-from initaudit.repair import comparing, drawing, guarding, overlaying, planning
+from initaudit.repair import comparing, copies, drawing, guarding, overlaying, planning
 from initaudit.reporters.base import by_layer
 from initaudit.types import Array, Evidence, Measured, Model, Report
 
@@ -138,7 +138,7 @@ def pending(
         target = guarding.destination(where, target, in_place, wish.force)
     seen = guarding.fingerprints(where)
     before = judge.first(str(path))
-    plan = planning.plan(before, scheme=wish.scheme, only=wish.only, every=wish.every, force=wish.force)
+    plan = _planned(before, wish)
     repair = Repair(before, plan, wish.scheme, wish.seed, dry=wish.dry, recovered=recovered)
     if not plan.recipes:
         yield Pending(repair)
@@ -178,7 +178,7 @@ def fix_module(module: Any, wish: Wish, judge: Judge, examples: Any = None, inpu
     """
     model = audit.live(module, examples, inputs, wish.data)
     before = audit.audit_model(model, **judge.settings)
-    plan = planning.plan(before, scheme=wish.scheme, only=wish.only, every=wish.every, force=wish.force)
+    plan = _planned(before, wish)
     repair = Repair(before, plan, wish.scheme, wish.seed, dry=wish.dry)
     if not plan.recipes:
         return repair
@@ -195,6 +195,11 @@ def fix_module(module: Any, wish: Wish, judge: Judge, examples: Any = None, inpu
         assigning.assign(module, kept)
         repair = replace(repair, output=before.model.path)
     return repair
+
+
+def _planned(before: Report, wish: Wish) -> Plan:
+    plan = planning.plan(before, scheme=wish.scheme, only=wish.only, every=wish.every, force=wish.force)
+    return replace(plan, recipes=copies.alike(plan.recipes, before.model, before.measured))
 
 
 def _draw(model: Model, plan: Plan, wish: Wish, judge: Judge) -> _Drawn:

@@ -18,7 +18,7 @@ import math
 from typing import Any
 
 from initaudit.edits import Reached, Repair, Row
-from initaudit.repair.drawing import original_name
+from initaudit.repair.drawing import drawn_name
 from initaudit.reporters.base import counts, unjudged
 from initaudit.reporters.json import plain
 from initaudit.reporters.repair import stats_of
@@ -75,7 +75,7 @@ def _change(row: Row) -> dict[str, Any]:
         "layer": layer.name,
         "kind": layer.kind,
         "tensor": recipe.tensor.name,
-        "original_name": original_name(layer, recipe.tensor),
+        "original_name": drawn_name(recipe),
         "shape": list(recipe.tensor.shape),
         "dtype": recipe.tensor.dtype,
         "scheme": recipe.scheme,

@@ -12,6 +12,8 @@ from initaudit.dtypes import numpy_dtype
 from initaudit.edits import Edit
 from initaudit.errors import UnsupportedError
 from initaudit.formats.patching import cast
+from initaudit.repair.places import storage
+from initaudit.strides import strides_of
 from initaudit.types import Array, Graph, Model, Tensor
 
 
@@ -37,10 +39,10 @@ def overlaid(model: Model, edits: Sequence[Edit]) -> Model:
     """
     by_storage: dict[str, list[Edit]] = defaultdict(list)
     for edit in edits:
-        by_storage[_storage(edit.tensor)].append(edit)
+        by_storage[storage(edit.tensor)].append(edit)
     views: dict[str, list[Tensor]] = defaultdict(list)
     for tensor in _tensors(model):
-        views[_storage(tensor)].append(tensor)
+        views[storage(tensor)].append(tensor)
     flats = {name: _flat([*views[name], *(e.tensor for e in some)]) for name, some in by_storage.items()}
     for name, flat in flats.items():
         for tensor in views[name]:
@@ -49,7 +51,7 @@ def overlaid(model: Model, edits: Sequence[Edit]) -> Model:
             _view(flat, edit.tensor)[...] = edit.values()
 
     def shown(tensor: Tensor) -> Tensor:
-        flat = flats.get(_storage(tensor))
+        flat = flats.get(storage(tensor))
         return tensor if flat is None else replace(tensor, load=_Kept(_view(flat, tensor)))
 
     return replace(
@@ -71,25 +73,12 @@ def _tensors(model: Model) -> Iterable[Tensor]:
             yield from graph.constants.values()
 
 
-def _storage(tensor: Tensor) -> str:
-    return tensor.storage or tensor.name
-
-
-def _strides(tensor: Tensor) -> tuple[int, ...]:
-    if tensor.strides is not None:
-        return tensor.strides
-    steps = [1]
-    for extent in reversed(tensor.shape[1:]):
-        steps.append(steps[-1] * extent)
-    return tuple(reversed(steps))[: len(tensor.shape)] if tensor.shape else ()
-
-
 def _flat(tensors: Sequence[Tensor]) -> Array:
     """Return a run of elements that holds all of them."""
     extent = 0
     for tensor in tensors:
         if tensor.size:
-            last = sum((n - 1) * step for n, step in zip(tensor.shape, _strides(tensor), strict=True))
+            last = sum((n - 1) * step for n, step in zip(tensor.shape, strides_of(tensor), strict=True))
             extent = max(extent, tensor.offset + last + 1)
     kinds = {tensor.dtype for tensor in tensors}
     if len(kinds) > 1:
@@ -100,5 +89,5 @@ def _flat(tensors: Sequence[Tensor]) -> Array:
 def _view(flat: Array, tensor: Tensor) -> Array:
     if not tensor.size:
         return flat[:0].reshape(tensor.shape)
-    strides = tuple(step * flat.itemsize for step in _strides(tensor))
+    strides = tuple(step * flat.itemsize for step in strides_of(tensor))
     return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides)

@@ -132,7 +132,7 @@ class Search:
         for faults in levels:
             last = faults
             yield (self.make(faults, style) for style in styles)
-        if len(styles) > 1 and any(fault.chain for fault in last):
+        if len(styles) > 1 and any(fault.chain for fault in last) and not self.blind:
             yield (
                 self.make(last, Style("", law=law, times=times)) for times in TIMES for law in ("normal", "orthogonal")
             )

@@ -61,27 +61,57 @@ class Twice(nn.Module):
         return self.b(self.a(self.a(x).tanh()))
 
 
-def test_of_a_module_called_twice_the_first_call_decides_and_the_second_is_told():
+def test_the_variance_of_a_module_called_twice_is_pooled_and_each_call_is_told():
     net, x = Twice(), torch.randn(50, 16)
     done = scaled(net, x)
     first, second = variances(net, x)["a"]
-    assert near(first)
-    assert not near(second, 0.05)
-    (row,) = [row for row in done.reached if row.part == "use 2"]
-    assert row.variance == pytest.approx(second, rel=1e-4)
-    assert "first use" in row.why
+    assert near((first + second) / 2, 0.05)
+    assert near(done.reached[0].variance, 0.05)
+    uses = [row for row in done.reached if "use" in row.part]
+    assert [row.part for row in uses] == ["use 1 of 2", "use 2 of 2"]
+    assert [row.variance for row in uses] == pytest.approx([first, second], rel=1e-3)
+    assert all("pooled" in row.why for row in uses if not near(row.variance, 0.05))
     assert near(variances(net, x)["b"][0])
 
 
-def test_of_tied_parameters_the_first_decides():
+def test_the_variance_of_tied_parameters_is_pooled():
     net = mlp(12, 12, 12, 12)
     net[2].weight = net[4].weight = net[0].weight
     x = torch.randn(60, 12) * 5
     done = scaled(net, x)
-    seen = variances(net, x)
-    assert near(seen["0"][0])
-    assert max(v[0] for v in seen.values()) < 1.5
-    assert [row.part for row in done.reached] == ["", "use 2", "use 3"]
+    seen = [v[0] for v in variances(net, x).values()]
+    assert max(seen) < 3
+    assert done.reached[0].why == ""
+    assert len(done.reached) == 4
+
+
+class Unrolled(nn.Module):
+    """A recurrence written out, whose states grow without a bound."""
+
+    def __init__(self):
+        super().__init__()
+        self.given, self.own, self.head = nn.Linear(6, 10), nn.Linear(10, 10, bias=False), nn.Linear(10, 3)
+
+    def forward(self, x):
+        h = x.new_zeros(x.shape[0], 10)
+        for step in x.unbind(1):
+            h = torch.relu(self.given(step) + self.own(h))
+        return self.head(h)
+
+
+def test_a_recurrence_that_is_written_out_is_pooled_over_its_steps():
+    net, x = Unrolled(), torch.randn(40, 15, 6)
+    done = scaled(net, x)
+    hidden, own, given = x.new_zeros(40, 10), [], []
+    with torch.no_grad():
+        for step in x.unbind(1):
+            given.append(net.given(step))
+            own.append(net.own(hidden))
+            hidden = torch.relu(given[-1] + own[-1])
+    assert near(float(torch.stack(own).var(correction=0)), 0.05)
+    assert near(float(torch.stack(given).var(correction=0)), 0.05)
+    assert near(variances(net, x)["head"][0])
+    assert not any(row.why for row in done.reached if "use" not in row.part)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -143,15 +143,19 @@ class Steps(nn.Module):
         return self.head(h)
 
 
-def test_a_cell_in_a_loop_is_decided_where_its_state_is_no_longer_zero():
-    net, x = Steps(), torch.randn(8, 40, 6)
+def test_a_cell_in_a_loop_is_pooled_over_its_steps():
+    net, x = Steps(), torch.randn(16, 40, 6)
     done = scaled(net, x, examples=x)
+    own, h = [], torch.zeros(40, 10)
+    state = torch.zeros(40, 10)
     with torch.no_grad():
-        given = (x[0] @ net.cell.weight_ih.T).chunk(4, -1)
-        h, _ = net.cell(x[0])
-        own = (h @ net.cell.weight_hh.T).chunk(4, -1)
-    assert near([part.var(correction=0) for part in (*given, *own)], 0.01)
-    assert any("use" in row.part for row in done.reached)
+        for step in x:
+            own.append(h @ net.cell.weight_hh.T)
+            h, state = net.cell(step, (h, state))
+        given = (x @ net.cell.weight_ih.T).chunk(4, -1)
+    assert near([part.var(correction=0) for part in given])
+    assert near([part.var(correction=0) for part in torch.stack(own).chunk(4, -1)])
+    assert not any(row.why for row in done.reached if "use" not in row.part)
 
 
 def test_one_step_leaves_a_recurrent_matrix_without_a_product():

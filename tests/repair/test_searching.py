@@ -82,6 +82,16 @@ def test_theory_is_not_asked_where_it_says_something_else_than_the_probe(monkeyp
 
 
 @torch.no_grad()
+def test_where_nothing_is_foreseen_the_textbook_is_drawn(monkeypatch):
+    module = net(12)
+    for p in module.parameters():
+        p.mul_(0.2)
+    monkeypatch.setattr(searching, "foresee", lambda audit, recipes: None)
+    told = plan(checked(module))
+    assert {recipe.scheme for recipe in told.recipes} <= {"orthogonal:gain=1.414", "orthogonal:gain=1.826", "xavier"}
+
+
+@torch.no_grad()
 def test_the_number_of_tries_is_bounded(monkeypatch):
     module = net(12)
     for p in module.parameters():

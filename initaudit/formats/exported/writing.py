@@ -17,8 +17,9 @@ from initaudit.formats.exported.records import view
 from initaudit.formats.exported.weights import MAX_JSON
 from initaudit.formats.torch import expanded, writing
 from initaudit.formats.torch.pickle_places import Places
-from initaudit.formats.torch.storage import Member, Storage, c_strides
+from initaudit.formats.torch.storage import Member, Storage
 from initaudit.formats.torch.zip_changes import ArchiveWork
+from initaudit.strides import contiguous
 from initaudit.types import Tensor
 
 _NUMBER = re.compile(r"\d+$")
@@ -93,7 +94,7 @@ def _rewrite(
 ) -> None:
     """Let an entry of a table tell of another member, all of which is the tensor."""
     seen = _object(text, entry["tensor_meta"][0])
-    strides = [{"as_int": step} for step in c_strides(tensor.shape)]
+    strides = [{"as_int": step} for step in contiguous(tensor.shape)]
     changes: list[tuple[Span, object]] = [(entry["path_name"], name), (seen["strides"], strides)]
     if "storage_offset" in seen:
         changes.append((seen["storage_offset"], {"as_int": 0}))

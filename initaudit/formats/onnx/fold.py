@@ -27,10 +27,10 @@ from initaudit.formats.onnx.lazy import (
     integers,
     reshaped,
     sliced,
-    strides_of,
     view,
 )
 from initaudit.formats.onnx.tensors import DTYPES, MOST_ELEMENTS, PACKED_BITS, loaded_dtype
+from initaudit.strides import strides_of
 from initaudit.types import Array, Tensor
 
 Attrs = Mapping[str, Any]

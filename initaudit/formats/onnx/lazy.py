@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from initaudit.formats.onnx.tensors import loaded_dtype
+from initaudit.strides import contiguous, strides_of
 from initaudit.types import Array, Tensor
 
 Shape = tuple[int, ...]
@@ -146,21 +147,6 @@ def integers(tensor: Tensor | None) -> list[int]:
         raise UnfoldableError("no small integer tensor")
     values: list[int] = tensor.load().reshape(-1).tolist()
     return values
-
-
-def contiguous(shape: Shape) -> Shape:
-    """Return the strides of an array in C order."""
-    strides = []
-    step = 1
-    for extent in reversed(shape):
-        strides.append(step)
-        step *= extent
-    return tuple(reversed(strides))
-
-
-def strides_of(tensor: Tensor) -> Shape:
-    """Return the strides of a tensor, in elements."""
-    return tensor.strides if tensor.strides is not None else contiguous(tensor.shape)
 
 
 def _same(a: Sequence[int], b: Sequence[int], shape: Shape) -> bool:

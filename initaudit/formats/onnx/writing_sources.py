@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from initaudit.edits import Edit
 from initaudit.errors import UnsupportedError
 from initaudit.formats.onnx.derivations import QUANTISED, Derivations, listed
-from initaudit.formats.onnx.lazy import strides_of
 from initaudit.formats.onnx.records import NodeRecord, TensorRecord
 from initaudit.formats.onnx.scope import Flat
 from initaudit.formats.patching import check_writable
+from initaudit.strides import strides_of
 from initaudit.types import Tensor
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from initaudit.errors import CorruptFileError
 from initaudit.formats.torch.pickle_values import Record
-from initaudit.formats.torch.storage import Blob, Storage, c_strides, checked_shape, product, strided
+from initaudit.formats.torch.storage import Blob, Storage, checked_shape, product, strided
+from initaudit.strides import contiguous
 from initaudit.types import Global, Tensor
 
 _DTYPES = {
@@ -98,11 +99,11 @@ def _tensor(
     storage = Storage(name, kind[0], product(extents), big_endian=kind[1])
     storage.put(Blob(raw, data), 0, len(raw))
     storages[name] = storage
-    strides = c_strides(extents)
+    strides = contiguous(extents)
     if isinstance(axes, tuple):
         if sorted(axes) != list(range(len(extents))):
             raise CorruptFileError("a numpy array whose axes are no permutation")
         extents, strides = tuple(extents[a] for a in axes), tuple(strides[a] for a in axes)
     elif fortran:
-        strides = c_strides(extents[::-1])[::-1]
+        strides = contiguous(extents[::-1])[::-1]
     return strided(storage, kind[0], 0, extents, strides)

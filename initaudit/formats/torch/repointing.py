@@ -12,8 +12,9 @@ from initaudit.dtypes import numpy_dtype
 from initaudit.errors import UnsupportedError
 from initaudit.formats.torch.changes import Work
 from initaudit.formats.torch.pickle_trace import Made, Span, Tracer
-from initaudit.formats.torch.storage import Storage, c_strides
+from initaudit.formats.torch.storage import Storage
 from initaudit.formats.torch.tensor import torch_function
+from initaudit.strides import contiguous
 from initaudit.types import Global, Tensor
 
 _REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
@@ -70,7 +71,7 @@ class Rewriting:
         _, offset, _, strides = made.spans[:4]
         self._free((made.spans[-1][1], made.at), offset, strides, tensor=tensor)
         self._new[offset] = _integer(0)
-        self._new[strides] = _numbers(c_strides(tensor.shape)) + self._puts(strides)
+        self._new[strides] = _numbers(contiguous(tensor.shape)) + self._puts(strides)
 
     def _in_place(self, pid: Made, whole: Span, tensor: Tensor, key: str, numel: int) -> None:
         """Name another storage where one is named."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from initaudit.dtypes import numpy_dtype
 from initaudit.errors import CorruptFileError, UnsupportedError
+from initaudit.strides import contiguous
 from initaudit.types import Array, Skip, Tensor
 
 if TYPE_CHECKING:
@@ -155,14 +156,6 @@ def product(shape: Sequence[int]) -> int:
     return math.prod(shape)
 
 
-def c_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the strides, in elements, of a contiguous array."""
-    strides = [1] * len(shape)
-    for axis in range(len(shape) - 2, -1, -1):
-        strides[axis] = strides[axis + 1] * max(shape[axis + 1], 1)
-    return tuple(strides)
-
-
 def checked_shape(shape: object, what: str = "shape") -> tuple[int, ...]:
     """Return `shape` as a tuple of extents.
 
@@ -196,7 +189,7 @@ def strided(storage: Storage, dtype: str, offset: int, shape: tuple[int, ...], s
             f"a tensor of shape {shape} reaches element {last} of {storage.name}, "
             f"which holds {storage.nbytes // itemsize} of {dtype}"
         )
-    usual = c_strides(shape)
+    usual = contiguous(shape)
     flat = all(e <= 1 or s == u for e, s, u in zip(shape, strides, usual, strict=True)) or count == 0
 
     def load() -> Array:

@@ -29,7 +29,7 @@ class Parts:
 
     def scaled(self, values: Array, scales: Sequence[float]) -> Array:
         """Return values times the scale of their part."""
-        table = np.array([*scales, 1.0])  # the last one is that of label -1
+        table = np.array([*scales, 1.0], np.float32 if values.dtype == np.float32 else np.float64)  # last: label -1
         made: Array = values * table[self.labels]
         return made
 

@@ -201,11 +201,21 @@ class Scaling:
         base = self._seen(out, stop)
         if not all(bool(torch.isfinite(value).all()) for value in base):
             return None
-        added = self._made(one, out, stop, [0.0 if k in one.open else p.scale for k, p in enumerate(one.states)])
-        linear = all(bool(torch.isfinite(value).all()) for value in added)
-        product = [a - b for a, b in zip(base, added, strict=True)] if linear else base
-        groups = self._groups(one, out, stop, product, added if linear else None)
-        return Taken(product, added if linear else None, groups)
+        added: list[torch.Tensor] | None = None
+        if self._biased(one):
+            added = self._made(one, out, stop, [0.0 if k in one.open else p.scale for k, p in enumerate(one.states)])
+            added = added if all(bool(torch.isfinite(value).all()) for value in added) else None
+        product = base if added is None else [a - b for a, b in zip(base, added, strict=True)]
+        return Taken(product, added, self._groups(one, out, stop, product, added))
+
+    def _biased(self, one: Target) -> bool:
+        """Whether something is added to a product: else it need not be made without its weight."""
+        bias = one.layer.bias
+        if bias is None:
+            return False
+        held = [name for name, constant in self.sweep.graph.constants.items() if constant.name == bias.name]
+        values = [self.sweep.constant(name) for name in held]
+        return not values or any(value is None or bool((value != 0).any()) for value in values)
 
     def _linear(self, one: Target, out: str, stop: int, group: Group, own: Moments) -> bool:
         """Whether a product grows with its weight, so that what does not is its bias."""
@@ -263,23 +273,26 @@ class Scaling:
         """Scale until the variance is the target's."""
         scales = [aims.get(k, part.scale) for k, part in enumerate(one.states)]
         held = [part.scale for part in one.states]
+        placed: list[float] = []
         for tries in range(1, max(1, self.settings.tmax) + 1):
             if not self._fits(one, scales):
                 scales = [part.scale for part in one.states]
                 for k in aims:
                     one.states[k].why = f"its values would not fit into {self.stored.tensors[one.at].dtype}"
                 break
-            values = self._made(one, out, stop, scales)
+            values, placed = self._made(one, out, stop, scales), list(scales)
             for k in aims:
                 one.states[k].tries, one.states[k].done = tries, True
             missed = [self._missed(one, group, values, scales, held, before) for group in groups]
             if not any(missed):
                 scales = self._together(one, groups, values, scales)
                 break
+        same = scales == placed
         for k, part in enumerate(one.states):
             part.scale = scales[k]
         self.stored.values[one.at] = one.values()
-        values = self._made(one, out, stop, scales)
+        if not same:
+            values = self._made(one, out, stop, scales)
         for group in groups:
             variance = pooled(group.of(values))
             for k in group.parts:

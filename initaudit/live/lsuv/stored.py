@@ -104,7 +104,7 @@ def _rounded(value: Array, dtype: str) -> Array:
     if dtype in ("float64", "complex128"):
         return value
     with np.errstate(over="ignore", invalid="ignore"):
-        short = value.astype(numpy_dtype(dtype))
+        short = value.astype(numpy_dtype(dtype), copy=False)
     return short if dtype in ("float32", "complex64") else short.astype(np.float32)
 
 

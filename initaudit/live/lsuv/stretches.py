@@ -81,7 +81,7 @@ class Stretch:
         if nothing(own):
             part.why = CONSTANT if own.aa else ZERO
             return None
-        part.variance, part.tries, part.done, part.why = own.at(1.0), self.tries, True, ""
+        part.variance, part.tries, part.why = own.at(1.0), self.tries, ""
         if not math.isfinite(part.variance):
             part.why = "what it makes is not finite"
             return None
@@ -102,7 +102,9 @@ class Stretch:
         return math.log(scale)
 
     def _told(self) -> None:
-        """Note the variance of each use."""
+        """Note the variance of each use; no part is open any longer that one of them has shown."""
+        for key in self._found:
+            self._part(key).done = self._part(key).variance is not None
         for at, k, variance in self._uses:
             one = self.several[at]
             one.later.append((one.parts.names[k], variance))

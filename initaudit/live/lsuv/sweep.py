@@ -48,8 +48,8 @@ class Sweep(Lockstep):
         """Compute with other values of a constant from now on."""
         old = self._leaf(name)
         tensor = self.graph.constants[name]
-        made = torch.from_numpy(np.array(value, order="C")).to(old.dtype).reshape(old.shape)
-        self._leaves[(tensor.identity, tensor.dtype)] = made
+        made = torch.from_numpy(np.require(value, requirements=["C", "W"])).to(old.dtype)
+        self._leaves[(tensor.identity, tensor.dtype)] = made.reshape(old.shape)
 
     def through(
         self,

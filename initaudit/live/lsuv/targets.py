@@ -87,8 +87,7 @@ class Target:
 
     def scaled(self, scales: list[float]) -> Array:
         """Return the start with these scales, one per part."""
-        made = self.parts.scaled(self.start, scales)
-        return np.asarray(made, self.start.dtype)
+        return np.asarray(self.parts.scaled(self.start, scales), self.start.dtype)
 
     def reached(self, tol: float, target: float) -> list[Reached]:
         """Return what there is to say of it."""
