@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,15 @@ SHAPE = (8, 64)  # inputs, tokens
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One depth: seconds."""
+    """One depth, in seconds of one processor."""
 
     depth: int
-    weights: int
-    sweep: float  # of LSUV alone: draw and scale
-    whole: float  # with the graph, the audit before and the audit after
-    other: float  # of lsuv 0.3.0
+    weights: int  # dense layers
+    draw: float  # orthonormal weights
+    scale: float  # everything else of LSUV
+    fix: float  # the whole repair: graph, audit before, LSUV, audit after
+    other_draw: float  # of lsuv 0.3.0: torch's orthogonal_
+    other_scale: float
 
 
 def measured() -> list[Cost]:
@@ -36,33 +39,40 @@ def _bert(depth: int) -> tuple[Any, Any]:
     return model, torch.randint(0, 1000, SHAPE)
 
 
+class _Clock:
+    """Counts the processor time of a function's calls."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.seconds = function, 0.0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        start = time.process_time()
+        try:
+            return self.function(*args, **kwargs)
+        finally:
+            self.seconds += time.process_time() - start
+
+
 def _one(depth: int) -> Cost:
     import lsuv
     import torch
 
     import initaudit
-    from initaudit.repair import fixing
-
-    sweep = 0.0
-    draw = fixing._draw
-
-    def timed(*args: Any) -> Any:
-        nonlocal sweep
-        start = time.perf_counter()
-        made = draw(*args)
-        sweep = time.perf_counter() - start
-        return made
+    from initaudit.live import lsuv as own
+    from initaudit.repair import drawing
 
     model, ids = _bert(depth)
     weights = sum(isinstance(m, torch.nn.Linear) for m in model.modules())
-    fixing._draw = timed
+    draw, scale, fix = _Clock(drawing.draw), _Clock(own.calibrate), _Clock(initaudit.fix)
+    drawing.draw, own.calibrate = draw, scale  # type: ignore[assignment]
     try:
-        start = time.perf_counter()
-        initaudit.fix(model, {"input_ids": ids}, scheme="lsuv", all=True, force=True, data={"input_ids": ids})
-        whole = time.perf_counter() - start
+        fix(model, {"input_ids": ids}, scheme="lsuv", all=True, force=True, data={"input_ids": ids})
     finally:
-        fixing._draw = draw
+        drawing.draw, own.calibrate = draw.function, scale.function  # type: ignore[assignment]
     model, ids = _bert(depth)
-    start = time.perf_counter()
-    lsuv.lsuv_with_singlebatch(model, ids, verbose=False)
-    return Cost(depth, weights, sweep, whole, time.perf_counter() - start)
+    start = _Clock(model.apply)
+    start(lsuv.lsuvinit.orthogonal_weights_init)
+    whole = _Clock(lsuv.lsuv_with_singlebatch)
+    whole(model, ids, verbose=False)
+    drawn = draw.seconds, scale.seconds - draw.seconds
+    return Cost(depth, weights, *drawn, fix.seconds, start.seconds, whole.seconds - start.seconds)

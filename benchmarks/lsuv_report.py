@@ -63,19 +63,24 @@ def _costs(costs: Sequence[Cost]) -> str:
     from benchmarks.lsuv_cost import SHAPE
 
     out = (
-        "\n## Cost\n\nLayers of BERT's width, a batch of {}x{} tokens, one thread, seconds in one run on {}. `lsuv` is "
-        "PyPI's 0.3.0.\n\n".format(*SHAPE, platform.machine())
+        "\n## Cost\n\nStacks of layers of BERT's width, a batch of {}x{} tokens; seconds of one processor, all in one "
+        "run on {}. `lsuv` is 0.3.0 of PyPI. Orthonormal weights are drawn first, here in double precision and with the "
+        "same bits on every machine, there by torch in single; then layers are scaled. The whole `fix` also records the "
+        "graph and audits, with a probe, before and after.\n\n".format(*SHAPE, platform.machine())
     )
-    out += "| layers | dense layers | sweep | whole `fix` | `lsuv` | `lsuv` / sweep | `lsuv` / `fix` |\n"
-    out += "|---:|---:|---:|---:|---:|---:|---:|\n"
+    out += "| layers | dense layers | draw | scale | `lsuv`: draw | `lsuv`: scale | times less for scaling | in all |"
+    out += " whole `fix` |\n|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
     for cost in costs:
-        times = f"{cost.sweep:.1f} | {cost.whole:.1f} | {cost.other:.1f}"
-        ratios = f"{cost.other / cost.sweep:.0f} | {cost.other / cost.whole:.0f}"
-        out += f"| {cost.depth} | {cost.weights} | {times} | {ratios} |\n"
+        own, other = cost.draw + cost.scale, cost.other_draw + cost.other_scale
+        times = (cost.draw, cost.scale, cost.other_draw, cost.other_scale)
+        numbers = " | ".join(f"{seconds:.2f}" for seconds in times)
+        ratios = f"{cost.other_scale / cost.scale:.1f} | {other / own:.1f}"
+        out += f"| {cost.depth} | {cost.weights} | {numbers} | {ratios} | {cost.fix:.1f} |\n"
     if len(costs) > 1:
         first, last = costs[0], costs[-1]
+        grown = (last.scale / first.scale, last.other_scale / first.other_scale)
         out += (
-            f"\n{last.depth / first.depth:.0f} times the layers take {last.sweep / first.sweep:.1f} times as long here "
-            f"and {last.other / first.other:.1f} times as long with `lsuv`.\n"
+            f"\n{last.depth / first.depth:.0f} times the layers are scaled in {grown[0]:.1f} times the time here, "
+            f"in {grown[1]:.1f} times the time by `lsuv`.\n"
         )
     return out

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.running import runner
+
 from initaudit.cli import main
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -16,14 +18,7 @@ BROKEN, HEALTHY = str(FIXTURES / "broken.onnx"), str(FIXTURES / "healthy.onnx")
 
 @pytest.fixture
 def cli(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["initaudit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out = capsys.readouterr()
-        return stop.value.code, out.out, out.err
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 def refused(result) -> str:
@@ -168,7 +163,7 @@ def test_show_lists_every_weight_and_judges_nothing(cli):
 
 
 def test_a_reader_that_leaves_early_changes_nothing():
-    shell = f"{sys.executable} -m initaudit check {BROKEN} -v | head -1; echo ${{PIPESTATUS[0]}}"
+    shell = f"{PYTHON} -m initaudit check {BROKEN} -v | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[1:] == ["1"]
     assert done.stderr == ""
@@ -176,7 +171,7 @@ def test_a_reader_that_leaves_early_changes_nothing():
 
 @pytest.mark.parametrize("shell", ["{} > /dev/full", "{} >&-", "{} 2>&-", "PYTHONIOENCODING=ascii {}"])
 def test_streams_that_fail_leave_no_traceback(shell, tmp_path):
-    command = shell.format(f"{sys.executable} -m initaudit check {BROKEN}")
+    command = shell.format(f"{PYTHON} -m initaudit check {BROKEN}")
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stderr

@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from initaudit.cli import main
+from tests.running import runner
 from tests.test_cli import refused
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -20,15 +19,7 @@ def cli(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     for name in ("broken.onnx", "healthy.onnx", "faults.pt", "faults.safetensors"):
         shutil.copy(FIXTURES / name, tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["initaudit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out = capsys.readouterr()
-        return stop.value.code, out.out, out.err
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 def files() -> set[str]:

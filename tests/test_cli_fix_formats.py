@@ -1,7 +1,6 @@
 """One net with planted faults in every format, as users have it: repaired, opened by its own library, compared."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from initaudit.cli import main
 from initaudit.repair.diffing import diff
+from tests.running import runner
 
 FAULTY = {"conv2.weight", "fc1.weight", "fc2.weight"}
 
@@ -121,15 +120,7 @@ def opened(kind: str, path: str) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def cli(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["initaudit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out = capsys.readouterr()
-        return stop.value.code, out.out, out.err
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 KINDS = (

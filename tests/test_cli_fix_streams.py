@@ -1,6 +1,7 @@
 """`initaudit fix` where its report finds no reader, and where it is told to stop."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ __all__ = ["cli"]
 
 
 def shell(line: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = line.format(f"{sys.executable} -m initaudit fix broken.onnx")
+    command = line.format(f"{shlex.quote(sys.executable)} -m initaudit fix broken.onnx")
     path = str(FIXTURES.parent)
     return subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, check=False,

@@ -1,7 +1,8 @@
 """The command line: options in, text and an exit code out.
 
-Exit codes of all commands: 0 nothing at or above --fail-on; 1 findings; 2 it could not do its work, with one line on
-stderr that says what and where.
+Exit codes of all commands: 0 all is well; 1 it is not: findings at or above --fail-on, models that differ, a repair
+that is worse, still at fault or only pending; 2 it could not do its work, with one line on stderr that says what and
+where.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Tells whether the weights you are about to train can be trained.",
-    epilog="Exit codes: 0 nothing at or above --fail-on, 1 findings, 2 the work could not be done.",
+    epilog="Exit codes: 0 all is well; 1 it is not: findings (check), something worse or left at fault (fix), models"
+    " that differ (diff); 2 the work could not be done, with one line that says why.",
 )
 
 
@@ -46,8 +48,18 @@ def _root(
     pass
 
 
-for _command in (check, fix, show, diff, rules, explain, schemes, activations):
-    app.command()(_command)
+# The list of commands has room for some fifty characters each; a docstring's first line is longer.
+for _command, _brief in (
+    (check, "Judge the weights of a checkpoint or graph."),
+    (fix, "Draw again what is wrong, and nothing else."),
+    (show, "List every weight; signal and gradient by depth."),
+    (diff, "Compare two models tensor by tensor."),
+    (rules, "List the rules and what each finds."),
+    (explain, "Tell what a rule finds and why it matters."),
+    (schemes, "List the initializers that are recognised."),
+    (activations, "List the activations, with their gains."),
+):
+    app.command(short_help=_brief)(_command)
 
 
 def main() -> NoReturn:

@@ -60,6 +60,10 @@ def refuse_idle_data(data: str | None, probe: bool | None, *, used: bool = False
         data: the file.
         probe: whether the probe runs, None: where there are data.
         used: something other than the probe uses them.
+
+    Raises:
+        UsageError: nothing uses them.
+        ReadError: there is no such file.
     """
     if data is not None and probe is False and not used:
         raise UsageError("--data and --no-probe contradict each other")

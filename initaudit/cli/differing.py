@@ -32,12 +32,12 @@ def diff(
     if quiet and verbose:
         raise UsageError("--quiet and --verbose contradict each other")
     from initaudit import activations  # noqa: PLC0415
-    from initaudit.repair import diffing  # noqa: PLC0415
+    from initaudit.repair import diffing, steps  # noqa: PLC0415
     from initaudit.reporters import difference  # noqa: PLC0415
 
     named = activations.named(activation) if activation is not None else None
     with progress_of(Path(first).name, quiet) as step:
-        found = diffing.diff(first, second, activation=named, jobs=jobs, step=step or diffing.silent)
+        found = diffing.diff(first, second, activation=named, jobs=jobs, step=step or steps.silent)
     if format is RepairFormat.JSON:
         emit(difference.text(found))
     else:

@@ -121,7 +121,12 @@ def weight_map(path: Path) -> dict[str, str]:
 
 
 def inside(shard: str) -> str:
-    """Return the shard's path in one spelling; links inside the folder are the user's own and may point anywhere."""
+    """Return the shard's path in one spelling; links inside the folder are the user's own and may point anywhere.
+
+    Raises:
+        CorruptFileError: it is no file name.
+        UnsafeFileError: it leads out of the folder.
+    """
     path = PurePosixPath(shard)
     foreign = PureWindowsPath(shard)
     if not shard.isprintable() or not path.name:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,15 +19,11 @@ from initaudit.differences import Changed, Difference, Reshaped
 from initaudit.errors import InitauditError
 from initaudit.repair.drawing import original_name
 from initaudit.repair.forms import form_of
+from initaudit.repair.steps import Step, silent
 from initaudit.stats.moments import Moments
 from initaudit.types import Array, Finding, Layer, Model, Report, Skip, Tensor
 
-Step = Callable[[str, int, int], None]
 _BLOCK = 1 << 20  # elements that are compared at a time
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """Tell nobody how far the work is."""
 
 
 @dataclass(frozen=True, slots=True)

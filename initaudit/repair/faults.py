@@ -19,6 +19,7 @@ _FAR = 16.0  # the same where the layers stand in residual branches, whose ends 
 _WIDE = 8.0  # of a norm's constant scale
 _TINY, _HUGE = 2e-3, 3.0  # standard deviations of a table beyond which it drowns what it is added to, or drowns in it
 _WHOLE = 0.9  # share of a file's weights, from which clones are all of it
+_NEARLY = 0.75  # share of them that are clones: heads and small ones are not told
 _SAME = 0.1  # of a std, within which two weights may have been drawn by one call
 _BIAS = 0.5  # root mean square of a bias that outweighs a signal of variance 1
 _CHAIN = 3  # layers that are off, from which the chain is at fault and not a layer
@@ -161,7 +162,8 @@ class Faults:
             return False
         inside = tuple(f"{stem}." for stem in stems)
         every = [m for m in self.measured if m.layer.kind in OPERATORS]
-        return sum(m.layer.name.startswith(inside) for m in every) >= _WHOLE * len(every)
+        there = sum(m.layer.name.startswith(inside) for m in every)
+        return there >= _WHOLE * len(every) and len(self.run(finding)) >= _NEARLY * there
 
     def _tensor(self, finding: Finding) -> Iterator[Fault]:
         for m in self.run(finding):
@@ -240,9 +242,13 @@ class Faults:
             return
         start = next((k for k in range(places[0] - 1, -1, -1) if operates(self.measured[k])), -1)
         between = [m for m in self.measured[start + 1 : places[-1] + 1] if m.layer.kind == "norm"]
-        yield from (whole(m, rule) for m in between if zero(m))
+        shut = [m for m in between if zero(m)]
+        norms = [m for m in self.measured if m.layer.kind == "norm"]
+        if shut and all(zero(m) for m in norms):  # none is the closed end of a branch
+            shut = norms
+        yield from (whole(m, rule) for m in shut)
         if any(_far_from_one(m) for m in between):
-            yield from (whole(m, rule) for m in self.measured if m.layer.kind == "norm" and _far_from_one(m))
+            yield from (whole(m, rule) for m in norms if _far_from_one(m))
 
     def _asleep(self, finding: Finding, own: Sequence[Measured]) -> Iterator[Fault]:
         """Yield the zeros of which another one makes that nothing ever wakes them: of two in a row, one stays."""

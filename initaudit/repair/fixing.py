@@ -21,16 +21,12 @@ from initaudit.edits import Edit, Plan, Reached, Recipe, Repair, Row
 from initaudit.errors import InitauditError, UsageError
 from initaudit.formats import writing
 from initaudit.formats.writing import interrupts
-from initaudit.repair import comparing, copies, drawing, guarding, overlaying, planning
+from initaudit.repair import comparing, copies, drawing, guarding, overlaying, planning, steps
+from initaudit.repair.steps import Step
 from initaudit.reporters.base import by_layer
 from initaudit.types import Array, Evidence, Measured, Model, Report
 
-Step = Callable[[str, int, int], None]  # what is being done, how much of it, of how much
 _LSUV: Mapping[str, Callable[[Any], Any]] = {"tol": float, "tmax": int, "target": float, "norms": str}
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    pass
 
 
 def _nothing() -> None:
@@ -44,7 +40,7 @@ class Judge:
     meant: Callable[[], Model] | None = None  # as in audit.audit_path
     names: Model | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)  # activation, chosen, jobs, probe, data, seed, notice
-    step: Step = _silent
+    step: Step = steps.silent
 
     def first(self, path: str) -> Report:
         """Return what there is to say of the file or folder as it is."""

@@ -235,7 +235,7 @@ class _Planner:
             told = policy.weight(m) if not (fault.chain or fault.ends) else None
             return Chosen(*told) if told is not None else self.auto.weight(fault, style)
         told = policy.constant(m)
-        if told is not None:
+        if told is not None and not (m.identified is not None and m.identified.scheme == told[0]):
             return Chosen(*told)
         if layer.kind == "norm" or layer.role is Role.NORM:
             return self.auto.vector(m, fault.tensor.name, bias=False)

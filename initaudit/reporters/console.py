@@ -65,13 +65,7 @@ def _report(page: Page, report: Report, style: Style) -> None:
 
 
 def _heading(page: Page, report: Report, style: Style) -> None:
-    model = report.model
-    page.line(
-        (report.given or model.path, "bold"),
-        f"   {model.format}, {model.detail}" if model.detail else f"   {model.format}",
-        f"   {len(report.measured)} weight{'s' * (len(report.measured) != 1)}, {report.parameters:,} parameters",
-        f"   {report.state}",
-    )
+    page.heading(report)
     if style.verbosity > 0:
         for reason in report.state_reasons:
             page.line(f"{report.state}: {reason}", indent=2)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from initaudit.reporters.base import Style, printable
+from initaudit.types import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,16 @@ class Page:
     def gap(self) -> None:
         """Print an empty line."""
         self.console.print()
+
+    def heading(self, report: Report) -> None:
+        """Print what model a report is about."""
+        model = report.model
+        self.line(
+            (report.given or model.path, "bold"),
+            f"   {model.format}, {model.detail}" if model.detail else f"   {model.format}",
+            f"   {len(report.measured)} weight{'s' * (len(report.measured) != 1)}, {report.parameters:,} parameters",
+            f"   {report.state}",
+        )
 
     @classmethod
     def of(cls, style: Style) -> Self:

@@ -19,7 +19,6 @@ from initaudit.reporters.table import Column, lines, number, ratio_of, together
 from initaudit.types import Measured, Report, Severity, Skip, Stats, Tensor
 
 _MARKS = {"error": ("x", "bold red"), "warning": ("!", "yellow")}
-_COLOURS = {"healthy": "bold green", "suspect": "bold yellow", "unhealthy": "bold red"}
 _MOST = 40  # rows, unless all are asked for
 _FEW = 6  # lines of a list, likewise
 
@@ -46,7 +45,8 @@ def opening(repair: Repair, style: Style) -> str:
     page = Page.of(style)
     if style.verbosity < 0:
         return f"{printable(repair.before.given or repair.before.model.path)}: "
-    _heading(page, repair.before)
+    page.heading(repair.before)
+    page.gap()
     if repair.rows:
         _table(page, repair, style)
     _list(page, [_kept(skip) for skip in repair.plan.kept], "kept as it is", style)
@@ -73,17 +73,6 @@ def closing(repair: Repair, style: Style, *, code: str = "", live: bool = False)
     for line in _next(repair, code, live):
         page.line(f"next: {line}")
     return page.text()
-
-
-def _heading(page: Page, report: Report) -> None:
-    model = report.model
-    page.line(
-        (report.given or model.path, "bold"),
-        f"   {model.format}, {model.detail}" if model.detail else f"   {model.format}",
-        f"   {len(report.measured)} weight{'s' * (len(report.measured) != 1)}, {report.parameters:,} parameters",
-        f"   {report.state}",
-    )
-    page.gap()
 
 
 # ---- the table

@@ -268,7 +268,7 @@ def test_a_folder_becomes_a_folder_with_all_its_files(tmp_path: Path) -> None:
         assert (values(staged.path)["layer2.weight"] == 0.5).all()
         staged.commit()
     assert staged.target == tmp_path / "model.fixed"
-    assert staged.notes == ("not copied, as no part of the model: runs",)
+    assert staged.notes == ("folders in it are not copied: runs; copy those that the model is loaded with",)
     assert held(tmp_path / "model") == before
     after = held(staged.target)
     assert set(after) == set(before) - {"runs/log"}

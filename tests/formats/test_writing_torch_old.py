@@ -62,6 +62,7 @@ def test_legacy_file(tmp_path: Path, whole: bool) -> None:
     assert changed_bytes(path, target) <= touched | set(range(flat, flat + 80))
 
 
+@pytest.mark.filterwarnings("ignore:TypedStorage")
 @pytest.mark.parametrize("protocol", [1, 2, 3, 4, 5])
 def test_legacy_file_of_any_pickle_protocol(tmp_path: Path, protocol: int) -> None:
     old = {**values(), "row": torch.randn(1, 300).expand(3, 300)}  # the last has no room for other values

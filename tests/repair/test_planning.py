@@ -165,7 +165,8 @@ def test_of_an_adapter_whose_factors_are_both_zero_the_last_stays_so():
 
 
 @torch.no_grad()
-def test_norms_that_are_nearly_shut_open_and_the_weights_stay():
+@pytest.mark.parametrize("scale", [0.0, 1e-3])
+def test_norms_that_are_shut_open_and_the_weights_stay(scale):
     torch.manual_seed(0)
     net = nn.Sequential()
     for k in range(8):
@@ -175,7 +176,7 @@ def test_norms_that_are_nearly_shut_open_and_the_weights_stay():
         if isinstance(module, nn.Linear):
             nn.init.kaiming_normal_(module.weight)
         elif isinstance(module, nn.LayerNorm):
-            module.weight.fill_(1e-3)
+            module.weight.fill_(scale)
     assert schemes(plan(checked(net))) == {f"{3 * k + 1}.weight": "ones" for k in range(8)}
 
 

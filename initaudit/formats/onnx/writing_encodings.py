@@ -95,7 +95,11 @@ def floats(
 def densified(
     message: Message, record: TensorRecord, tensor: Tensor, edits: Sequence[Edit], around: tuple[Frame, ...]
 ) -> list[Splice]:
-    """Return what puts a dense tensor in the place of a sparse one, whose message is the last but one of the frames."""
+    """Return what puts a dense tensor in the place of a sparse one, whose message is the last but one of the frames.
+
+    Raises:
+        UnsupportedError: it is one of a list of sparse tensors.
+    """
     holder = Message(message.buffer, around[-3].start, around[-3].stop)
     number = next(p.number for p in pieces(holder) if p.start == around[-2].start)
     if number == 15:  # sparse_initializer of a graph: initializer

@@ -111,6 +111,7 @@ def load(archive: Archive, prefix: str = "", unpickler: MakeUnpickler = Unpickle
 
     Raises:
         CorruptFileError: a member contradicts the archive or the pickle.
+        UnsupportedError: it is no archive of torch.save.
     """
     stem = archive.stem
     if stem is None:

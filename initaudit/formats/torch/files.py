@@ -95,7 +95,11 @@ def read_pickle(path: Path) -> Model:
 
 
 def open_pickle(path: Path, unpickler: MakeUnpickler = Unpickler) -> Opened:
-    """Read a plain pickle that holds tensors or numpy arrays, keeping their storages."""
+    """Read a plain pickle that holds tensors or numpy arrays, keeping their storages.
+
+    Raises:
+        UnsupportedError: its arrays are not in the pickle.
+    """
     source = MappedFile(path)
     if _JOBLIB in bytes(source.view(0, min(source.size, 4096))):
         raise UnsupportedError("a joblib dump, whose arrays lie between the pickle's instructions, is not read yet")

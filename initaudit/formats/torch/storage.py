@@ -101,7 +101,11 @@ def storage_dtype(cls: str) -> str:
 
 
 def storage_size(dtype: str, numel: int) -> int:
-    """Return the number of bytes of a storage."""
+    """Return the number of bytes of a storage.
+
+    Raises:
+        CorruptFileError: no file holds so many values.
+    """
     if not 0 <= numel <= MAX_ELEMENTS:
         raise CorruptFileError(f"a storage of {numel} values")
     return numel * (1 if dtype in PACKED else numpy_dtype(QUANTISED.get(dtype, dtype)).itemsize)

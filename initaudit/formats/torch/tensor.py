@@ -41,7 +41,11 @@ def torch_function(record: Record) -> str:
 
 
 def dtype_name(value: object) -> str:
-    """Return torch's name of a pickled torch.dtype."""
+    """Return torch's name of a pickled torch.dtype.
+
+    Raises:
+        CorruptFileError: it is none.
+    """
     if isinstance(value, Global) and value.name.startswith("torch."):
         return value.name.removeprefix("torch.")
     raise CorruptFileError("a tensor without an element type")

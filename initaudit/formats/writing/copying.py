@@ -51,6 +51,7 @@ def write_copy(plan: FilePlan, target: Path, tick: Tick = lambda count: None, *,
 
     Raises:
         WriteError: the original was cut short meanwhile.
+        CorruptFileError: patches are out of order, or reach beyond the original.
         UnsupportedError: a patch cannot be made.
         OSError: of the system, as it came.
     """

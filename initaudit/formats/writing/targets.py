@@ -219,7 +219,8 @@ def _folder(path: Path, plans: Sequence[FilePlan], target: Path, *, force: bool)
             made[entry.name] = FilePlan(entry, ())
         elif not any(name.startswith(f"{entry.name}/") for name in made):
             left.append(entry.name)
-    notes = (f"not copied, as no part of the model: {', '.join(left)}",) if left else ()
+    told = f"folders in it are not copied: {', '.join(left)}; copy those that the model is loaded with"
+    notes = (told,) if left else ()
     result, shown = (target, "") if base == path else (target / path.name, path.name)
     parts = tuple(Part(plan, name, name) for name, plan in made.items())
     if not target.is_dir() or not any(target.iterdir()):

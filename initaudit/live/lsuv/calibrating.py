@@ -59,8 +59,9 @@ def calibrate(
     The graph is run once, in execution order, with everything else as the file and the other recipes have it. Where a
     weight with the scheme "lsuv" meets the data, it is divided by the standard deviation of what comes out, bias
     included, pooled over all elements; of a recurrent matrix, of its own product, gate by gate. Parts that lie in one
-    tensor (gates, projections, experts) are scaled one by one. Of a weight that is used several times the first use
-    decides at which it makes something else than zero. A recipe without an entry in the result stays as it is.
+    tensor (gates, projections, experts) are scaled one by one. Of a weight that is used several times the variance is
+    pooled over its uses, and the stretch of the graph between the first and the last is run again until that holds. A
+    recipe without an entry in the result stays as it is.
 
     Args:
         model: as it was read.

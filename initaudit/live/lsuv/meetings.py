@@ -77,9 +77,11 @@ def projects(node: Node) -> bool:
 
 def _meeting(places: Places, layer: Layer, outs: tuple[str, ...]) -> Meeting:
     same = [f for f in places.founds if f.weight.name == layer.weight.name and f.weight.size == layer.weight.size]
+    own = [f for f in same if f.kind == layer.kind and f.source in places.view.fixed]
+    first = tuple(f.out for f in own if f.out not in outs)  # from a state that is given, as in a recurrence
     moving = [f for f in same if f.kind in WEIGHTED and f.source not in places.view.fixed]
     others = tuple(dict.fromkeys(f.out for f in moving if f.out not in outs))
-    return Meeting(outs, others, {f.out: f.source for f in same})
+    return Meeting((*first, *outs), others, {f.out: f.source for f in same})
 
 
 def _elements(tensor: Tensor) -> object:

@@ -44,6 +44,11 @@ class Moments:
         if self.aa == start:
             self.idle += a.numel()
 
+    def times(self, count: int) -> None:
+        """Count all elements several times."""
+        for name in ("count", "a", "b", "aa", "bb", "ab", "idle"):
+            setattr(self, name, getattr(self, name) * count)
+
     def merge(self, other: Moments) -> None:
         """Take in the elements of another product."""
         self.count += other.count
@@ -84,11 +89,7 @@ class Moments:
 
 def pooled(values: Iterable[torch.Tensor]) -> float:
     """Return the variance of all elements of some tensors."""
-    count, mean, square = 0, 0.0, 0.0
-    for chunk in (c for value in values for c in _chunks(value)):
-        own, middle = (float(v) for v in torch.var_mean(chunk, correction=0))
-        total = count + chunk.numel()
-        square += own * chunk.numel() + (middle - mean) ** 2 * count * chunk.numel() / total
-        mean += (middle - mean) * chunk.numel() / total
-        count = total
-    return square / count if count else math.nan
+    own = Moments()
+    for value in values:
+        own.add(value)
+    return own.product

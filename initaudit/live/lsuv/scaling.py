@@ -17,8 +17,20 @@ from initaudit.live.lsuv.recurrences import Recurrence
 from initaudit.live.lsuv.stored import Stored
 from initaudit.live.lsuv.stretches import stretches
 from initaudit.live.lsuv.sweep import Stop, Sweep
-from initaudit.live.lsuv.targets import CONSTANT, DEAD, STIFF, UNMOVED, ZERO, Settings, Target, nothing, over
+from initaudit.live.lsuv.targets import (
+    CONSTANT,
+    DEAD,
+    STIFF,
+    UNMOVED,
+    ZERO,
+    Part,
+    Settings,
+    Target,
+    nothing,
+    over,
+)
 
+_WIDE = ("float32", "float64")  # types to which a weight is not rounded
 _LINEAR = 0.01  # relative difference to what a linear product would be
 
 
@@ -165,7 +177,9 @@ class Scaling:
         stretch = self._several.get(id(one))
         if stretch is not None:
             for group in taken.groups:
-                stretch.take(one, group.parts, taken.moments(group))
+                own = taken.moments(group)
+                own.times(self.sweep.copies(out))
+                stretch.take(one, group.parts, own)
             self._made(one, out, stop, [part.scale for part in one.states])
             return
         aims: dict[int, float] = {}
@@ -190,6 +204,8 @@ class Scaling:
             aims.update(dict.fromkeys(group.parts, scale))
             before[group.parts[0]] = own.at(1.0)
             alive.append(group)
+        if taken.added is None and len(alive) == 1 and self._at_once(one, stop, alive[0], aims):
+            return
         self._reach(one, out, stop, alive, aims, before)
 
     def taken(self, one: Target, out: str, stop: int) -> Taken | None:
@@ -216,6 +232,20 @@ class Scaling:
         held = [name for name, constant in self.sweep.graph.constants.items() if constant.name == bias.name]
         values = [self.sweep.constant(name) for name in held]
         return not values or any(value is None or bool((value != 0).any()) for value in values)
+
+    def _at_once(self, one: Target, stop: int, group: Group, aims: Mapping[int, float]) -> bool:
+        """Scale a weight that is one part, and what it makes, without making that again; whether that can be done."""
+        if not one.parts.one or one.states[0].why or self.stored.tensors[one.at].dtype not in _WIDE:
+            return False
+        before = one.states[0].scale
+        if not self._fits(one, [aims[0]]):
+            return False
+        if not self.sweep.scale(stop, self.stored.readers[one.at], aims[0] / before):
+            return False
+        one.states[0] = Part(aims[0], 0.0, 1, "", True)
+        one.states[0].variance = pooled(group.of(self._seen(self.sweep.graph.nodes[stop].outputs[0], stop)))
+        self._place([one])
+        return True
 
     def _linear(self, one: Target, out: str, stop: int, group: Group, own: Moments) -> bool:
         """Whether a product grows with its weight, so that what does not is its bias."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from initaudit.live.probe.lockstep import Lockstep
 from initaudit.types import Array
 
 Feeds = Sequence[Mapping[str, torch.Tensor]]
+
+
+_LINEAR = frozenset({"linear", "matmul", "gemm", "conv", "conv_transpose", "embedding", "gather", "einsum"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,40 @@ class Sweep(Lockstep):
     def runs(self) -> int:
         """Number of runs side by side."""
         return len(self._runs)
+
+    def scale(self, at: int, constants: Collection[str], factor: float) -> bool:
+        """Multiply what a product makes by a number, where that is what its weight times this number makes.
+
+        Args:
+            at: the product, to which nothing is added but zero.
+            constants: its weight.
+            factor: the number.
+
+        Returns:
+            False where it is not known to be: the product has to be made again.
+        """
+        node = self.graph.nodes[at]
+        weights = sum(name in constants for name in node.inputs)
+        signals = sum(name in self._varying for name in node.inputs)
+        if self._behind[at] != [at] or node.op not in _LINEAR or len(node.outputs) != 1 or weights != 1 or signals > 1:
+            return False
+        (name,) = node.outputs
+        for run in self._runs if name in self._varying else self._runs[:1]:
+            run[name] = run[name] * factor
+        if name not in self._varying:
+            for run in self._runs[1:]:
+                run[name] = self._runs[0][name]
+        whole = self._joined.get(name)
+        if whole is not None:
+            self._joined[name] = whole = whole * factor
+            first = len(self._runs[0][name])
+            for run, piece in zip(self._runs, torch.split(whole, first), strict=True):
+                run[name] = piece
+        return True
+
+    def copies(self, name: str) -> int:
+        """Return how many runs share what `seen` returns of a value once."""
+        return 1 if name in self._varying else len(self._runs)
 
     def again(self, at: int, *, fixed: bool = False) -> None:
         """Make all values again that hang on the constants of a stop, up to its node; `fixed`: only weights."""
