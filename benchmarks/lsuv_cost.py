@@ -1,4 +1,4 @@
-"""What LSUV costs on stacks of BERT's layers: this package beside `lsuv` of PyPI, in one run."""
+"""What LSUV costs on stacks of BERT's layers: this package beside the `lsuv` package, in one run."""
 
 from __future__ import annotations
 

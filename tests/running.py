@@ -1,10 +1,13 @@
 """The command line, run in this process."""
 
+import shlex
 import sys
 
 import pytest
 
 from initaudit.cli import main
+
+INITAUDIT = f"{shlex.quote(sys.executable)} -m initaudit"  # for a shell
 
 
 def runner(monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Exit codes and streams of the command line, run in this process."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -8,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import runner
-
-from initaudit.cli import main
+from tests.running import INITAUDIT, runner
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 BROKEN, HEALTHY = str(FIXTURES / "broken.onnx"), str(FIXTURES / "healthy.onnx")
@@ -163,7 +162,7 @@ def test_show_lists_every_weight_and_judges_nothing(cli):
 
 
 def test_a_reader_that_leaves_early_changes_nothing():
-    shell = f"{PYTHON} -m initaudit check {BROKEN} -v | head -1; echo ${{PIPESTATUS[0]}}"
+    shell = f"{INITAUDIT} check {shlex.quote(BROKEN)} -v | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[1:] == ["1"]
     assert done.stderr == ""
@@ -171,7 +170,7 @@ def test_a_reader_that_leaves_early_changes_nothing():
 
 @pytest.mark.parametrize("shell", ["{} > /dev/full", "{} >&-", "{} 2>&-", "PYTHONIOENCODING=ascii {}"])
 def test_streams_that_fail_leave_no_traceback(shell, tmp_path):
-    command = shell.format(f"{PYTHON} -m initaudit check {BROKEN}")
+    command = shell.format(f"{INITAUDIT} check {shlex.quote(BROKEN)}")
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stderr

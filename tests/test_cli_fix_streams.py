@@ -1,7 +1,6 @@
 """`initaudit fix` where its report finds no reader, and where it is told to stop."""
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from initaudit.repair import fixing
+from tests.running import INITAUDIT
 from tests.test_cli import refused
 from tests.test_cli_fix import FIXTURES, cli, files
 
@@ -18,7 +18,7 @@ __all__ = ["cli"]
 
 
 def shell(line: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = line.format(f"{shlex.quote(sys.executable)} -m initaudit fix broken.onnx")
+    command = line.format(f"{INITAUDIT} fix broken.onnx")
     path = str(FIXTURES.parent)
     return subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, check=False,

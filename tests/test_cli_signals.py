@@ -1,8 +1,8 @@
 """The probe and the plots from the command line and in Python: when it runs, what it says, on what stream."""
 
 import json
+import shlex
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import initaudit
 from initaudit import signals
 from initaudit.errors import UsageError
 from initaudit.types import Severity
+from tests.running import INITAUDIT
 from tests.test_cli import BROKEN, FIXTURES, HEALTHY, cli, refused
 
 __all__ = ["cli"]  # a fixture
@@ -179,13 +180,13 @@ def test_a_probed_page_fits_its_width_and_has_no_colour_in_a_pipe(cli, monkeypat
 
 def test_plots_survive_a_terminal_of_ascii_and_a_reader_that_leaves_early():
     environment = "PYTHONIOENCODING=ascii NO_COLOR=1 COLUMNS=80"
-    command = f"{environment} {sys.executable} -m initaudit show {HEALTHY}"
+    command = f"{environment} {INITAUDIT} show {shlex.quote(HEALTHY)}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     drawn = done.stdout[done.stdout.index("log scale") :]
     assert drawn.isascii()
     assert "\\u" not in drawn
     assert ". predicted" in drawn
-    shell = f"{sys.executable} -m initaudit show {HEALTHY} | head -1; echo ${{PIPESTATUS[0]}}"
+    shell = f"{INITAUDIT} show {shlex.quote(HEALTHY)} | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[1:] == ["0"]
     assert done.stderr == ""

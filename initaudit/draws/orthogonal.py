@@ -35,6 +35,19 @@ def orthonormal(rng: np.random.Generator, count: int, rows: int, columns: int) -
     return made if rows >= columns else made.transpose(0, 2, 1)
 
 
+def turned(base: Array, rng: np.random.Generator) -> Array:
+    """Return another matrix of this kind from one: its rows in another order, rows and columns with other signs.
+
+    Uniform (Haar) itself if `base` is, for permutations and signs are orthogonal; but not independent of it. It takes a
+    hundredth of the time of a new one.
+    """
+    rows, columns = base.shape
+    made = base[rng.permutation(rows)]
+    made *= rng.choice((-1.0, 1.0), (rows, 1))
+    made *= rng.choice((-1.0, 1.0), columns)
+    return made
+
+
 def _columns(rng: np.random.Generator, count: int, long: int, short: int) -> Array:
     """Apply the reflections to the first columns of the identity, the last one first."""
     vectors, signs = _reflections(rng, count, long, short)

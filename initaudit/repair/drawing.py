@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
 from initaudit import schemes
+from initaudit.draws.orthogonal import orthonormal, turned
 from initaudit.edits import Recipe
 from initaudit.errors import UsageError
 from initaudit.layers.from_graph_names import anonymous
@@ -24,6 +27,7 @@ from initaudit.repair.forms import Form, form_of
 from initaudit.types import Array, Layer, Tensor
 
 _WRAPPERS = re.compile(r"^(?:module\.)+|(?<![^.])_orig_mod\.")  # DataParallel and FSDP, torch.compile
+_SMALLEST, _LARGEST = 1 << 16, 1 << 24  # elements of a matrix that LSUV starts from in common
 _LOCAL = re.compile(r"(?:^|_)weight(?:_|$)")  # the last part of a layer's name that is its parameter's own
 
 
@@ -110,9 +114,33 @@ def _whole(recipe: Recipe, text: str, form: Form, seed: int) -> Array:
     for n in range(form.stack):
         rng = generator(seed, named, n if form.stack > 1 else None, form.key, shown)
         try:
+            if row.name == "orthonormal" and schemes.parse(text)[0] is not row and _shared(form):
+                made[n] = _start(form, seed, rng)
+                continue
             made[n] = row.sample(form.operator, fans or schemes.Fans(1, 1), rng, blocks=form.blocks, **params)
         except UsageError as error:
             raise UsageError(f"{tensor.name}: {error}") from None
+    return made
+
+
+def _shared(form: Form) -> bool:
+    """Whether operators of one shape start from one matrix: drawing each by itself takes most of LSUV's time."""
+    size = math.prod(form.operator) // form.blocks
+    return len(form.operator) > 1 and form.operator[0] % form.blocks == 0 and _SMALLEST <= size <= _LARGEST
+
+
+def _start(form: Form, seed: int, rng: np.random.Generator) -> Array:
+    """Return orthonormal values (out, in, *kernel), block by block, from the matrix that this shape shares."""
+    rows, columns = form.operator[0] // form.blocks, math.prod(form.operator[1:])
+    base = _base(seed, max(rows, columns), min(rows, columns))
+    blocks = [turned(base, rng) for _ in range(form.blocks)]
+    return np.stack([one if rows >= columns else one.T for one in blocks]).reshape(form.operator)
+
+
+@lru_cache(maxsize=4)
+def _base(seed: int, long: int, short: int) -> Array:
+    made: Array = orthonormal(generator(seed, "lsuv", None, (long, short), "orthonormal"), 1, long, short)[0]
+    made.flags.writeable = False
     return made
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from initaudit.cures import CURED, Cure
-from initaudit.grounds import OPERATORS
+from initaudit.grounds import OPERATORS, varied
 from initaudit.naming import natural, pattern
 from initaudit.types import Array, Finding, Measured, Role, Severity, Tensor
 
@@ -19,7 +19,8 @@ _FAR = 16.0  # the same where the layers stand in residual branches, whose ends 
 _WIDE = 8.0  # of a norm's constant scale
 _TINY, _HUGE = 2e-3, 3.0  # standard deviations of a table beyond which it drowns what it is added to, or drowns in it
 _WHOLE = 0.9  # share of a file's weights, from which clones are all of it
-_NEARLY = 0.75  # share of them that are clones: heads and small ones are not told
+_NEARLY = 0.75  # share of those that can be told as clones, and are
+_LEAST = 64  # values of a weight that can be told as a clone
 _SAME = 0.1  # of a std, within which two weights may have been drawn by one call
 _BIAS = 0.5  # root mean square of a bias that outweighs a signal of variance 1
 _CHAIN = 3  # layers that are off, from which the chain is at fault and not a layer
@@ -162,8 +163,9 @@ class Faults:
             return False
         inside = tuple(f"{stem}." for stem in stems)
         every = [m for m in self.measured if m.layer.kind in OPERATORS]
-        there = sum(m.layer.name.startswith(inside) for m in every)
-        return there >= _WHOLE * len(every) and len(self.run(finding)) >= _NEARLY * there
+        there = [m for m in every if m.layer.name.startswith(inside)]
+        drawn = [m for m in there if varied(m) and m.stats.count >= _LEAST]
+        return len(there) >= _WHOLE * len(every) and len(self.run(finding)) >= _NEARLY * len(drawn)
 
     def _tensor(self, finding: Finding) -> Iterator[Fault]:
         for m in self.run(finding):

@@ -1,4 +1,4 @@
-"""LSUV: each layer's variance by torch's own hooks, above all where lsuv 0.3.0 of PyPI goes wrong."""
+"""LSUV: each layer's variance by torch's own hooks, above all where the package lsuv 0.3.0 goes wrong."""
 
 import itertools
 import math

@@ -9,7 +9,7 @@ from initaudit.errors import UsageError
 from initaudit.repair.drawing import companions, draw, original_name
 from initaudit.repair.forms import form_of
 from initaudit.types import Measured, Role
-from tests.build import layer, tensor
+from tests.build import he, layer, tensor
 
 LSTM = ("input", "forget", "cell", "output")
 ONNX_LSTM = ("input", "output", "forget", "cell")
@@ -386,3 +386,14 @@ def test_the_audit_identifies_what_was_drawn(row, where):
     wanted = schemes.resolve(text, one, one.weight)
     near = 0.3 if row.name == "sparse" else 0.01  # whole numbers of zeros in the few rows of a group
     assert said.std(fans, **params) == pytest.approx(wanted[0].std(fans, **wanted[1]), rel=near)
+
+
+def test_lsuv_starts_of_one_shape_share_a_matrix_and_stay_orthonormal():
+    """Each is orthonormal by itself, none is another's copy, and the start depends on seed and name alone."""
+    first, second = (recipe(layer(name, he(320, 256)), "lsuv") for name in ("a", "b"))
+    one, other = draw(first, 0), draw(second, 0)
+    for made in (one, other):
+        np.testing.assert_allclose(made.T @ made, np.eye(256), atol=1e-9)
+    assert np.abs(one @ other.T).max() < 0.5  # no row of one is a row of the other, whatever its sign
+    np.testing.assert_array_equal(draw(first, 0), one)
+    assert not np.array_equal(draw(first, 1), one)
