@@ -19,7 +19,7 @@ What is not understood makes all elements of its operands and results different.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,12 +78,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Where a weight meets the data: which axes of the result are its output units."""
+    """Where a weight meets the data."""
 
     node: int
-    weight: str
-    out: str
-    axes: tuple[int, ...]
+    place: int  # of the operand
+    out: str  # the value it makes
+    axes: tuple[tuple[int, int], ...]  # which axis of the result the units along an axis of the weight are
+    groups: int = 1  # of a transposed convolution: what stands along its first axis
+    units: Array | None = None  # labels of the rows, where the result does not hold them
 
 
 _FAULTS = (
@@ -180,9 +182,12 @@ class Case:
             return None
         return self.walk.shape(self.node.outputs[output])
 
-    def used(self, place: int, axes: Iterable[int], out: int = 0) -> None:
-        """Tell that an operand is a weight whose output units are along these axes of a result."""
-        self.walk.uses.append(Use(self.at, self.node.inputs[place], self.node.outputs[out], tuple(axes)))
+    def used(
+        self, place: int, axes: Mapping[int, int], out: int = 0, groups: int = 1, units: Array | None = None
+    ) -> None:
+        """Tell that an operand is a weight, and which axes of a result its output units are along."""
+        pairs = tuple(sorted(axes.items()))
+        self.walk.uses.append(Use(self.at, place, self.node.outputs[out], pairs, groups, units))
 
 
 class Walk:

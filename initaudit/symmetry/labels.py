@@ -8,7 +8,8 @@ atoms, and an atom is one of three things:
     free     one entry, and every index has a label of its own: no two of them are ever called equal
     even     one entry, and every index has that label
 
-Inputs and outputs of a network are free along all axes. Labels are hashes of 64 bits: each says how its element is
+Inputs and outputs of a network are free along all axes. Whatever moves indices along free axes tells so in the labels:
+equal ones promise equal elements at equal indices. Labels are hashes of 64 bits: each says how its element is
 made, so that labels of different values may be compared too. Two of n different ones agree by chance with a
 probability of about n^2 / 2^65.
 """
@@ -203,9 +204,10 @@ class Labels:
 
     def summed(self, axis: int, *, keep: bool = True) -> Labels:
         """Return labels of sums along an axis: of all the labels along it, whatever their order."""
+        axis %= self.rank
         at = self.span(axis)
         size = self.shape[axis]
-        data = chained(bag(self.data, tuple(at)) if len(at) else self.data, word("sum", size))
+        data = chained(bag(self.data, tuple(at)) if len(at) else self.data, word("sum", axis, size))
         data = data.reshape([*data.shape[: at.start], 1, *data.shape[at.stop :]])
         out = self._replaced(data, at, 1, False)
         return out if keep else out.dropped(axis)

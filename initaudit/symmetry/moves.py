@@ -148,7 +148,7 @@ def put(d: Labels, axis: int, index: Array, size: int, *, is_free: bool, weight:
     if weight and d.is_even(axis):
         return _sized(d.whole(axis), axis, size)  # what else labels this use says where it is
     if is_free:
-        return d.freed(axis).as_free(axis, size).tagged("put", index.tobytes())
+        return d.freed(axis).as_free(axis, size).tagged("put", axis, index.tobytes())
     whole = d.dense(axis)
     at = whole.span(axis).start
     shape = list(whole.data.shape)
@@ -238,7 +238,11 @@ def _indexed(x: Value, index: tuple[Any, ...]) -> Step:
 
 
 def _new_axis(x: Value, axis: int) -> Step:
-    return moved(x, lambda v: v.added(axis), lambda d: d.dropped(axis), lambda n: np.expand_dims(n, axis))
+    def up(v: Labels) -> Labels:
+        out = v.added(axis)
+        return out.tagged("reshape", out.shape) if any(v.free) else out
+
+    return moved(x, up, lambda d: d.dropped(axis), lambda n: np.expand_dims(n, axis))
 
 
 def _onnx_slice(c: Case, x: Value) -> Step:
@@ -323,10 +327,10 @@ def _by_value(c: Case, axis: int) -> Step:
     lined = ids
     for _ in range(x.rank - axis - 1):
         lined = lined.added(lined.rank)
-    out = combined((spread(rest, (*x.shape[:axis], *ids.shape, *x.shape[axis + 1 :])), lined), "choice")
+    out = combined((spread(rest, (*x.shape[:axis], *ids.shape, *x.shape[axis + 1 :])), lined), "choice", axis)
 
     def back(d: Sequence[Labels]) -> Mapping[int, Given]:
-        own = combined((d[0], lined), "choice back")
+        own = combined((d[0], lined), "choice back", axis)
         for _ in range(ids.rank):
             own = own.freed(axis).dropped_free(axis)
         return {0: own.added(axis, size, free=True)}
@@ -355,7 +359,7 @@ def _concat(c: Case) -> Step:
     is_free = any(x.is_free(axis) for x in xs) and not any(not x.is_even(axis) for x in units)
     if is_free:
         parts = [x.freed(axis).as_free(axis, 1) for x in xs]
-        out = combined(parts, "concat").as_free(axis, shape[axis])
+        out = combined(parts, "concat", axis, stacks).as_free(axis, shape[axis])
     else:
         out = _side_by_side(xs, axis)
 
@@ -411,7 +415,7 @@ def _tile(c: Case) -> Step:
     out = reshaped(x, before)
     wide = [n for k in range(len(shape)) for n in (shape[k] // before[k], before[k])]
     thin = [n for k in range(len(shape)) for n in (1, before[k])]
-    made = reshaped(spread(reshaped(out, thin), wide), shape)
+    made = reshaped(spread(reshaped(out, thin), wide), shape).tagged("tile", shape)
     return Step((made,), lambda d: {0: reshaped(reduced(reshaped(d[0], wide), thin), x.shape)})
 
 
@@ -427,7 +431,7 @@ def _interleave(c: Case, x: Labels) -> Step:
         raise Unread
     wide = (*x.shape[: axis + 1], times, *x.shape[axis + 1 :])
     thin = (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :])
-    made = reshaped(spread(reshaped(x, thin), wide), shape)
+    made = reshaped(spread(reshaped(x, thin), wide), shape).tagged("interleave", axis, shape)
     return Step((made,), lambda d: {0: reshaped(reduced(reshaped(d[0], wide), thin), x.shape)})
 
 

@@ -36,6 +36,9 @@ def scaled(c: Case, made: Labels, back: object, weight: int, bias: int, shape: S
         if place >= 0 and c.has(place):
             given = c.labels(place)
             parts[place] = (reshaped(given, shape) if shape is not None else given, given.shape)
+    if weight in parts:
+        c.used(weight, {parts[weight][0].rank - 1 - k: made.rank - 1 - k for k in range(parts[weight][0].rank)}
+               if shape is None else {0: made.rank - len(shape)})
     out = combined((made, parts[weight][0]), "scaled") if weight in parts else made
     out = added((out, parts[bias][0])) if bias in parts else out
 
@@ -148,8 +151,8 @@ def _reduce(c: Case) -> Step:
     def back(d: Sequence[Labels]) -> Mapping[int, Given]:
         own = d[0] if keep else reshaped(d[0], kept)
         if c.node.op in _LINEAR:
-            return {0: spread(own, x.shape).tagged(c.node.op, "back")}
-        return {0: combined((own, thin, x), c.node.op, "back")}
+            return {0: spread(own, x.shape).tagged(c.node.op, "back", over, keep)}
+        return {0: combined((own, thin, x), c.node.op, "back", over, keep)}
 
     return Step((out, *([None] * (len(c.node.outputs) - 1))), back)
 
@@ -213,13 +216,13 @@ def _depth_to_space(c: Case) -> Step:
     y = reshaped(x, apart).permuted(order)
     for a in (2, 3, 4, 5):
         y = y.freed(a)
-    out = reshaped(y, wide)
+    out = reshaped(y, wide).tagged("depth to space", size)
 
     def back(d: Sequence[Labels]) -> Mapping[int, Given]:
         own = d[0]
         for a in (2, 3):
             own = own.freed(a)
-        return {0: reshaped(reshaped(own, steps).permuted(way), x.shape)}
+        return {0: reshaped(reshaped(own, steps).permuted(way), x.shape).tagged("depth to space", size, "back")}
 
     return Step((out,), back)
 

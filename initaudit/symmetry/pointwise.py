@@ -102,8 +102,8 @@ def _glu(c: Case) -> Step:
     if x.is_free(axis):
         shape = list(x.shape)
         shape[axis] //= 2
-        out = x.whole(axis).as_free(axis, shape[axis]).tagged("glu")
-        return Step((out,), lambda d: {0: combined((d[0].freed(axis).as_free(axis, x.shape[axis]), x), "glu back")})
+        out = x.whole(axis).as_free(axis, shape[axis]).tagged("glu", axis)
+        return Step((out,), lambda d: {0: combined((d[0].freed(axis).as_free(axis, x.shape[axis]), x), "glu back", axis)})
     whole = x.dense(axis)
     at = whole.span(axis).start
     first, second = np.split(whole.data, 2, at)

@@ -111,7 +111,7 @@ def contracted(
     for k in reversed(alone):
         x = x.summed(k, keep=False)
     kept = "".join(a for a in xl if a in ol or a in wl)
-    back = Back(weight, wl, stack, rows, terms, sets, sizes, word(*tag))
+    back = Back(weight, wl, stack, rows, terms, sets, sizes, word(*tag, xl, wl, ol))
     up = _few(_arranged(x, kept, sets, stack, terms), len(sets))
     out = back.label(up, len(terms), turned=False)
 
@@ -185,7 +185,7 @@ class Back:
                 if a not in letters:
                     labels = labels.added(labels.rank, self.sizes[a])
                     letters += a
-            out.append(_arranged(labels, letters, self.wl).tagged(side))
+            out.append(_arranged(labels, letters, self.wl).tagged(side, int(self.tag)))
         return out
 
 
@@ -222,7 +222,7 @@ class Pairs:
         size = math.prod(max(p.data.shape[k] for p in parts) for k in range(parts[0].data.ndim))
         if size > MOST:
             raise TooMany
-        out = combined(parts, *self.tag)
+        out = combined(parts, *self.tag, al, bl, ol)
         for _ in inner:
             out = out.summed(out.rank - 1, keep=False)
         return out
@@ -259,7 +259,7 @@ def _multiply(
             except Unread:
                 continue
             if c.has(places[0]):
-                c.used(places[0], [ol.index(a) for a in back.stack + back.rows])
+                c.used(places[0], {wl.index(a): ol.index(a) for a in back.stack + back.rows})
             return out, {places[0]: back.factors, places[1]: back.signal}
     a, b = (v.labels() if isinstance(v, Weight) else v for v in (first, second))
     out, pairs = paired(a, al, b, bl, ol, *tag)
@@ -384,7 +384,7 @@ def _embedding(c: Case) -> Step:
     one_hot = free((1, weight.shape[0]), word("row"))
     columns, back = contracted(one_hot, "bi", weight, "io", "bo", "embedding")
     out = combined((ids.added(ids.rank), columns.dropped(0)), "embedded")
-    c.used(0, (ids.rank,))
+    c.used(0, {1: ids.rank})
 
     def factors(d: Labels) -> list[Labels]:
         for _ in range(ids.rank):
@@ -447,7 +447,7 @@ def _convolved(c: Case, *, turned: bool) -> Step:
     )
     made = reshaped(made, (*shape[:first], units, *shape[first + 1 :]))
     out = resized(made, first + 1, outs[first + 1 :])
-    c.used(1, (first,))
+    c.used(1, {1 if turned else 0: first}, groups=groups if turned else 1)
     if bias := c.has(2):
         out, biases = with_bias(c, out, 2, first)
     else:

@@ -1,0 +1,55 @@
+"""From a graph and layers to their freedom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from initaudit.graph.view import View, sound
+from initaudit.symmetry.engine import Unread, Walk
+from initaudit.symmetry.freedom import Freedom, LayerFreedom
+from initaudit.symmetry.labels import Labels, TooMany
+from initaudit.symmetry.rows import rows, units
+from initaudit.types import Array, Graph, Layer, Tensor
+
+
+def analyse(graph: Graph, layers: Sequence[Layer], frozen: Callable[[Tensor], bool] | None = None) -> Freedom:
+    """Return what training can tell apart.
+
+    Args:
+        graph: as it was read; nothing need be fused.
+        layers: whose units to tell.
+        frozen: whether a tensor is no trainable parameter; by default what is known to be a buffer.
+    """
+    walk = Walk(View(sound(graph)), frozen or (lambda tensor: tensor.buffer))
+    walk.run()
+    if not walk.stable:
+        return Freedom((None,) * len(layers), why="labels did not settle")
+    found = rows(walk)
+    keys = {name: tensor.identity for name, tensor in graph.constants.items()}
+    by_key: dict[object, list[Labels]] = {}
+    for name, labels in found.items():
+        by_key.setdefault(keys[name], []).extend(labels)
+    made = tuple(_layer(layer, by_key.get(layer.weight.identity, [])) for layer in layers)
+    return Freedom(made, tuple(dict.fromkeys(walk.unread.values())), walk.rounds)
+
+
+def _layer(layer: Layer, found: Sequence[Labels]) -> LayerFreedom | None:
+    shape = layer.weight.shape
+    fitting = [one for one in found if one.shape == shape]
+    if not fitting or len(layer.axes) != len(shape):
+        return None
+    try:
+        labels = units(fitting, layer.axes, shape)
+    except (Unread, TooMany):
+        return None
+    return LayerFreedom(layer.name, len(labels), len(np.unique(labels)), classes(labels))
+
+
+def classes(labels: Array) -> tuple[tuple[int, ...], ...]:
+    """Return the sets of two or more equal labels, by the places they stand at."""
+    order = np.argsort(labels, kind="stable")
+    ranked = labels[order]
+    ends = np.flatnonzero(np.diff(ranked)) + 1
+    return tuple(sorted(tuple(int(k) for k in part) for part in np.split(order, ends) if len(part) > 1))
