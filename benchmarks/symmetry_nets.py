@@ -326,7 +326,7 @@ def plant(net: Net, kind: str, rng: np.random.Generator) -> None:
         generators = [move for n in chosen for move in _moves(net, n, kind, rng)]
         skip = None
         if kind == "one-sided":
-            skip = str(rng.choice([p for p in own if any(_base(net, a) in chosen for a in net.axes.get(p, ()))]))
+            skip = str(rng.choice([p for p in own if not p.endswith(".k.bias") and any(_base(net, a) in chosen for a in net.axes.get(p, ()))]))
         _tie(net, {k: v for k, v in own.items() if k != skip}, generators)
         if kind == "sums":
             _shuffle(net, own, generators, rng)

@@ -1,7 +1,16 @@
 """Which units can ever differ, and which parameters can ever move: decided on the graph, without training."""
 
-from initaudit.symmetry import attention, moves, norms, pointwise, products, recurrent  # noqa: F401  they fill the table
-from initaudit.symmetry.analysis import analyse
+from initaudit.symmetry import (  # noqa: F401  they fill the tables
+    attention,
+    moves,
+    moving_recurrent,
+    moving_rules,
+    norms,
+    pointwise,
+    products,
+    recurrent,
+)
+from initaudit.symmetry.analysis import analyse, movements
 from initaudit.symmetry.freedom import Freedom, LayerFreedom
 
-__all__ = ["Freedom", "LayerFreedom", "analyse"]
+__all__ = ["Freedom", "LayerFreedom", "analyse", "movements"]

@@ -9,6 +9,8 @@ import numpy as np
 from initaudit.graph.view import View, sound
 from initaudit.symmetry.engine import Unread, Walk
 from initaudit.symmetry.freedom import Freedom, LayerFreedom
+from initaudit.symmetry.moving import Moving
+from initaudit.symmetry.moving import Walk as Moves
 from initaudit.symmetry.labels import Labels, TooMany
 from initaudit.symmetry.rows import rows, units
 from initaudit.types import Array, Graph, Layer, Tensor
@@ -53,3 +55,10 @@ def classes(labels: Array) -> tuple[tuple[int, ...], ...]:
     ranked = labels[order]
     ends = np.flatnonzero(np.diff(ranked)) + 1
     return tuple(sorted(tuple(int(k) for k in part) for part in np.split(order, ends) if len(part) > 1))
+
+
+def movements(graph: Graph, frozen: Callable[[Tensor], bool] | None = None) -> dict[str, Moving]:
+    """Return, by name of a parameter's value in the graph, when each of its elements first moves."""
+    walk = Moves(View(sound(graph)), frozen or (lambda tensor: tensor.buffer))
+    walk.run()
+    return {name: walk.moving[key] for name, key in walk.key.items() if key in walk.moving}
