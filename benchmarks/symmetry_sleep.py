@@ -23,7 +23,8 @@ from initaudit import symmetry
 from initaudit.audit import live
 
 STEPS = 50
-EARLY, FAST = 6, 0.5  # steps of which each is looked at, at a rate at which what wakes late is not too small to see
+RATE = 0.1  # the largest movement of a step
+NOISE = 1e-12  # of the largest gradient
 
 
 class Adapted(nn.Module):
@@ -106,6 +107,7 @@ def plant(net: Net, rng: np.random.Generator) -> None:
     """Set some of the network to zero."""
     with torch.no_grad():
         for name, p in net.module.named_parameters():
+            p.copy_(torch.round(p * 2.0**10) / 2.0**10)  # means of what is the same everywhere are then exact
             draw = rng.random()
             if p.dim() > 1 and draw < 0.18:
                 p.zero_()
@@ -118,26 +120,43 @@ def plant(net: Net, rng: np.random.Generator) -> None:
             elif p.dim() > 1 and draw < 0.34:
                 p[:, torch.from_numpy(rng.choice(p.shape[1], 2))] = 0.0
             elif p.dim() == 1 and p.numel() > 1 and draw < 0.6 and name.endswith("bias"):
-                p.copy_(torch.from_numpy(rng.standard_normal(p.shape)) * 0.2)
+                p.copy_(torch.from_numpy(np.round(rng.standard_normal(p.shape) * 200) / 1024))
 
 
-def woken(net: Net, seed: int, rate: float, steps: int, noise: float) -> dict[str, np.ndarray]:
-    """Return, by parameter, the step at which each element first gets a gradient; 0 for never."""
+def gradients(module: nn.Module, x: torch.Tensor, target: torch.Tensor, weigh: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the gradients of a loss that is invariant to nothing, in float64."""
+    module.zero_grad()
+    (weigh * (module(x) - target) ** 2).mean().backward()
+    return {name: p.grad.double() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def woken(net: Net, seed: int) -> dict[str, np.ndarray]:
+    """Return, by parameter, the step at which each element first gets a gradient; 0 for never.
+
+    What rounding leaves of terms that cancel is no gradient: it is another number with the batch in another order, or in
+    float32.
+    """
     module = copy.deepcopy(net.module).train()
     g = torch.Generator().manual_seed(seed)
     x = net.inputs(g, 48)
     y = module(x).detach()
     target = torch.randn(y.shape, generator=g, dtype=torch.float64)
     weigh = torch.rand(y.shape[1:], generator=g, dtype=torch.float64) + 0.5
-    made = torch.optim.SGD(module.parameters(), rate)
+    made = torch.optim.SGD(module.parameters(), RATE)
     first = {name: torch.zeros(p.shape, dtype=torch.int64) for name, p in module.named_parameters()}
-    for step in range(1, steps + 1):
-        made.zero_grad()
-        (weigh * (module(x) - target) ** 2).mean().backward()
-        sizes = {name: p.grad.abs() for name, p in module.named_parameters() if p.grad is not None}
-        least = noise * max(float(size.max()) for size in sizes.values())
-        for name, size in sizes.items():
-            first[name] = torch.where((first[name] == 0) & (size > least), step, first[name])
+    for step in range(1, STEPS + 1):
+        short = copy.deepcopy(module).float()
+        rough = gradients(short, x.float() if x.is_floating_point() else x, target.float(), weigh.float())
+        other = gradients(copy.deepcopy(module), x.flip(0), target.flip(0), weigh)
+        own = gradients(module, x, target, weigh)
+        least = NOISE * max(float(grad.abs().max()) for grad in own.values())
+        for name, grad in own.items():
+            size = grad.abs()
+            real = (size > 0) & ((grad - other[name]).abs() < 0.01 * size)
+            real &= ((grad - rough[name]).abs() < 0.3 * size) | (size > least)
+            first[name] = torch.where((first[name] == 0) & real, step, first[name])
+        for group in made.param_groups:  # what wakes late would be too small to see at a fixed rate
+            group["lr"] = RATE / (max(float(grad.abs().max()) for grad in own.values()) or 1.0)
         made.step()
     return {name: f.numpy() for name, f in first.items()}
 
@@ -162,11 +181,9 @@ def one(family: str, seed: int) -> list[str]:
     assert model.graph is not None
     told = symmetry.movements(model.graph)
     names = {t.name: value for value, t in model.graph.constants.items()}
-    early = woken(net, seed, FAST, EARLY, 1e-15)
-    ever = woken(net, seed, 0.05, STEPS, 1e-12)
+    real = woken(net, seed)
     wrong = []
-    for name, late in ever.items():
-        truth = np.where((early[name] > 0) & (late > 0), early[name], late)
+    for name, truth in real.items():
         mine = told.get(names.get(name, name))
         if mine is None:
             wrong.append(f"{name}: not told")

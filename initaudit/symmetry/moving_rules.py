@@ -816,6 +816,7 @@ def _conv(c: Case) -> Step:
     others = [a for a in range(len(x.shape)) if a != first]
     thin = joined(x, others)
     low, high = (np.broadcast_to(v.reshape(-1), ins) for v in (thin.low, thin.high))
+    plain = (low, high)
     kernel = math.prod(w.shape[2:])
     pads = c.attrs.get("pads", 0)
     if turned or np.any(np.asarray(pads if not isinstance(pads, str) else 1) != 0):
@@ -844,14 +845,35 @@ def _conv(c: Case) -> Step:
         lead = [1] * len(x.shape)
         lead[first] = ins
         mask = made.mask(live)
-        if mask.size == 1:
-            mask = mask.reshape((1,) * len(w.shape))
-        else:
-            parts = [cut[k] for k in order]
-            mask = np.broadcast_to(mask, n).reshape(parts).transpose([order.index(k) for k in range(4)]).reshape(w.shape)
-        return {0: Grad(signal.reshape(lead), x.shape), 1: Grad(mask, w.shape), **bias(d[0])}
+        still = (plain[0] == plain[1]) & any(where.all() and first not in one for one, where in d[0].sums)
+        taps = _covering(c, x.shape[first + 1 :], shape[first + 1 :], w.shape[2:]) if not turned else np.zeros(kernel, bool)
+        gone = (still.reshape(groups, -1, 1) & taps).reshape(groups, 1, -1)
+        cancelled = mask & gone
+        own = Grad(param(mask & ~gone), w.shape, cancelled=param(cancelled))
+        return {0: Grad(signal.reshape(lead), x.shape), 1: own, **bias(d[0])}
+
+    def param(v: Array) -> Array:
+        if v.size == 1 or v.all() or not v.any():
+            return np.full((1,) * len(w.shape), bool(v.any()))
+        parts = [cut[k] for k in order]
+        return np.broadcast_to(v, n).reshape(parts).transpose([order.index(k) for k in range(4)]).reshape(w.shape)
 
     return Step((out,), back)
+
+
+def _covering(c: Case, ins: Sequence[int], outs: Sequence[int], kernel: Sequence[int]) -> Array:
+    """Return which places of a kernel never stand on padding: of a signal that is the same everywhere they see as much."""
+    given = []
+    for name, usual in (("strides", 1), ("pads", 0), ("dilations", 1)):
+        value = c.attrs.get(name, usual)
+        given.append([value] * len(ins) if isinstance(value, int) else list(value)[: len(ins)])
+    out = np.ones((), bool)
+    for n, m, k, s, p, d in zip(ins, outs, kernel, *given, strict=True):
+        if isinstance(p, str) or not all(isinstance(v, int) for v in (s, p, d)):
+            return np.zeros(math.prod(kernel), bool)
+        places = np.arange(m)[:, None] * s + np.arange(k) * d - p
+        out = np.logical_and.outer(out, ((places >= 0) & (places < n)).all(0))
+    return out.reshape(-1)
 
 
 # ---- norms and what looks at many elements
