@@ -48,7 +48,7 @@ class Dense(nn.Module):
             self.layers.append(nn.Linear(a, 2 * b if gated else b))
             self.norms.append(
                 nn.LayerNorm(b) if norm == "layer" else nn.BatchNorm1d(b) if norm == "batch"
-                else nn.RMSNorm(b) if norm == "rms" else nn.PReLU(b) if norm == "prelu" else nn.Identity()
+                else nn.RMSNorm(b, eps=1e-5) if norm == "rms" else nn.PReLU(b) if norm == "prelu" else nn.Identity()
             )  # fmt: skip
         self.head = nn.Linear(sizes[-2], sizes[-1])
         self.act, self.residual, self.gated = _ACTS[act](), residual, gated

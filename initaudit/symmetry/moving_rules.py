@@ -27,6 +27,7 @@ from initaudit.symmetry.zones import (
     lined,
     merged,
     number,
+    quiet,
     reduced,
     reshaper,
 )
@@ -111,7 +112,8 @@ def _each(c: Case) -> Step:
     if len(places) != 1:
         shape = broadcast(*(z.shape for z in zones.values()))
         blocked = op in _NO_SLOPE
-        return Step((anything(shape),), lambda d: {
+        out = replace(anything(shape), still=quiet(list(zones.values()), len(shape)))
+        return Step((out,), lambda d: {
             k: dead(z.shape) if blocked else reduced(replace(d[0], sums=(), even=frozenset()), z.shape)
             for k, z in zones.items()
         })  # fmt: skip
@@ -126,13 +128,15 @@ def _each(c: Case) -> Step:
             out = Zone(-x.high, -x.low, x.shape)
         if op in ("square", "abs"):
             out = Zone(np.zeros_like(out.low), out.high, x.shape)
+    out = replace(out, still=x.fixed)
     slope = _SLOPES.get(op, lambda z: np.ones_like(z.zero))(x)
     if op in _NO_SLOPE:
         slope = np.zeros_like(x.zero)
     straight = op == "neg"
 
     def back(d: Sequence[Grad]) -> Given:
-        own = Grad(d[0].live & slope, x.shape, d[0].sums if straight else (), d[0].even if straight else frozenset())
+        sums = d[0].sums if straight else tuple((one, where & x.fixed) for one, where in d[0].sums)
+        own = Grad(d[0].live & slope, x.shape, sums, d[0].even if straight or x.fixed.all() else frozenset())
         return {places[0]: own}
 
     return Step((out, *([None] * (len(c.node.outputs) - 1))), back)
@@ -168,7 +172,8 @@ def _add(c: Case) -> Step:
     low, high = [z.low for z in zones], [z.high for z in zones]
     if c.node.op == "sub":
         low[1], high[1] = -zones[1].high, -zones[1].low
-    return Step((_sum(low, high, shape),), lambda d: {
+    out = replace(_sum(low, high, shape), still=quiet(zones, len(shape)))
+    return Step((out,), lambda d: {
         k: reduced(d[0], z.shape) for k, z in zip(places, zones, strict=True)
     })  # fmt: skip
 
@@ -178,7 +183,9 @@ def _scaled_by(d: Grad, other: Zone, shape: Sequence[int]) -> Grad:
     rank = len(d.shape)
     live = d.live & ~lined(other.zero, rank)
     wide = {a + rank - len(other.shape) for a, n in enumerate(other.shape) if n > 1}
-    sums = tuple((one, where) for one, where in d.sums if not one & wide)
+    apart = {a + rank - len(other.shape) for a, n in enumerate(other.low.shape) if n > 1}
+    sums = tuple((one, where & lined(other.fixed, rank) if one & wide else where) for one, where in d.sums
+                 if not one & apart)  # fmt: skip
     return reduced(Grad(live, d.shape, sums, d.even - wide), shape)
 
 
@@ -196,7 +203,9 @@ def product(x: Zone, y: Zone, first: int = 0, second: int = 1) -> Step:
         np.where((lined(a, rank) == 0) | (lined(b, rank) == 0), 0.0, lined(a, rank) * lined(b, rank))
         for a in (x.low, x.high) for b in (y.low, y.high)
     ]  # fmt: skip
-    out = Zone(np.minimum.reduce(parts), np.maximum.reduce(parts), shape)
+    low, high = np.minimum.reduce(parts), np.maximum.reduce(parts)
+    still = quiet((x, y), rank) | ((low == 0) & (high == 0))
+    out = Zone(low, high, shape, still)
     return Step((out,), lambda d: {first: _scaled_by(d[0], y, x.shape), second: _scaled_by(d[0], x, y.shape)})
 
 
@@ -206,7 +215,7 @@ def _div(c: Case) -> Step:
     shape = broadcast(x.shape, y.shape)
     zero = np.broadcast_to(lined(x.zero, len(shape)), np.broadcast_shapes(
         lined(x.zero, len(shape)).shape, lined(y.zero, len(shape)).shape))
-    out = Zone(np.where(zero, 0.0, -np.inf), np.where(zero, 0.0, np.inf), shape)
+    out = Zone(np.where(zero, 0.0, -np.inf), np.where(zero, 0.0, np.inf), shape, zero | quiet((x, y), len(shape)))
 
     def back(d: Sequence[Grad]) -> Given:
         rank = len(shape)
@@ -227,6 +236,7 @@ def _pow(c: Case) -> Step:
     rank = len(shape)
     zero = lined(x.zero, rank) if positive else np.zeros((1,) * rank, bool)
     out = Zone(np.where(zero, 0.0, -np.inf), np.where(zero, 0.0, np.inf), shape)
+    out = replace(out, still=quiet((x, y), rank))
     steep = bool((y.low > 1).all())
 
     def back(d: Sequence[Grad]) -> Given:
@@ -255,7 +265,7 @@ def _prelu(c: Case) -> Step:
         turn = reshaper(own.shape, shape)
         return {0: Grad(live, x.shape), 1: Grad(turn(mine.live), shape)}
 
-    return Step((Zone(low, high, x.shape),), back)
+    return Step((Zone(low, high, x.shape, quiet((x, own), len(x.shape))),), back)
 
 
 @rule("glu")
@@ -270,13 +280,16 @@ def _glu(c: Case) -> Step:
         halves = np.split(x.low, 2, axis), np.split(x.high, 2, axis)
     (a, _), (b, _) = halves
     zero = (a == 0) & (b == 0)
-    out = Zone(np.where(zero, 0.0, np.minimum(a, 0)), np.where(zero, 0.0, np.maximum(b, 0)), tuple(shape))
+    fixed = x.fixed
+    one, two = (fixed, fixed) if fixed.shape[axis] == 1 else np.split(fixed, 2, axis)
+    out = Zone(np.where(zero, 0.0, -np.inf), np.where(zero, 0.0, np.inf), tuple(shape), zero | (one & two))
 
     def back(d: Sequence[Grad]) -> Given:
         own = list(d[0].live.shape)
         own[axis] = shape[axis]
         live = np.broadcast_to(d[0].live, np.broadcast_shapes(tuple(own), zero.shape))
-        return {0: Grad(np.concatenate([live, live & ~zero], axis), x.shape)}
+        zero_ = np.broadcast_to(zero, live.shape)
+        return {0: Grad(np.concatenate([live, live & ~zero_], axis), x.shape)}
 
     return Step((out,), back)
 
@@ -482,7 +495,7 @@ def _concat(c: Case) -> Step:
 
     sizes = [1 if stacks else z.shape[axis] for z in zones]
     bounds = []
-    for which in ("low", "high"):
+    for which in ("low", "high", "fixed"):
         parts = [wide(getattr(z, which), z) for z in zones]
         own = np.broadcast_shapes(*((*p.shape[:axis], 1, *p.shape[axis + 1 :]) for p in parts))
         bounds.append(np.concatenate([np.broadcast_to(p, (*own[:axis], p.shape[axis], *own[axis + 1 :])) for p in parts], axis))
@@ -501,13 +514,13 @@ def _concat(c: Case) -> Step:
             found[place] = Grad(live, zones[k].shape, sums)
         return found
 
-    return Step((Zone(bounds[0], bounds[1], shape),), back)
+    return Step((Zone(bounds[0], bounds[1], shape, bounds[2]),), back)
 
 
 @rule("expand")
 def _expand(c: Case) -> Step:
     x, shape = c.zone(0), c.shape()
-    out = Zone(lined(x.low, len(shape)), lined(x.high, len(shape)), shape)
+    out = Zone(lined(x.low, len(shape)), lined(x.high, len(shape)), shape, lined(x.fixed, len(shape)))
     return Step((out,), lambda d: {0: reduced(d[0], x.shape)})
 
 
@@ -592,6 +605,18 @@ class Weighed:
             out |= (part & live[:, r : r + step, None]).any(1)
         return out
 
+    def still(self, vary: Array) -> Array:
+        """Return where nothing that varies comes in, (stack, rows), `vary` being (stack, terms)."""
+        if self.all:
+            return np.broadcast_to(~vary.any(1, keepdims=True), (self.stack, self.rows))
+        out = np.ones((self.stack, self.rows), bool)
+        w = self.numbers()
+        step = max(1, (1 << 22) // max(1, self.terms * self.stack))
+        for r in range(0, self.rows, step):
+            part = (np.asarray(w[:, r : r + step]) != 0) | np.broadcast_to(self.moved, w.shape)[:, r : r + step]
+            out[:, r : r + step] = ~(part & vary[:, None]).any(2)
+        return out
+
     def mask(self, live: Array) -> Array:
         """Return where the parameter moves, broadcast to (stack, rows, terms)."""
         x = ~self.zero
@@ -621,6 +646,8 @@ def _contracted(x: Zone, xl: str, w: Held, wl: str, ol: str, shape: Sequence[int
 
     low = side(x.low, xl, stack + terms, np.min).reshape(n[0], n[2])
     high = side(x.high, xl, stack + terms, np.max).reshape(n[0], n[2])
+    gone = [k for k, q in enumerate(xl) if q not in wl]
+    vary = side(~joined(x, gone).fixed, xl, stack + terms, np.any).reshape(n[0], n[2])
     moved = w.moved.transpose(order)
     moved = moved.reshape(1, 1, 1) if moved.size == 1 else np.broadcast_to(moved, [sizes[a] for a in stack + rows + terms]).reshape(n)
     made = Weighed(lambda: w.numbers().transpose(order).reshape(n), moved, low, high, n[1])
@@ -632,7 +659,8 @@ def _contracted(x: Zone, xl: str, w: Held, wl: str, ol: str, shape: Sequence[int
         v = v.transpose([part.index(q) for q in kept])
         return v.reshape([sizes[q] if q in part else 1 for q in letters]) if rank else v
 
-    out = Zone(placed(a, stack + rows, ol, 1), placed(b, stack + rows, ol, 1), tuple(shape))
+    out = Zone(placed(a, stack + rows, ol, 1), placed(b, stack + rows, ol, 1), tuple(shape),
+               placed(np.ascontiguousarray(made.still(vary)), stack + rows, ol, 1))  # fmt: skip
 
     def back(d: Grad) -> tuple[Grad, Grad]:
         live = side(d.live, ol, stack + rows, np.any).reshape(n[0], n[1])
@@ -647,7 +675,7 @@ def _contracted(x: Zone, xl: str, w: Held, wl: str, ol: str, shape: Sequence[int
         mask = made.mask(live)
         cancelled: Array | bool = False
         if sums:
-            still = (low == high)[:, None, :]
+            still = ~vary[:, None, :]
             cancelled = mask & still
             mask = mask & ~still
         inverse = [order.index(k) for k in range(len(order))]
@@ -674,6 +702,7 @@ def _with_bias(c: Case, out: Zone, place: int, axis: int) -> tuple[Zone, Callabl
         raise Unread
     low, high = (v.reshape([v.size if k == axis else 1 for k in range(rank)]) for v in (bias.low, bias.high))
     made = _sum([out.low, low], [out.high, high], out.shape)
+    made = replace(made, still=out.fixed & bias.fixed.reshape(low.shape))
 
     def back(d: Grad) -> dict[int, Grad]:
         own = reduced(d, wide)
@@ -753,7 +782,8 @@ def _pairs(x: Zone, xl: str, y: Zone, yl: str, ol: str, shape: Sequence[int]) ->
     order = ol + "".join(inner)
     alive_ = _spread(~x.zero, xl, order) & _spread(~y.zero, yl, order)
     live = alive_.any(tuple(range(len(ol), len(order)))) if inner else alive_
-    return Zone(np.where(live, -np.inf, 0.0), np.where(live, np.inf, 0.0), tuple(shape))
+    still = ~live | bool(x.fixed.all() and y.fixed.all())
+    return Zone(np.where(live, -np.inf, 0.0), np.where(live, np.inf, 0.0), tuple(shape), still)
 
 
 def _pairs_back(d: Grad, ol: str, other: Zone, yl: str, xl: str, shape: Sequence[int]) -> Grad:
@@ -816,7 +846,6 @@ def _conv(c: Case) -> Step:
     others = [a for a in range(len(x.shape)) if a != first]
     thin = joined(x, others)
     low, high = (np.broadcast_to(v.reshape(-1), ins) for v in (thin.low, thin.high))
-    plain = (low, high)
     kernel = math.prod(w.shape[2:])
     pads = c.attrs.get("pads", 0)
     if turned or np.any(np.asarray(pads if not isinstance(pads, str) else 1) != 0):
@@ -835,7 +864,10 @@ def _conv(c: Case) -> Step:
     a, b = made.bounds()
     wide = [1] * len(shape)
     wide[first] = n[0] * n[1]
-    out = Zone(a.reshape(wide), b.reshape(wide), shape)
+    fixed = np.broadcast_to(thin.fixed.reshape(-1), ins)
+    padded = turned or np.any(np.asarray(pads if not isinstance(pads, str) else 1) != 0)
+    vary = np.repeat((~fixed | (padded & ~thin.zero.reshape(-1))).reshape(groups, -1), kernel, 1)
+    out = Zone(a.reshape(wide), b.reshape(wide), shape, made.still(vary).reshape(wide))
     out, bias = _with_bias(c, out, 2, first)
 
     def back(d: Sequence[Grad]) -> Given:
@@ -845,7 +877,7 @@ def _conv(c: Case) -> Step:
         lead = [1] * len(x.shape)
         lead[first] = ins
         mask = made.mask(live)
-        still = (plain[0] == plain[1]) & any(where.all() and first not in one for one, where in d[0].sums)
+        still = fixed & any(where.all() and first not in one for one, where in d[0].sums)
         taps = _covering(c, x.shape[first + 1 :], shape[first + 1 :], w.shape[2:]) if not turned else np.zeros(kernel, bool)
         gone = (still.reshape(groups, -1, 1) & taps).reshape(groups, 1, -1)
         cancelled = mask & gone
@@ -894,7 +926,9 @@ def _affine(c: Case, made: Zone, back: Callable[[Grad], Grad], weight: int, bias
         out = scaled
     if bias in zones:
         shift = zones[bias][0]
+        before = out
         out = _sum([out.low, shift.low], [out.high, shift.high], made.shape)
+        out = replace(out, still=quiet((before, shift), rank))
 
     def down(d: Sequence[Grad]) -> Given:
         found: dict[int, Grad] = {}
@@ -920,7 +954,8 @@ def _shaped(g: Grad, shape: tuple[int, ...]) -> Grad:
 def _over(x: Zone, axes: Sequence[int], zero: Array, sums: frozenset[int]) -> tuple[Zone, Callable[[Grad], Grad]]:
     full = np.broadcast_shapes(x.low.shape, zero.shape)
     zero = np.broadcast_to(zero, full)
-    made = Zone(np.where(zero, 0.0, -np.inf), np.where(zero, 0.0, np.inf), x.shape)
+    still = zero | collapsed(x.fixed, axes, np.all)
+    made = Zone(np.where(zero, 0.0, -np.inf), np.where(zero, 0.0, np.inf), x.shape, still)
 
     def back(d: Grad) -> Grad:
         live = collapsed(d.live, axes, np.any)
@@ -994,7 +1029,8 @@ def _softmax(c: Case) -> Step:
     axis = c.integer("axis", -1) % len(x.shape)
     log = c.node.op == "log_softmax"
     one = (1,) * len(x.shape)
-    out = Zone(np.full(one, -np.inf if log else 0.0), np.full(one, 0.0 if log else 1.0), x.shape)
+    out = Zone(np.full(one, -np.inf if log else 0.0), np.full(one, 0.0 if log else 1.0), x.shape,
+               collapsed(x.fixed, [axis], np.all))  # fmt: skip
 
     def back(d: Sequence[Grad]) -> Given:
         live = collapsed(d[0].live, [axis], np.any)
@@ -1014,7 +1050,7 @@ def _attention(c: Case) -> Step:
         raise Unread
     places = [rank - 2]
     v = joined(v, places)
-    out = Zone(v.low, v.high, shape)
+    out = Zone(v.low, v.high, shape, v.fixed)
 
     def back(d: Sequence[Grad]) -> Given:
         given = collapsed(d[0].live, places, np.any)
@@ -1055,7 +1091,8 @@ def _reduce(c: Case) -> Step:
     if c.node.op not in (*_LINEAR, "reduce_max", "reduce_min", "reduce_l1", "reduce_l2", "reduce_sum_square"):
         zero = np.zeros_like(zero)
         positive = zero
-    out = Zone(np.where(zero | positive, 0.0, -np.inf), np.where(zero, 0.0, np.inf), shape)
+    out = Zone(np.where(zero | positive, 0.0, -np.inf), np.where(zero, 0.0, np.inf), shape,
+               turn(collapsed(x.fixed, over, np.all)))  # fmt: skip
     again = reshaper(shape, kept)
 
     def back(d: Sequence[Grad]) -> Given:
@@ -1079,7 +1116,7 @@ def _pool(c: Case) -> Step:
     pads = c.attrs.get("pads", 0)
     if np.any(np.asarray(pads if not isinstance(pads, str) else 1) != 0) and "max" not in c.node.op:
         thin = Zone(np.minimum(thin.low, 0), np.maximum(thin.high, 0), thin.shape)
-    out = Zone(thin.low, thin.high, shape)
+    out = Zone(thin.low, thin.high, shape, thin.fixed if not np.any(np.asarray(pads != 0)) else None)
     return Step((out, *([None] * (len(c.node.outputs) - 1))),
                 lambda d: {0: Grad(collapsed(d[0].live, changed, np.any), x.shape)})  # fmt: skip
 

@@ -25,6 +25,7 @@ class Zone:
     low: Array
     high: Array
     shape: tuple[int, ...]
+    still: Array | None = None  # where it is one number for all inputs, and for all indices that share an entry
 
     @property
     def zero(self) -> Array:
@@ -36,11 +37,11 @@ class Zone:
     def fixed(self) -> Array:
         """Where it is one number for all inputs and places."""
         found: Array = self.low == self.high
-        return found
+        return found if self.still is None else found | self.still
 
     def mapped(self, f: Callable[[Array], Array], shape: Sequence[int]) -> Zone:
         """Return bounds of what only moves elements."""
-        return Zone(f(self.low), f(self.high), tuple(shape))
+        return Zone(f(self.low), f(self.high), tuple(shape), None if self.still is None else f(self.still))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ class Held:
     def zone(self) -> Zone:
         """Return its bounds."""
         if self.moved.all():
-            return anything(self.shape)
+            full = (np.broadcast_to(np.float64(v), self.shape) for v in (-np.inf, np.inf))
+            return Zone(*full, self.shape, np.broadcast_to(np.True_, self.shape))
         values = np.asarray(self.numbers(), np.float64)
         if values.size > MOST:
             low, high = float(values.min()), float(values.max())
@@ -63,7 +65,8 @@ class Held:
             return Zone(np.full((1,) * values.ndim, low), np.full((1,) * values.ndim, high), self.shape)
         values = np.where(np.isfinite(values), values, np.nan)
         odd = np.isnan(values) | self.moved
-        return Zone(np.where(odd, -np.inf, values), np.where(odd, np.inf, values), self.shape)
+        still = np.broadcast_to(np.True_, self.shape)
+        return Zone(np.where(odd, -np.inf, values), np.where(odd, np.inf, values), self.shape, still)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,17 @@ def collapsed(x: Array, axes: Sequence[int], how: Callable[..., Array]) -> Array
 
 def joined(x: Zone, axes: Sequence[int]) -> Zone:
     """Return bounds with one entry for all indices along axes."""
-    return Zone(collapsed(x.low, axes, np.min), collapsed(x.high, axes, np.max), x.shape)
+    wide = [a for a in axes if x.low.shape[a] > 1]
+    still = None if wide else x.still
+    return Zone(collapsed(x.low, axes, np.min), collapsed(x.high, axes, np.max), x.shape, still)
+
+
+def quiet(zones: Sequence[Zone], rank: int) -> Array:
+    """Return where all of several values, broadcast, are one number for all inputs."""
+    out = np.ones((1,) * rank, bool)
+    for z in zones:
+        out = out & lined(z.fixed, rank)
+    return out
 
 
 def broadcast(*shapes: Sequence[int]) -> tuple[int, ...]:
