@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -58,7 +59,27 @@ def classes(labels: Array) -> tuple[tuple[int, ...], ...]:
 
 
 def movements(graph: Graph, frozen: Callable[[Tensor], bool] | None = None) -> dict[str, Moving]:
-    """Return, by name of a parameter's value in the graph, when each of its elements first moves."""
-    walk = Moves(View(sound(graph)), frozen or (lambda tensor: tensor.buffer))
+    """Return, by name of a parameter's value in the graph, when each of its elements first moves.
+
+    What would not move whatever the numbers in the graph were has no path to an output here: that is no fault of the
+    numbers, and not told.
+    """
+    view = View(sound(graph))
+    kept = frozen or (lambda tensor: tensor.buffer)
+    walk = Moves(view, kept)
     walk.run()
-    return {name: walk.moving[key] for name, key in walk.key.items() if key in walk.moving}
+    found = {name: walk.moving[key] for name, key in walk.key.items() if key in walk.moving}
+    if all(_ever(moving) for moving in found.values()):
+        return found
+    other = Moves(view, kept, generic=True)
+    other.once()
+    for name, moving in found.items():
+        known = other.moving.get(other.key[name])
+        if known is not None and not _ever(moving):
+            read = moving.reach & ((known.step > 0) | known.cancelled | moving.cancelled)
+            found[name] = replace(moving, reach=read)
+    return found
+
+
+def _ever(moving: Moving) -> bool:
+    return bool(((moving.step > 0) | moving.cancelled | ~moving.reach).all())

@@ -284,14 +284,21 @@ class Walk:
     def down(self) -> None:
         """Label all gradients, in reverse order, and keep those of parameters."""
         self.grads = {}
+        lost: set[str] = set()  # values of no known shape, whose gradient may be anything
         for name in self.view.graph.outputs:
             shape = self._shape_of(name)
-            if shape is not None:
+            if shape is None:
+                lost.add(name)
+            else:
                 self.grads.setdefault(name, []).append(free(shape, word("output", name)))
         for at in range(len(self.view.nodes) - 1, -1, -1):
             node = self.view.nodes[at]
-            if not any(self.grads.get(name) for name in node.outputs):
+            missing = any(name in lost for name in node.outputs)
+            if not missing and not any(self.grads.get(name) for name in node.outputs):
                 continue
+            lost.update(name for name in node.inputs if name and self._shape_of(name) is None)
+            if missing:
+                self.steps[at] = self._unknown(at, node)
             with np.errstate(all="ignore"):
                 try:
                     given = [self.gradient(name) for name in node.outputs]
@@ -327,11 +334,8 @@ class Walk:
         self.factors = {key: tuple(factors) for key, factors in found.items()}
 
     def _classes(self) -> int:
-        """Return the number of different labels there are."""
-        parts = [np.unique(v.data) for v in self.values.values() if isinstance(v, Labels)]
-        parts += [np.unique(f.data) for factors in self.factors.values() for f in factors]
-        for given in self.grads.values():
-            parts += [np.unique(one.data) for g in given for one in ((g,) if isinstance(g, Labels) else g)]
+        """Return the number of different labels of gradients of parameters: all else is made of these."""
+        parts = [np.unique(f.data) for factors in self.factors.values() for f in factors]
         return len(np.unique(np.concatenate(parts))) if parts else 0
 
     # ---- what is not understood

@@ -126,8 +126,9 @@ class Case:
 class Walk:
     """Steps of training, as far as zeros go."""
 
-    def __init__(self, view: View, frozen: Callable[[Tensor], bool]) -> None:
+    def __init__(self, view: View, frozen: Callable[[Tensor], bool], *, generic: bool = False) -> None:
         self.view = view
+        self.generic = generic  # every number of the graph may be anything: what is still zero then, nothing reads
         self.frozen = frozen
         self.values: dict[str, Zone | Held | None] = {}
         self.steps: dict[int, Step] = {}
@@ -154,6 +155,8 @@ class Walk:
         if name not in self.values and tensor is not None:
             known = self.moving.get(self.key[name])
             moved = known.step > 0 if known is not None else np.zeros((1,) * len(tensor.shape), bool)
+            if self.generic and tensor.is_float:
+                moved = np.ones((1,) * len(tensor.shape), bool)
             self.values[name] = Held(lambda: self._load(name, tensor), tensor.shape, _thin(moved))
         return self.values.get(name)
 
@@ -174,6 +177,14 @@ class Walk:
                 self.down()
                 if not self._step():
                     return
+
+    def once(self) -> None:
+        """Walk one step."""
+        self.count = 1
+        with np.errstate(all="ignore"):
+            self.up()
+            self.down()
+            self._step()
 
     def up(self) -> None:
         """Bound all values."""
@@ -197,19 +208,24 @@ class Walk:
     def down(self) -> None:
         """Tell which gradients can be other than zero."""
         self.grads = {}
+        lost: set[str] = set()  # values of no known shape, which may get any gradient
         for name in self.view.graph.outputs:
             shape = self._shape(name)
-            if shape is not None:
+            if shape is None:
+                lost.add(name)
+            else:
                 self.grads.setdefault(name, []).append(alive(shape))
         for at in range(len(self.view.nodes) - 1, -1, -1):
             node = self.view.nodes[at]
-            if not any(self.grads.get(name) for name in node.outputs):
+            missing = any(name in lost for name in node.outputs)
+            if not missing and not any(self.grads.get(name) for name in node.outputs):
                 continue
             given = [self.gradient(name) for name in node.outputs]
             try:
-                found = self.steps[at].back(given)
+                found = (self._unknown(node) if missing else self.steps[at]).back(given)
             except _FAULTS:
                 found = self._unknown(node).back(given)
+            lost.update(name for name in node.inputs if name and self._shape(name) is None)
             for place, grad in found.items():
                 name = node.inputs[place] if place < len(node.inputs) else ""
                 if name:
@@ -235,7 +251,7 @@ class Walk:
         any_ = False
         found: dict[str, list[Grad]] = {}
         for name, tensor in self.view.graph.constants.items():
-            if tensor.is_float and not self.frozen(tensor) and self.grads.get(name):
+            if tensor.is_float and (self.generic or not self.frozen(tensor)) and self.grads.get(name):
                 self.value(name)
                 found.setdefault(self.key[name], []).append(self.gradient(name))
         for key, grads in found.items():

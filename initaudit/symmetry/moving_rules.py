@@ -289,7 +289,12 @@ def _glu(c: Case) -> Step:
         own[axis] = shape[axis]
         live = np.broadcast_to(d[0].live, np.broadcast_shapes(tuple(own), zero.shape))
         zero_ = np.broadcast_to(zero, live.shape)
-        return {0: Grad(np.concatenate([live, live & ~zero_], axis), x.shape)}
+        sums = []
+        for which, where in d[0].sums:
+            if axis not in which:
+                calm = [np.broadcast_to(where & part, live.shape) for part in (two, one & two)]
+                sums.append((which, np.concatenate(calm, axis)))
+        return {0: Grad(np.concatenate([live, live & ~zero_], axis), x.shape, tuple(sums))}
 
     return Step((out,), back)
 
@@ -312,7 +317,7 @@ def _where(c: Case) -> Step:
 @rule("source", "constant_of_shape", "constant", "range", "shape", "size")
 def _source(c: Case) -> Step:
     value = c.attrs.get("value")
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool) and not c.walk.generic
     return Step((number(c.shape(), float(value)) if plain else anything(c.shape()),), lambda d: {})  # type: ignore[arg-type]
 
 
@@ -717,10 +722,11 @@ def _with_bias(c: Case, out: Zone, place: int, axis: int) -> tuple[Zone, Callabl
 
 @rule("linear", "matmul", "gemm", "einsum")
 def _product(c: Case) -> Step:
-    shape = c.shape()
     a, b = c.value(0), c.value(1)
     bias = 2 if c.node.op in ("linear", "gemm") else 9
     al, bl, ol = _letters(c, a.shape, b.shape)
+    sizes = dict(zip(al, a.shape, strict=True)) | {q: n for q, n in zip(bl, b.shape, strict=True) if n > 1}
+    shape = tuple(sizes.get(q, 1) for q in ol)
     for x, xl, w, wl, places in ((a, al, b, bl, (0, 1)), (b, bl, a, al, (1, 0))):
         if not isinstance(w, Held):
             continue
@@ -978,7 +984,11 @@ def _layer_norm(c: Case) -> Step:
         low, high = collapsed(x.low, axes, np.min), collapsed(x.high, axes, np.max)
         made, back = _over(x, axes, low == high, frozenset(axes))
     else:
-        made, back = _over(x, axes, x.zero, frozenset())
+        made, _ = _over(x, axes, x.zero, frozenset())
+
+        def back(d: Grad) -> Grad:
+            return Grad(d.live | (collapsed(d.live, axes, np.any) & ~x.zero), x.shape)
+
     return _affine(c, made, back, 1, 2, None)
 
 
@@ -1083,7 +1093,8 @@ def _reduce(c: Case) -> Step:
     given = c.ints(1, "axes", "dim")
     rank = len(x.shape)
     over = sorted({a % rank for a in given}) if given else list(range(rank))
-    shape = c.shape()
+    keep = bool(c.attrs.get("keepdims", 1)) and (bool(given) or c.node.call is None)
+    shape = tuple(1 if a in over else n for a, n in enumerate(x.shape) if keep or a not in over)
     kept = [1 if a in over else n for a, n in enumerate(x.shape)]
     turn = reshaper(kept, shape)
     zero = turn(collapsed(x.zero, over, np.all))
