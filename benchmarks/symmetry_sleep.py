@@ -24,7 +24,7 @@ from initaudit.audit import live
 
 STEPS = 50
 RATE = 0.1  # the largest movement of a step
-NOISE = 1e-12  # of the largest gradient
+NOISE, FLOOR = 1e-12, 1e-16  # of the largest gradient: what may be rounding, and what surely is
 
 
 class Adapted(nn.Module):
@@ -153,7 +153,7 @@ def woken(net: Net, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         least = NOISE * max(float(grad.abs().max()) for grad in own.values())
         for name, grad in own.items():
             size = grad.abs()
-            real = (size > 0) & ((grad - other[name]).abs() < 0.01 * size)
+            real = (size > FLOOR * least / NOISE) & ((grad - other[name]).abs() < 0.01 * size)
             real &= ((grad - rough[name]).abs() < 0.3 * size) | (size > least)
             first[name] = torch.where((first[name] == 0) & real, step, first[name])
             trace[name] = torch.where((trace[name] == 0) & (size > 0), step, trace[name])

@@ -11,6 +11,6 @@ from initaudit.symmetry import (  # noqa: F401  they fill the tables
     recurrent,
 )
 from initaudit.symmetry.analysis import analyse, movements
-from initaudit.symmetry.freedom import Freedom, LayerFreedom
+from initaudit.symmetry.freedom import Freedom, LayerFreedom, ParameterFreedom
 
-__all__ = ["Freedom", "LayerFreedom", "analyse", "movements"]
+__all__ = ["Freedom", "LayerFreedom", "ParameterFreedom", "analyse", "movements"]

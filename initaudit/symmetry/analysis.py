@@ -9,7 +9,7 @@ import numpy as np
 
 from initaudit.graph.view import View, sound
 from initaudit.symmetry.engine import Unread, Walk
-from initaudit.symmetry.freedom import Freedom, LayerFreedom
+from initaudit.symmetry.freedom import Freedom, LayerFreedom, ParameterFreedom
 from initaudit.symmetry.moving import Moving
 from initaudit.symmetry.moving import Walk as Moves
 from initaudit.symmetry.labels import Labels, TooMany
@@ -25,17 +25,47 @@ def analyse(graph: Graph, layers: Sequence[Layer], frozen: Callable[[Tensor], bo
         layers: whose units to tell.
         frozen: whether a tensor is no trainable parameter; by default what is known to be a buffer.
     """
-    walk = Walk(View(sound(graph)), frozen or (lambda tensor: tensor.buffer))
+    kept = frozen or (lambda tensor: tensor.buffer)
+    found = movements(graph, kept)
+    parameters = tuple(p for p in (_parameter(graph.constants[name], m) for name, m in found.items()) if p is not None)
+    steps = max((max((step for step, _ in p.late), default=1) for p in parameters), default=1)
+    walk = Walk(View(sound(graph)), kept)
     walk.run()
     if not walk.stable:
-        return Freedom((None,) * len(layers), why="labels did not settle")
-    found = rows(walk)
+        return Freedom((None,) * len(layers), parameters, steps=steps, why="labels did not settle")
     keys = {name: tensor.identity for name, tensor in graph.constants.items()}
     by_key: dict[object, list[Labels]] = {}
-    for name, labels in found.items():
+    for name, labels in rows(walk).items():
         by_key.setdefault(keys[name], []).extend(labels)
-    made = tuple(_layer(layer, by_key.get(layer.weight.identity, [])) for layer in layers)
-    return Freedom(made, tuple(dict.fromkeys(walk.unread.values())), walk.rounds)
+    made = [_layer(layer, by_key.get(layer.weight.identity, [])) for layer in layers]
+    unread = tuple(dict.fromkeys(walk.unread.values()))
+    return Freedom(_started(made), parameters, unread, walk.rounds, steps)
+
+
+def _started(found: Sequence[LayerFreedom | None]) -> tuple[LayerFreedom | None, ...]:
+    """Say where ties begin: at the first of layers with ties, one after the other."""
+    out: list[LayerFreedom | None] = []
+    start = ""
+    for one in found:
+        if one is not None:
+            start = (start or one.name) if one.classes else ""
+        out.append(replace(one, start=start) if one is not None and one.classes else one)
+    return tuple(out)
+
+
+def _parameter(tensor: Tensor, moving: Moving) -> ParameterFreedom | None:
+    shape = tensor.shape
+    step, cancelled, reach = (np.broadcast_to(a, shape) for a in (moving.step, moving.cancelled, moving.reach))
+    if bool((step == 1).all()) or not reach.any():
+        return None
+    late = tuple((s, int(np.count_nonzero(step == s))) for s in range(2, int(step.max(initial=0)) + 1))
+    never = reach & (step == 0)
+    steps = step[step > 0]
+    told = ParameterFreedom(
+        tensor.name, tensor.size, int(steps.min()) if steps.size else 0, tuple(pair for pair in late if pair[1]),
+        int(np.count_nonzero(never & ~cancelled)), int(np.count_nonzero(never & cancelled)),
+    )  # fmt: skip
+    return told if told.late or told.dead or told.cancelled else None
 
 
 def _layer(layer: Layer, found: Sequence[Labels]) -> LayerFreedom | None:

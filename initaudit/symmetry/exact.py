@@ -1,9 +1,9 @@
 """Sums of weights over classes of units, exact whatever their order.
 
 Two units are tied only if their sums are equal, and rounding must neither join nor part them. So a weight is written as
-whole numbers of 20 bits at fixed places, and multiplied with a few random whole numbers per class, each of 12 bits:
-products and sums stay below 2^53, where float64 is exact, and a matrix product does the work. Two different vectors of
-sums over classes agree in all the products by chance with a probability of 2^-72.
+whole numbers of 20 bits at fixed places, and multiplied with three random whole numbers per class, each of 20 bits:
+products and sums of 4096 of them stay below 2^53, where float64 is exact, and a matrix product does the work. Two
+different vectors of sums over classes agree in all the products by chance with a probability of about 2^-60.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from initaudit.symmetry.labels import chained, mix
 from initaudit.types import Array
 
 _BITS = 20
-_RANDOM = 12
-_COLUMNS = 6
+_RANDOM = 20
+_COLUMNS = 3
 _CHUNK = 1 << 21  # elements of a weight at a time
-_LONG = 1 << 20  # terms of a sum that surely stays exact
+_LONG = 1 << 12  # terms of a sum that surely stays exact
+_FAR = 40  # places from which powers of two no longer fit a number
 _U = np.uint64
 
 
@@ -65,16 +66,21 @@ def _sums(weight: Array, factors: Array) -> dict[int, Array]:
     for start in range(0, weight.shape[2], _LONG):
         part = weight[:, :, start : start + _LONG].astype(np.float64)
         own = factors[:, start : start + _LONG]
-        largest = float(np.abs(part).max())
+        largest = max(float(part.max()), -float(part.min()))
         if not np.isfinite(largest):
             raise NotFinite
         place = _place(largest)
         while largest:
-            digits = np.trunc(np.ldexp(part, -_BITS * place))
-            part -= np.ldexp(digits, _BITS * place)
+            digits = np.ldexp(part, -_BITS * place) if abs(place) > _FAR else part * 2.0 ** (-_BITS * place)
+            np.trunc(digits, out=digits)
             found = np.rint(digits @ own).astype(np.int64)
             sums[place] = sums[place] + found if place in sums else found
-            largest = float(np.abs(part).max())
+            if abs(place) > _FAR:
+                digits = np.ldexp(digits, _BITS * place)
+            else:
+                digits *= 2.0 ** (_BITS * place)
+            part -= digits
+            largest = max(float(part.max()), -float(part.min()))
             place = min(place - 1, _place(largest))
     return sums
 
@@ -103,10 +109,10 @@ def _digits(sums: dict[int, Array], shape: tuple[int, ...]) -> tuple[Array, Arra
     out = np.zeros(shape, _U)
     low, high = min(sums), max(sums)
     place = low
-    while place <= high + 3:  # three more hold the 53 bits of a sum
+    while place <= high + 4:  # what is carried beyond the highest: a sum is below 2^63
         if place not in sums and not carry.any():
             later = [p for p in sums if p > place]
-            place = min(later) if later else high + 4
+            place = min(later) if later else high + 5
             continue
         now = carry + sums.get(place, 0)
         digit = now & ((1 << _BITS) - 1)

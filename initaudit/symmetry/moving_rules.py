@@ -579,6 +579,9 @@ class Weighed:
                 total = (up @ finite[0] + down @ finite[1])[..., 0]
                 more = (up @ endless[0] - down @ endless[1])[..., 0] > 0
                 ends.append((total, more))
+            low[:, r : r + step], high[:, r : r + step] = -np.inf, np.inf
+            if bool((free | (ends[0][1] & ends[1][1])).all()):
+                continue
             size = (np.abs(part) @ np.maximum(np.abs(finite[0]), np.abs(finite[1])))[..., 0]
             fixed = ((self.low == self.high)[:, None] | (part == 0)).all(2) & ~free
             below, above = self._signs(part, x)
@@ -798,6 +801,8 @@ def _pairs_back(d: Grad, ol: str, other: Zone, yl: str, xl: str, shape: Sequence
     gone = tuple(k for k, q in enumerate(order) if q not in xl)
     live = alive_.any(gone) if gone else alive_
     still = bool(other.fixed.all())
+    wide = np.broadcast_shapes(other.low.shape, other.fixed.shape)
+    same = {q for k, q in enumerate(yl) if wide[k] == 1} | (set(ol) - set(yl))  # along these it is one number
     sums, cancelled = [], False
     for one, where in d.sums:
         letters = {ol[k] for k in one}
@@ -805,12 +810,11 @@ def _pairs_back(d: Grad, ol: str, other: Zone, yl: str, xl: str, shape: Sequence
             continue
         if letters <= set(xl) and not letters & set(yl):
             sums.append((frozenset(xl.index(q) for q in letters), np.ones((1,) * len(xl), bool)))
-        elif still and not letters & set(xl):
+        elif still and not letters & set(xl) and letters <= same:
             cancelled = True
     even = set()
     if still:  # the other is the same at all places: so is what comes back, along places of its own
-        even = {k for k, q in enumerate(xl) if q in yl and q not in ol and other.low.shape[yl.index(q)] == 1}
-        even |= {k for k, q in enumerate(xl) if q in yl and other.low.shape[yl.index(q)] == 1 and q not in ol}
+        even = {k for k, q in enumerate(xl) if q in yl and q not in ol and q in same}
     if cancelled:
         live = np.zeros_like(live)
     return Grad(live, tuple(shape), tuple(sums), frozenset(even))

@@ -64,6 +64,10 @@ def _sub(c: Case) -> Step:
 @op("mul")
 def _mul(c: Case) -> Step:
     x, y = c.labels(0), c.labels(1)
+    rank = max(x.rank, y.rank)
+    for place, own in ((0, x), (1, y)):
+        if c.weight(place) is not None and c.moves(1 - place):  # a scale: its units are those of what it makes
+            c.used(place, {k: rank - own.rank + k for k in range(own.rank)})
     return product(x, y)
 
 
@@ -93,6 +97,30 @@ def _prelu(c: Case) -> Step:
         return {0: reduced(combined((d[0], x, slope), "prelu back"), x.shape), 1: reshaped(own, shape)}
 
     return Step((out,), back)
+
+
+@op("weight_norm")
+def _weight_norm(c: Case) -> Step:
+    """A direction and its length: every row of one output unit is divided by its norm."""
+    v, g = c.labels(0), c.labels(1)
+    axis = c.integer("axis", 0) % v.rank
+    if c.attrs.get("p") is not None:
+        raise Unread
+
+    def over(x: Labels) -> Labels:
+        for a in range(x.rank):
+            if a != axis:
+                x = x.summed(a)
+        return x
+
+    length = over(v)
+    out = combined((v, length, g), "weight_norm")
+
+    def back(d: Sequence[Labels]) -> Mapping[int, Given]:
+        mine = combined((d[0], v, length, g), "weight_norm back")
+        return {0: combined((mine, over(mine)), "weight_norm back"), 1: reduced(mine, g.shape)}
+
+    return Step((out, *([None] * (len(c.node.outputs) - 1))), back)
 
 
 @op("glu")

@@ -411,12 +411,22 @@ def _conv_transpose(c: Case) -> Step:
     return _convolved(c, turned=True)
 
 
+class Computed(Weight):
+    """A weight that is computed from parameters: only its labels are known."""
+
+
+def _computed(x: Labels) -> Computed:
+    return Computed(_no_numbers, x.shape, (x,))
+
+
+def _no_numbers() -> Array:
+    raise Unread
+
+
 def _convolved(c: Case, *, turned: bool) -> Step:
     """A convolution is a product per group, over channels and the places of its kernel."""
-    x, weight = c.labels(0), c.weight(1)
+    x, weight = c.labels(0), c.weight(1) or _computed(c.labels(1))
     groups = c.integer("group", 1)
-    if weight is None:
-        raise Unread
     space = len(weight.shape) - 2
     bare = x.rank == space + 1
     first = 0 if bare else 1
@@ -436,15 +446,20 @@ def _convolved(c: Case, *, turned: bool) -> Step:
         cut = (groups, weight.shape[0] // groups, weight.shape[1], kernel)
         order = "gcik"
         units = weight.shape[0]
-    own = Weight(lambda: weight.numbers().reshape(cut), cut, tuple(reshaped(f, cut) for f in weight.factors))
+    cut_up = tuple(reshaped(f, cut) for f in weight.factors)
+    own = None if isinstance(weight, Computed) else Weight(lambda: weight.numbers().reshape(cut), cut, cut_up)
     lead = "b" if first else ""
     places = string.ascii_uppercase[:space]
     apart = reshaped(x, (*shape[:first], groups, ins // groups, *shape[first + 1 :]))
     there = apart.added(apart.rank, kernel, free=True)
     tag = [(k, v) for k, v in sorted(c.attrs.items()) if k in ("strides", "pads", "dilations", "auto_pad")]
-    made, back = contracted(
-        there, f"{lead}gi{places}k", own, order, f"{lead}gc{places}", "conv", turned, str(tag), kernel, weight.shape[2:]
-    )
+    letters = f"{lead}gi{places}k", order, f"{lead}gc{places}"
+    told = ("conv", turned, str(tag), kernel, weight.shape[2:])
+    back: Back | Pairs
+    if own is not None:
+        made, back = contracted(there, letters[0], own, letters[1], letters[2], *told)
+    else:
+        made, back = paired(there, letters[0], cut_up[0], letters[1], letters[2], *told)
     made = reshaped(made, (*shape[:first], units, *shape[first + 1 :]))
     out = resized(made, first + 1, outs[first + 1 :])
     c.used(1, {1 if turned else 0: first}, groups=groups if turned else 1)
@@ -462,11 +477,12 @@ def _convolved(c: Case, *, turned: bool) -> Step:
         return reshaped(d, (*shape[:first], groups, units // groups, *shape[first + 1 :]))
 
     def signal(d: Labels) -> Labels:
-        found = back.signal(split(d))  # (b) g i places k: the kernel's places are summed over by what they are
+        found = back.signal(split(d)) if isinstance(back, Back) else back.first(split(d))  # (b) g i places k: the kernel's places are summed over by what they are
         return reshaped(forgotten(found, found.rank - 1), shape)
 
     def factors(d: Labels) -> list[Labels]:
-        return [reshaped(f, weight.shape) for f in back.factors(split(d))]
+        given = back.factors(split(d)) if isinstance(back, Back) else [back.second(split(d))]
+        return [reshaped(f, weight.shape) for f in given]
 
     return finished(out, {0: signal, 1: factors}, biases)
 

@@ -34,14 +34,25 @@ def _own(walk: Walk, use: Use) -> tuple[str, Labels] | None:
     labels = _rows(walk, use, weight.shape)
     while name not in walk.view.graph.constants:  # through what turned or cut it
         at = walk.view.producer.get(name)
-        if at is None or not isinstance(walk.values.get(name), Weight):
+        if at is None:
             return None
         node = walk.view.nodes[at]
+        if not isinstance(walk.values.get(name), Weight):  # computed from parameters: the one of its shape stands for it
+            like = [n for n in node.inputs if n and _shape(walk, n) == labels.shape and n in walk.view.fixed]
+            if not like:
+                return None
+            name = like[0]
+            continue
         given = [labels if out == name else even((), np.uint64(0)) for out in node.outputs]
         found = walk.steps[at].back(given)[0]
         labels = found if isinstance(found, Labels) else combined(found, "rows")
         name = node.inputs[0]
     return name, labels
+
+
+def _shape(walk: Walk, name: str) -> tuple[int, ...] | None:
+    value = walk.values.get(name) or walk.value(name)
+    return value.shape if value is not None else None
 
 
 def _rows(walk: Walk, use: Use, shape: Sequence[int]) -> Labels:
