@@ -101,14 +101,18 @@ def truth(net: Net, module: nn.Module, seed: int) -> dict[str, int]:
     for name, part in module.named_modules():
         axes = _UNITS.get(type(part))
         if axes is not None:
-            def hook(_m, _x, out, name=name, axes=axes):  # noqa: ANN001, ANN202
+
+            def hook(_m, _x, out, name=name, axes=axes):
                 found[f"{name}.weight"] = distinct(out.detach(), axes)
+
             hooks.append(part.register_forward_hook(hook))
         elif isinstance(part, nn.RNNBase):
-            def hook(_m, _x, out, name=name, part=part):  # noqa: ANN001, ANN202
+
+            def hook(_m, _x, out, name=name, part=part):
                 gates = {"LSTM": 4, "GRU": 3}.get(part.mode, 1)
                 for which in ("ih", "hh"):
                     found[f"{name}.weight_{which}_l0"] = gates * distinct(out[0].detach(), (-1,))
+
             hooks.append(part.register_forward_hook(hook))
     with torch.no_grad():
         module(net.inputs(g, 24))

@@ -7,6 +7,7 @@ kept while the weights are not (`shuffle`), and one side of a plant may be left 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -44,7 +45,7 @@ class Dense(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList()
         self.norms = nn.ModuleList()
-        for a, b in zip(sizes, sizes[1:-1], strict=False):
+        for a, b in itertools.pairwise(sizes[:-1]):
             self.layers.append(nn.Linear(a, 2 * b if gated else b))
             self.norms.append(
                 nn.LayerNorm(b) if norm == "layer" else nn.BatchNorm1d(b) if norm == "batch"
@@ -54,6 +55,7 @@ class Dense(nn.Module):
         self.act, self.residual, self.gated = _ACTS[act](), residual, gated
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run."""
         for layer, norm in zip(self.layers, self.norms, strict=True):
             y = layer(x)
             y = torch.nn.functional.glu(y, -1) if self.gated else y
@@ -76,7 +78,7 @@ def dense(rng: np.random.Generator) -> Net:
         lambda g, n: torch.randn(n, sizes[0], generator=g, dtype=torch.float64),
     )
     names = ["in", *(f"h{0 if residual else k}" for k in range(depth)), "out"]
-    for k, (a, b) in enumerate(zip(names, names[1:-1], strict=False)):
+    for k, (a, b) in enumerate(itertools.pairwise(names[:-1])):
         own = b
         if gated:
             own = f"{b}x2"
@@ -105,6 +107,7 @@ class Image(nn.Module):
         self.act = _ACTS[act]()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run."""
         x = self.act(self.norm(self.stem(x)))
         x = x + self.act(self.mid_norm(self.mid(x)))
         x = nn.functional.avg_pool2d(self.deep(x), 2)
@@ -148,6 +151,7 @@ class Recurrent(nn.Module):
         self.head = nn.Linear(h, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run."""
         return self.head(self.cell(x)[0][:, -1])
 
 
@@ -182,6 +186,7 @@ class Block(nn.Module):
         self.act = _ACTS[act]()
 
     def attend(self, x: torch.Tensor) -> torch.Tensor:
+        """Attend."""
         q, k, v = self.qkv(x).chunk(3, -1) if self.fused else (self.q(x), self.k(x), self.v(x))
         b, t, d = x.shape
         q, k, v = (y.view(b, t, self.heads, d // self.heads).transpose(1, 2) for y in (q, k, v))
@@ -192,6 +197,7 @@ class Block(nn.Module):
         return self.o(y.transpose(1, 2).reshape(b, t, d))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run."""
         if self.before:
             x = x + self.attend(self.one(x))
             return x + self.thin(self.act(self.wide(self.two(x))))
@@ -213,6 +219,7 @@ class Transformer(nn.Module):
             self.head.weight = self.tokens.weight
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Run."""
         x = self.tokens(ids) + self.places
         for block in self.blocks:
             x = block(x)
@@ -263,6 +270,7 @@ class Stack(nn.Module):
         self.weight = nn.Parameter(torch.randn(e, i, o) / i**0.5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run."""
         return torch.einsum("bi,eio->beo" if x.dim() == 2 else "bei,eio->beo", x, self.weight)
 
 
@@ -276,6 +284,7 @@ class Experts(nn.Module):
         self.head, self.act = nn.Linear(d, 3), _ACTS[act]()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run."""
         x = torch.tanh(self.stem(x))
         odds = torch.softmax(self.router(x), -1)
         y = self.down(self.act(self.up(x)))
@@ -326,7 +335,15 @@ def plant(net: Net, kind: str, rng: np.random.Generator) -> None:
         generators = [move for n in chosen for move in _moves(net, n, kind, rng)]
         skip = None
         if kind == "one-sided":
-            skip = str(rng.choice([p for p in own if not p.endswith(".k.bias") and any(_base(net, a) in chosen for a in net.axes.get(p, ()))]))
+            skip = str(
+                rng.choice(
+                    [
+                        p
+                        for p in own
+                        if not p.endswith(".k.bias") and any(_base(net, a) in chosen for a in net.axes.get(p, ()))
+                    ]
+                )
+            )
         _tie(net, {k: v for k, v in own.items() if k != skip}, generators)
         if kind == "sums":
             _shuffle(net, own, generators, rng)

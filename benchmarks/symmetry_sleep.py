@@ -35,6 +35,7 @@ class Adapted(nn.Module):
         self.base, self.down, self.up = nn.Linear(i, o), nn.Linear(i, r, bias=False), nn.Linear(r, o, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run."""
         return self.base(x) + 0.5 * self.up(self.down(x))
 
 
@@ -54,6 +55,7 @@ class Gates(nn.Module):
         self.head = nn.Linear(d, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run."""
         c = x
         x = torch.tanh(self.stem(x))
         for k, inner in enumerate(self.ins):
@@ -78,6 +80,7 @@ class Switched(nn.Module):
         self.one, self.two, self.head = nn.Linear(i, a), nn.Linear(a, b), nn.Linear(b, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run."""
         return self.head(torch.relu(self.two(torch.sigmoid(self.one(x)))))
 
 
@@ -109,11 +112,7 @@ def plant(net: Net, rng: np.random.Generator) -> None:
         for name, p in net.module.named_parameters():
             p.copy_(torch.round(p * 2.0**10) / 2.0**10)  # means of what is the same everywhere are then exact
             draw = rng.random()
-            if p.dim() > 1 and draw < 0.18:
-                p.zero_()
-            elif p.dim() == 1 and draw < 0.3:
-                p.zero_()
-            elif p.dim() == 0 and draw < 0.4:
+            if (p.dim() > 1 and draw < 0.18) or (p.dim() == 1 and draw < 0.3) or (p.dim() == 0 and draw < 0.4):
                 p.zero_()
             elif p.dim() > 1 and draw < 0.26:
                 p[torch.from_numpy(rng.choice(p.shape[0], 2))] = 0.0
@@ -131,10 +130,10 @@ def gradients(module: nn.Module, x: torch.Tensor, target: torch.Tensor, weigh: t
 
 
 def woken(net: Net, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return, by parameter, the step at which each element first gets a gradient, and any number at all; 0 for never.
+    """Return, by parameter, when each element first gets a gradient, and any number at all; 0 for never.
 
-    What rounding leaves of terms that cancel is no gradient: it is another number with the batch in another order, or in
-    float32.
+    What rounding leaves of terms that cancel is no gradient: it is another number with the batch in another order, or
+    in float32.
     """
     module = copy.deepcopy(net.module).train()
     g = torch.Generator().manual_seed(seed)
@@ -200,7 +199,9 @@ def one(family: str, seed: int) -> tuple[list[str], int]:
         off &= ~small
         if off.any():
             at = tuple(int(v) for v in np.argwhere(off)[0])
-            wrong.append(f"{name}{list(truth.shape)}: {int(off.sum())} off, as at {at}: {mine_step[at]} told, {truth[at]} true")
+            wrong.append(
+                f"{name}{list(truth.shape)}: {int(off.sum())} off, as at {at}: {mine_step[at]} told, {truth[at]} true"
+            )
     return wrong, hidden
 
 

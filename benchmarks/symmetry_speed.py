@@ -2,8 +2,8 @@
 
     python -m benchmarks.symmetry_speed [--most MILLIONS]
 
-Chains of linear layers and ReLUs, of 1 M parameters to 500 M, with weights in float32 and a few tied units; each runs in
-a process of its own. A straight line through the origin means linear time.
+Chains of linear layers and ReLUs, of 1 M parameters to 500 M, with weights in float32; each in a process of its own. A
+straight line through the origin means linear time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ SIZES = ((1, 512), (4, 1024), (16, 2048), (64, 4096), (128, 4096), (256, 4096), 
 def chain(millions: float, width: int) -> tuple[Graph, list[Layer]]:
     """Return a chain of linear layers; all weights are views of one array, each at a place of its own."""
     count = max(2, round(millions * 1e6 / width**2))
-    base = np.random.default_rng(0).standard_normal(width * width + 97 * count, dtype=np.float32) / np.float32(width**0.5)
+    base = np.random.default_rng(0).standard_normal(width * width + 97 * count, dtype=np.float32) / np.float32(
+        width**0.5
+    )
     nodes, constants, layers, shapes = [], {}, [], {}
     at = "x"
     for k in range(count):
@@ -69,7 +71,9 @@ def main() -> None:
         process.start()
         size, seconds, layers, rounds = queue.get()
         process.join()
-        print(f"| {size / 1e6:.0f} M | {seconds:.1f} | {seconds / size * 1e8:.1f} | {layers:.1f} | {rounds} |", flush=True)
+        print(
+            f"| {size / 1e6:.0f} M | {seconds:.1f} | {seconds / size * 1e8:.1f} | {layers:.1f} | {rounds} |", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -2,9 +2,15 @@
 
 from initaudit.symmetry import (  # noqa: F401  they fill the tables
     attention,
+    convolutions,
+    joins,
     moves,
+    moving_convolutions,
+    moving_each,
+    moving_moves,
+    moving_norms,
+    moving_products,
     moving_recurrent,
-    moving_rules,
     norms,
     pointwise,
     products,

@@ -10,9 +10,9 @@ import numpy as np
 from initaudit.graph.view import View, sound
 from initaudit.symmetry.engine import Unread, Walk
 from initaudit.symmetry.freedom import Freedom, LayerFreedom, ParameterFreedom
+from initaudit.symmetry.labels import Labels, TooMany
 from initaudit.symmetry.moving import Moving
 from initaudit.symmetry.moving import Walk as Moves
-from initaudit.symmetry.labels import Labels, TooMany
 from initaudit.symmetry.rows import rows, units
 from initaudit.types import Array, Graph, Layer, Tensor
 
@@ -74,7 +74,7 @@ def _layer(layer: Layer, found: Sequence[Labels]) -> LayerFreedom | None:
     if not fitting or len(layer.axes) != len(shape):
         return None
     try:
-        labels = units(fitting, layer.axes, shape)
+        labels = units(fitting, layer.axes, shape, layer.groups)
     except (Unread, TooMany):
         return None
     return LayerFreedom(layer.name, len(labels), len(np.unique(labels)), classes(labels))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import string
 from collections.abc import Mapping, Sequence
 
+from initaudit.symmetry.combining import added, combined, reduced, reshaped, spread
 from initaudit.symmetry.engine import Case, Given, Step, Unread, op
-from initaudit.symmetry.labels import Labels, added, combined
+from initaudit.symmetry.labels import Labels
 from initaudit.symmetry.norms import normed
 from initaudit.symmetry.products import paired
 
@@ -20,8 +21,6 @@ def _attention(c: Case) -> Step:
     times = 1
     repeated = None
     if q.rank > 2 and q.shape[-3] != k.shape[-3]:  # grouped queries
-        from initaudit.symmetry.labels import reshaped, reduced, spread  # noqa: PLC0415
-
         times = q.shape[-3] // k.shape[-3]
 
         def repeated(x: Labels) -> Labels:
@@ -52,8 +51,6 @@ def _attention(c: Case) -> Step:
             dk, dv = back_to(dk, own_k), back_to(dv, own_v)
         found: dict[int, Given] = {0: one.first(inner), 1: dk, 2: dv}
         if mask is not None:
-            from initaudit.symmetry.labels import reduced  # noqa: PLC0415
-
             found[3] = reduced(inner, mask.shape)
         return found
 

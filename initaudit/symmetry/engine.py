@@ -27,18 +27,9 @@ import numpy as np
 
 from initaudit.errors import InitauditError
 from initaudit.graph.view import View
+from initaudit.symmetry.combining import added, combined
 from initaudit.symmetry.exact import NotFinite
-from initaudit.symmetry.labels import (
-    Labels,
-    TooMany,
-    added,
-    combined,
-    dense,
-    even,
-    free,
-    of_numbers,
-    word,
-)
+from initaudit.symmetry.labels import ZERO, Labels, TooMany, dense, even, free, of_numbers, word
 from initaudit.types import Array, Node, Tensor
 
 _MOST_ROUNDS = 300
@@ -275,7 +266,7 @@ class Walk:
             except _FAULTS as fault:
                 del self.uses[mark:]
                 step = self._unknown(at, node)
-                self.unread[at] = node.op if isinstance(fault, Unread) else f"{node.op} ({type(fault).__name__}: {fault})"
+                self.unread[at] = node.op if isinstance(fault, Unread) else f"{node.op}: {type(fault).__name__}"
             self.steps[at] = step
             for name, out in zip(node.outputs, step.outs, strict=False):
                 if name:
@@ -302,9 +293,9 @@ class Walk:
             with np.errstate(all="ignore"):
                 try:
                     given = [self.gradient(name) for name in node.outputs]
-                    found = self.steps[at].back([even((), np.uint64(0)) if g is None else g for g in given])
+                    found = self.steps[at].back([even((), ZERO) if g is None else g for g in given])
                 except _FAULTS as fault:
-                    self.unread[at] = f"{node.op}, backward ({type(fault).__name__}: {fault})"
+                    self.unread[at] = f"{node.op}, backward: {type(fault).__name__}"
                     found = self._unknown(at, node).back([])
             for place, grad in found.items():
                 name = node.inputs[place] if place < len(node.inputs) else ""
@@ -319,7 +310,7 @@ class Walk:
         if value is None:
             return None
         if not given:
-            return even(value.shape, np.uint64(0))
+            return even(value.shape, ZERO)
         if isinstance(value, Weight):
             return [one for grad in given for one in ((grad,) if isinstance(grad, Labels) else grad)]
         return added([one if isinstance(one, Labels) else combined(one, "joint") for one in given])
@@ -369,7 +360,5 @@ def _keys(constants: Mapping[str, Tensor]) -> tuple[dict[str, str], frozenset[st
     for name, tensor in constants.items():
         out[name] = names.setdefault(tensor.identity, name)
         storages.setdefault(tensor.storage or tensor.name, set()).add(tensor.identity)
-    odd = {
-        out[name] for name, tensor in constants.items() if len(storages[tensor.storage or tensor.name]) > 1
-    }
+    odd = {out[name] for name, tensor in constants.items() if len(storages[tensor.storage or tensor.name]) > 1}
     return out, frozenset(odd)

@@ -100,7 +100,7 @@ def _labels(sums: dict[int, Array], sets: int) -> Array:
     with np.errstate(over="ignore"):
         found = np.where(negative, mix(other) + _U(1), total).reshape(*shape[:-1], sets, _COLUMNS)
         column = mix(np.arange(_COLUMNS, dtype=_U))
-        return np.moveaxis(mix(np.sum(mix(found + column), axis=-1, dtype=_U)), -1, 0)
+        return np.moveaxis(mix(np.asarray(np.sum(mix(found + column), axis=-1, dtype=_U))), -1, 0)
 
 
 def _digits(sums: dict[int, Array], shape: tuple[int, ...]) -> tuple[Array, Array]:

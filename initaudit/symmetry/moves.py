@@ -9,22 +9,34 @@ from typing import Any
 
 import numpy as np
 
+from initaudit.symmetry.combining import added, combined, reshaped, spread
 from initaudit.symmetry.engine import Case, Given, Step, Unread, Value, Weight, op
-from initaudit.symmetry.labels import Labels, added, chained, combined, reduced, reshaped, spread, word
+from initaudit.symmetry.labels import Labels, dense, mix
 from initaudit.types import Array
 
 Change = Callable[[Labels], Labels]
 
 
-def moved(x: Value, up: Change, down: Change, numbers: Callable[[Array], Array]) -> Step:
-    """Return a step that moves the elements of its first operand, a weight's with its numbers."""
+def moved(x: Value, up: Change, down: Change, numbers: Callable[[Array], Array], support: Labels | None = None) -> Step:
+    """Return a step that moves the elements of its first operand, a weight's with its numbers.
+
+    Args:
+        x: the operand.
+        up: what becomes of labels.
+        down: and on the way back.
+        numbers: what becomes of numbers.
+        support: of a weight that is not taken as a whole, labels of what is.
+    """
     if isinstance(x, Weight):
         made: Value = Weight(lambda: numbers(x.numbers()), _shape(x, numbers), tuple(up(f) for f in x.factors))
     else:
         made = up(x)
 
     def back(d: Sequence[Any]) -> Mapping[int, Given]:
-        return {0: down(d[0]) if isinstance(d[0], Labels) else [down(one) for one in d[0]]}
+        if isinstance(d[0], Labels) and support is None:
+            return {0: down(d[0])}
+        given = [down(one) for one in ((d[0],) if isinstance(d[0], Labels) else d[0])]
+        return {0: given if support is None else [*given, support]}
 
     return Step((made,), back)
 
@@ -154,14 +166,12 @@ def put(d: Labels, axis: int, index: Array, size: int, *, is_free: bool, weight:
     shape = list(whole.data.shape)
     shape[at] = size
     data = np.zeros(shape, np.uint64)
-    where = (slice(None),) * at
+    where: tuple[Any, ...] = (*[slice(None)] * at, index)
     if len(np.unique(index)) == len(index):
-        data[(*where, index)] = whole.data
+        data[where] = whole.data
     else:
-        from initaudit.symmetry.labels import mix  # noqa: PLC0415
-
         with np.errstate(over="ignore"):
-            np.add.at(data, (*where, index), mix(whole.data))
+            np.add.at(data, where, mix(whole.data))
     return Labels(data, (*whole.sizes[:at], size, *whole.sizes[at + 1 :]), whole.free, whole.groups)
 
 
@@ -174,12 +184,20 @@ def _taken(x: Value, axis: int, index: Array, *, keep: bool = True) -> Step:
         return put(wide, axis, index, size, is_free=is_free, weight=isinstance(x, Weight))
 
     def numbers(values: Array) -> Array:
-        piece = index if keep else int(index[0])
+        piece: Any = index if keep else int(index[0])
         if keep and len(index) and np.array_equal(index, np.arange(index[0], index[0] + len(index))):
             piece = slice(int(index[0]), int(index[0]) + len(index))
         return values[(*(slice(None),) * axis, piece)]
 
-    return moved(x, lambda v: taken(v, axis, index, keep=keep), down, numbers)
+    support = None
+    if isinstance(x, Weight) and not np.array_equal(index, np.arange(size)):
+        marks = np.bincount(index, minlength=size).astype(np.uint64)
+        support = dense(marks)
+        for a in reversed(range(axis)):
+            support = support.added(0, x.shape[a])
+        for a in range(axis + 1, len(x.shape)):
+            support = support.added(a, x.shape[a])
+    return moved(x, lambda v: taken(v, axis, index, keep=keep), down, numbers, support)
 
 
 def _chain(x: Value, steps: Sequence[Callable[[Value], Step]]) -> Step:
@@ -336,168 +354,3 @@ def _by_value(c: Case, axis: int) -> Step:
         return {0: own.added(axis, size, free=True)}
 
     return Step((out,), back)
-
-
-# ---- several values, and copies
-
-
-@op("concat")
-def _concat(c: Case) -> Step:
-    places = [k for k, name in enumerate(c.node.inputs) if name]
-    values = [c.value(k) for k in places]
-    xs = [v.labels() if isinstance(v, Weight) else v for v in values]
-    stacks = bool(c.attrs.get("new_axis"))
-    rank = xs[0].rank + stacks
-    axis = c.integer("axis", 0) % rank
-    if stacks:
-        xs = [x.added(axis) for x in xs]
-    sizes = [x.shape[axis] for x in xs]
-    shape = list(xs[0].shape)
-    shape[axis] = sum(sizes)
-    starts = np.cumsum([0, *sizes])
-    units = [x for k, x in zip(places, xs, strict=True) if c.moves(k) and not x.is_free(axis) and x.shape[axis] > 1]
-    is_free = any(x.is_free(axis) for x in xs) and not any(not x.is_even(axis) for x in units)
-    if is_free:
-        parts = [x.freed(axis).as_free(axis, 1) for x in xs]
-        out = combined(parts, "concat", axis, stacks).as_free(axis, shape[axis])
-    else:
-        out = _side_by_side(xs, axis)
-
-    def back(d: Sequence[Labels]) -> Mapping[int, Given]:
-        found: dict[int, Given] = {}
-        for k, place in enumerate(places):
-            piece = taken(d[0], axis, np.arange(starts[k], starts[k + 1]))
-            found[place] = piece.dropped(axis) if stacks else piece
-        return found
-
-    return Step((out,), back)
-
-
-def _side_by_side(xs: Sequence[Labels], axis: int) -> Labels:
-    """Return labels of values that are joined along an axis, an entry for each index there."""
-    thin = [x.dense(axis) for x in xs]
-    frees = [tuple(x.is_free(a) for a in range(x.rank)) for x in thin]
-    for a in range(thin[0].rank):
-        if a != axis and any(f[a] for f in frees):
-            thin = [x.freed(a) for x in thin]
-        elif a != axis:
-            thin = [x.whole(a) for x in thin]
-    at = [x.span(axis).start for x in thin]
-    rank = thin[0].data.ndim
-    if any(x.data.ndim != rank for x in thin) or len(set(at)) > 1:
-        thin = [x.dense(a) if not x.is_free(a) else x.whole(a) for x in thin for a in ()] or thin
-        raise Unread
-    wide = [max(x.data.shape[a] for x in thin) for a in range(rank)]
-    data = np.concatenate(
-        [np.broadcast_to(x.data, [x.data.shape[a] if a == at[0] else wide[a] for a in range(rank)]) for x in thin], at[0]
-    )
-    sizes = list(thin[0].sizes)
-    sizes[at[0]] = data.shape[at[0]]
-    return Labels(data, tuple(sizes), thin[0].free, thin[0].groups)
-
-
-@op("expand")
-def _expand(c: Case) -> Step:
-    x = c.labels(0)
-    shape = c.shape()
-    if shape is None or len(c.node.outputs) > 1:
-        raise Unread
-    return Step((spread(x, shape),), lambda d: {0: reduced(d[0], x.shape)})
-
-
-@op("tile")
-def _tile(c: Case) -> Step:
-    x = c.labels(0)
-    shape = c.shape()
-    if shape is None or c.attrs.get("axis") is not None or c.attrs.get("dim") is not None:
-        return _interleave(c, x)
-    before = (1,) * (len(shape) - x.rank) + x.shape
-    out = reshaped(x, before)
-    wide = [n for k in range(len(shape)) for n in (shape[k] // before[k], before[k])]
-    thin = [n for k in range(len(shape)) for n in (1, before[k])]
-    made = reshaped(spread(reshaped(out, thin), wide), shape).tagged("tile", shape)
-    return Step((made,), lambda d: {0: reshaped(reduced(reshaped(d[0], wide), thin), x.shape)})
-
-
-def _interleave(c: Case, x: Labels) -> Step:
-    shape = c.shape()
-    axis = c.attrs.get("axis", c.attrs.get("dim"))
-    if shape is None or not isinstance(axis, int) or len(shape) != x.rank:
-        raise Unread
-    axis %= x.rank
-    size = x.shape[axis]
-    times = shape[axis] // size
-    if times * size != shape[axis] or not isinstance(c.attrs.get("repeats"), int):
-        raise Unread
-    wide = (*x.shape[: axis + 1], times, *x.shape[axis + 1 :])
-    thin = (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :])
-    made = reshaped(spread(reshaped(x, thin), wide), shape).tagged("interleave", axis, shape)
-    return Step((made,), lambda d: {0: reshaped(reduced(reshaped(d[0], wide), thin), x.shape)})
-
-
-@op("pad")
-def _pad(c: Case) -> Step:
-    x = c.labels(0)
-    shape = c.shape()
-    if shape is None or len(shape) != x.rank:
-        raise Unread
-    before = x.shape
-    out = x
-    tag = word("pad", str(c.attrs.get("pads")), str(c.attrs.get("mode")), str(c.attrs.get("value")))
-    for axis in range(x.rank):
-        if shape[axis] == before[axis]:
-            continue
-        pads = c.attrs.get("pads")
-        if not (out.is_free(axis) or out.shape[axis] == 1) and isinstance(pads, (tuple, list)) and c.node.call:
-            k = 2 * (x.rank - 1 - axis)
-            first, last = int(pads[k]), int(pads[k + 1])
-            if min(first, last) < 0 or c.attrs.get("mode", "constant") != "constant":
-                raise Unread
-            whole = out.dense(axis)
-            at = whole.span(axis).start
-            amounts = [(first, last) if a == at else (0, 0) for a in range(whole.data.ndim)]
-            data = np.pad(whole.data, amounts, constant_values=tag)
-            out = Labels(data, (*whole.sizes[:at], shape[axis], *whole.sizes[at + 1 :]), whole.free, whole.groups)
-        else:
-            out = out.freed(axis).as_free(axis, shape[axis])
-    out = out.with_data(chained(out.data, tag))
-
-    def back(d: Sequence[Labels]) -> Mapping[int, Given]:
-        given = d[0]
-        for axis in range(x.rank):
-            if shape[axis] == before[axis]:
-                continue
-            if out.is_free(axis):
-                given = given.freed(axis).as_free(axis, before[axis])
-            else:
-                first = int(c.attrs["pads"][2 * (x.rank - 1 - axis)])
-                given = taken(given, axis, np.arange(first, first + before[axis]))
-        return {0: given.tagged("pad back")}
-
-    return Step((out,), back)
-
-
-@op("roll", "trilu", "reverse_sequence")
-def _within(c: Case) -> Step:
-    x = c.labels(0)
-    axes = c.attrs.get("axes", c.attrs.get("dims"))
-    if c.node.op == "trilu":
-        axes = (-1, -2)
-    axes = (axes,) if isinstance(axes, int) else axes
-    if not axes:
-        raise Unread
-    out = x
-    for a in axes:
-        if not (x.is_free(a) or x.shape[a] == 1):
-            raise Unread
-    tag = (c.node.op, str(sorted((k, repr(v)) for k, v in c.attrs.items() if not k.startswith("@"))))
-    for a in axes:
-        out = out.freed(a)
-
-    def back(d: Sequence[Labels]) -> Mapping[int, Given]:
-        given = d[0]
-        for a in axes:
-            given = given.freed(a)
-        return {0: given.tagged(*tag, "back")}
-
-    return Step((out.tagged(*tag),), back)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
+from initaudit.symmetry.combining import added, combined, reduced, reshaped, spread
+from initaudit.symmetry.convolutions import resized
 from initaudit.symmetry.engine import Case, Given, Step, Unread, op
-from initaudit.symmetry.labels import Labels, added, combined, even, reduced, reshaped, spread
+from initaudit.symmetry.labels import Labels
 from initaudit.symmetry.pointwise import settings
-from initaudit.symmetry.products import resized
 
 
 def normed(x: Labels, axes: Sequence[int], *tag: object) -> tuple[Labels, object]:
@@ -37,8 +36,12 @@ def scaled(c: Case, made: Labels, back: object, weight: int, bias: int, shape: S
             given = c.labels(place)
             parts[place] = (reshaped(given, shape) if shape is not None else given, given.shape)
     if weight in parts:
-        c.used(weight, {parts[weight][0].rank - 1 - k: made.rank - 1 - k for k in range(parts[weight][0].rank)}
-               if shape is None else {0: made.rank - len(shape)})
+        c.used(
+            weight,
+            {parts[weight][0].rank - 1 - k: made.rank - 1 - k for k in range(parts[weight][0].rank)}
+            if shape is None
+            else {0: made.rank - len(shape)},
+        )
     out = combined((made, parts[weight][0]), "scaled") if weight in parts else made
     out = added((out, parts[bias][0])) if bias in parts else out
 
@@ -225,8 +228,3 @@ def _depth_to_space(c: Case) -> Step:
         return {0: reshaped(reshaped(own, steps).permuted(way), x.shape).tagged("depth to space", size, "back")}
 
     return Step((out,), back)
-
-
-def nothing(x: Labels) -> Labels:
-    """Return labels of a gradient that is zero."""
-    return even(x.shape, np.uint64(0))

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from initaudit.ops import OPS
-from initaudit.symmetry.engine import Case, Given, Step, Unread, Weight, known, op
-from initaudit.symmetry.labels import Labels, added, combined, dense, even, free, reduced, reshaped, spread, word
+from initaudit.symmetry.combining import added, combined, reduced, reshaped
+from initaudit.symmetry.engine import Case, Given, Step, Unread, Weight, op
+from initaudit.symmetry.labels import ZERO, Labels, dense, even, free, word
 
 _OTHERS = frozenset({"glu", "prelu", "bias_gelu", "bias_split_gelu", "composite", "add", "sum", "sub", "mul", "mean"})
 _ROUNDED = frozenset({  # no gradient passes
@@ -37,10 +38,8 @@ def _each(c: Case) -> Step:
 
     def back(d: Sequence[Labels]) -> Mapping[int, Given]:
         if c.node.op in _ROUNDED:
-            return {place: even(x.shape, np.uint64(0)) for place, x in given.items()}
-        return {
-            place: reduced(combined((d[0], *values), *tag, "back", place), x.shape) for place, x in given.items()
-        }
+            return {place: even(x.shape, ZERO) for place, x in given.items()}
+        return {place: reduced(combined((d[0], *values), *tag, "back", place), x.shape) for place, x in given.items()}
 
     return Step((out,), back)
 
@@ -131,7 +130,9 @@ def _glu(c: Case) -> Step:
         shape = list(x.shape)
         shape[axis] //= 2
         out = x.whole(axis).as_free(axis, shape[axis]).tagged("glu", axis)
-        return Step((out,), lambda d: {0: combined((d[0].freed(axis).as_free(axis, x.shape[axis]), x), "glu back", axis)})
+        return Step(
+            (out,), lambda d: {0: combined((d[0].freed(axis).as_free(axis, x.shape[axis]), x), "glu back", axis)}
+        )
     whole = x.dense(axis)
     at = whole.span(axis).start
     first, second = np.split(whole.data, 2, at)
@@ -173,7 +174,7 @@ def _cast(c: Case) -> Step:
     if isinstance(x, Weight) and not x.factors:
         return Step((x,), lambda d: {})
     out = c.labels(0).tagged("cast", str(to))
-    return Step((out,), lambda d: {0: even(out.shape, np.uint64(0))})
+    return Step((out,), lambda d: {0: even(out.shape, ZERO)})
 
 
 @op("source", "constant_of_shape", "constant", "range", "eye_like", "loop_index")
@@ -195,11 +196,3 @@ def _shape(c: Case) -> Step:
     if shape is None:
         raise Unread
     return Step((free(shape, word("shape", c.at)),), lambda d: {})
-
-
-def used() -> bool:
-    """Whether the table has these rules."""
-    return known("relu")
-
-
-__all__ = ["product", "settings", "spread"]

@@ -12,24 +12,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from initaudit.symmetry.combining import added, aligned, combined, reduced, reshaped
 from initaudit.symmetry.engine import Case, Given, Step, Unread, Value, Weight, op
 from initaudit.symmetry.exact import projected
-from initaudit.symmetry.labels import (
-    MOST,
-    Labels,
-    TooMany,
-    added,
-    aligned,
-    bag,
-    chained,
-    combined,
-    dense,
-    free,
-    reduced,
-    reshaped,
-    spread,
-    word,
-)
+from initaudit.symmetry.labels import MOST, Labels, TooMany, bag, chained, free, word
 from initaudit.types import Array
 
 _ROWS = 64  # sets of labels of one weight; more are told apart without looking
@@ -67,8 +53,10 @@ class _Sides:
         self.both: list[Array] = []
         for factor in weight.factors:
             data = _entries(_arranged(factor, letters, stack, rows, terms), groups)
-            where = self.both if data.shape[1] > 1 and data.shape[2] > 1 else (
-                self.terms if data.shape[2] > 1 else self.rows
+            where = (
+                self.both
+                if data.shape[1] > 1 and data.shape[2] > 1
+                else (self.terms if data.shape[2] > 1 else self.rows)
             )
             where.append(data)
 
@@ -80,17 +68,15 @@ class _Sides:
         own = chained(tag, x, *(f.reshape(1, f.shape[0], -1) for f in terms))
         parts = [bag(own, 2), projected(numbers, x)]
         parts += [f.reshape(1, f.shape[0], -1) for f in rows]
-        for f in self.both:
-            f = f.transpose(0, 2, 1) if turned else f
+        for both in self.both:
+            f = both.transpose(0, 2, 1) if turned else both
             if x.size * f.shape[1] > MOST:
                 raise TooMany
             parts.append(bag(chained(x[:, :, None, :], f[None]), 3)[..., 0])
         return np.broadcast_to(chained(tag, *parts), (len(x), *numbers.shape[:2]))
 
 
-def contracted(
-    x: Labels, xl: str, weight: Weight, wl: str, ol: str, *tag: object
-) -> tuple[Labels, "Back"]:
+def contracted(x: Labels, xl: str, weight: Weight, wl: str, ol: str, *tag: object) -> tuple[Labels, Back]:
     """Return labels of the product of a signal and a weight, and the way back.
 
     Raises:
@@ -137,7 +123,15 @@ class Back:
     ol: str
 
     def __init__(
-        self, weight: Weight, wl: str, stack: str, rows: str, terms: str, sets: str, sizes: Mapping[str, int], tag: Array
+        self,
+        weight: Weight,
+        wl: str,
+        stack: str,
+        rows: str,
+        terms: str,
+        sets: str,
+        sizes: Mapping[str, int],
+        tag: Array,
     ) -> None:
         self.weight, self.wl = weight, wl
         self.stack, self.rows, self.terms, self.sets = stack, rows, terms, sets
@@ -146,7 +140,7 @@ class Back:
 
     def label(self, x: Labels, count: int, *, turned: bool) -> Labels:
         """Return labels (sets, stack, other side) for (sets, stack, one side)."""
-        sets, stack = len(self.sets), len(self.stack)
+        sets = len(self.sets)
         for k in range(sets, x.rank):
             x = x.dense(k)
         atoms = sum(x.groups[:sets])
@@ -154,7 +148,7 @@ class Back:
         data = x.data.reshape(-1, size[0], size[1] if turned else size[2])
         numbers = self.weight.numbers().transpose([self.wl.index(a) for a in self.stack + self.rows + self.terms])
         sides = _Sides(self.weight, self.wl, self.stack, self.rows, self.terms)
-        made = sides.label(numbers.reshape(size), data, chained(self.tag, np.uint64(turned)), turned=turned)
+        made = sides.label(numbers.reshape(size), data, chained(self.tag, np.asarray(turned, np.uint64)), turned=turned)
         other = self.terms if turned else self.rows
         shape = [self.sizes[a] for a in self.stack + other]
         return Labels(
@@ -179,17 +173,18 @@ class Back:
             (_arranged(d, self.ol, self.sets, self.stack, self.rows), self.stack + self.rows, "rows"),
             (self.x, self.stack + self.terms, "terms"),
         ):
+            own, has = labels, letters
             for _ in self.sets:
-                labels = forgotten(labels, 0)
+                own = forgotten(own, 0)
             for a in self.wl:
-                if a not in letters:
-                    labels = labels.added(labels.rank, self.sizes[a])
-                    letters += a
-            out.append(_arranged(labels, letters, self.wl).tagged(side, int(self.tag)))
+                if a not in has:
+                    own = own.added(own.rank, self.sizes[a])
+                    has += a
+            out.append(_arranged(own, has, self.wl).tagged(side, int(self.tag)))
         return out
 
 
-def paired(a: Labels, al: str, b: Labels, bl: str, ol: str, *tag: object) -> tuple[Labels, "Pairs"]:
+def paired(a: Labels, al: str, b: Labels, bl: str, ol: str, *tag: object) -> tuple[Labels, Pairs]:
     """Return labels of the product of two values, each element the bag of pairs that it is the sum over.
 
     Raises:
@@ -212,12 +207,13 @@ class Pairs:
         inner = "".join(c for c in dict.fromkeys(al + bl) if c not in ol)
         order = ol + inner
         both = []
-        for x, letters in ((a, al), (b, bl)):
+        for given, letters in ((a, al), (b, bl)):
+            x, has = given, letters
             for c in order:
-                if c not in letters:
+                if c not in has:
                     x = x.added(x.rank)
-                    letters += c
-            both.append(_arranged(x, letters, order))
+                    has += c
+            both.append(_arranged(x, has, order))
         parts = aligned(both)
         size = math.prod(max(p.data.shape[k] for p in parts) for k in range(parts[0].data.ndim))
         if size > MOST:
@@ -392,107 +388,3 @@ def _embedding(c: Case) -> Step:
         return back.factors(d.added(0))
 
     return finished(out, {0: factors})
-
-
-def _places(c: Case, x: Labels, weight: Weight, first: int) -> tuple[int, ...]:
-    shape = c.shape()
-    if shape is None:
-        raise Unread
-    return shape[first:]
-
-
-@op("conv")
-def _conv(c: Case) -> Step:
-    return _convolved(c, turned=False)
-
-
-@op("conv_transpose")
-def _conv_transpose(c: Case) -> Step:
-    return _convolved(c, turned=True)
-
-
-class Computed(Weight):
-    """A weight that is computed from parameters: only its labels are known."""
-
-
-def _computed(x: Labels) -> Computed:
-    return Computed(_no_numbers, x.shape, (x,))
-
-
-def _no_numbers() -> Array:
-    raise Unread
-
-
-def _convolved(c: Case, *, turned: bool) -> Step:
-    """A convolution is a product per group, over channels and the places of its kernel."""
-    x, weight = c.labels(0), c.weight(1) or _computed(c.labels(1))
-    groups = c.integer("group", 1)
-    space = len(weight.shape) - 2
-    bare = x.rank == space + 1
-    first = 0 if bare else 1
-    shape = x.shape
-    outs = c.shape()
-    if outs is None or len(outs) != len(shape):
-        raise Unread
-    for k in range(first + 1, x.rank):
-        x = x.freed(k)
-    kernel = math.prod(weight.shape[2:])
-    ins = shape[first]
-    if turned:
-        cut = (groups, weight.shape[0] // groups, weight.shape[1], kernel)
-        order = "gick"
-        units = weight.shape[1] * groups
-    else:
-        cut = (groups, weight.shape[0] // groups, weight.shape[1], kernel)
-        order = "gcik"
-        units = weight.shape[0]
-    cut_up = tuple(reshaped(f, cut) for f in weight.factors)
-    own = None if isinstance(weight, Computed) else Weight(lambda: weight.numbers().reshape(cut), cut, cut_up)
-    lead = "b" if first else ""
-    places = string.ascii_uppercase[:space]
-    apart = reshaped(x, (*shape[:first], groups, ins // groups, *shape[first + 1 :]))
-    there = apart.added(apart.rank, kernel, free=True)
-    tag = [(k, v) for k, v in sorted(c.attrs.items()) if k in ("strides", "pads", "dilations", "auto_pad")]
-    letters = f"{lead}gi{places}k", order, f"{lead}gc{places}"
-    told = ("conv", turned, str(tag), kernel, weight.shape[2:])
-    back: Back | Pairs
-    if own is not None:
-        made, back = contracted(there, letters[0], own, letters[1], letters[2], *told)
-    else:
-        made, back = paired(there, letters[0], cut_up[0], letters[1], letters[2], *told)
-    made = reshaped(made, (*shape[:first], units, *shape[first + 1 :]))
-    out = resized(made, first + 1, outs[first + 1 :])
-    c.used(1, {1 if turned else 0: first}, groups=groups if turned else 1)
-    if bias := c.has(2):
-        out, biases = with_bias(c, out, 2, first)
-    else:
-        biases = {}
-    del bias
-
-    def split(d: Labels) -> Labels:
-        d = d.whole(first)
-        for k in range(first + 1, d.rank):
-            d = d.freed(k)
-        d = resized(d, first + 1, shape[first + 1 :])
-        return reshaped(d, (*shape[:first], groups, units // groups, *shape[first + 1 :]))
-
-    def signal(d: Labels) -> Labels:
-        found = back.signal(split(d)) if isinstance(back, Back) else back.first(split(d))  # (b) g i places k: the kernel's places are summed over by what they are
-        return reshaped(forgotten(found, found.rank - 1), shape)
-
-    def factors(d: Labels) -> list[Labels]:
-        given = back.factors(split(d)) if isinstance(back, Back) else [back.second(split(d))]
-        return [reshaped(f, weight.shape) for f in given]
-
-    return finished(out, {0: signal, 1: factors}, biases)
-
-
-def resized(x: Labels, first: int, sizes: Sequence[int]) -> Labels:
-    """Return labels with free axes of other extents from `first` on."""
-    out = x
-    for k, size in enumerate(sizes):
-        out = out.freed(first + k).as_free(first + k, size)
-    return out
-
-
-__all__ = ["Back", "contracted", "dense", "finished", "forgotten", "paired", "resized", "spread", "with_bias"]

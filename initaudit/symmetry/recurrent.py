@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from initaudit.symmetry.engine import Case, Given, Step, Unread, Weight, op
-from initaudit.symmetry.labels import Labels, added, chained, combined, dense, even, free, word
+from initaudit.symmetry.combining import added
+from initaudit.symmetry.engine import Case, Given, Step, Unread, op
+from initaudit.symmetry.labels import Labels, chained, dense, free, word
 from initaudit.symmetry.products import Back, contracted, forgotten
 from initaudit.types import Array
 
@@ -36,23 +37,8 @@ def _recurrent(c: Case) -> Step:
     for _ in range(x.rank - 1):
         inner = forgotten(inner, 0)
     ways = [_Way(c, inner, 1 + way * each, each, hidden, len(gates), way) for way in range(directions)]
-    outs: list[Labels | None] = []
+    outs = _outs(c, x, ways, hidden)
     state_places = range(1 + directions * each, len(c.node.inputs))
-    for k, name in enumerate(c.node.outputs):
-        if not name:
-            outs.append(None)
-            continue
-        flat = (*x.shape[:-1], directions * hidden)
-        batch = x.shape[:-1][1:2] if c.has(len(c.node.inputs) - 1) else ()
-        shape = c.shape(k) or (flat if cell or k == 0 else (directions, *batch, hidden))
-        if cell or k == 0:
-            units = np.concatenate([way.up for way in ways])
-            outs.append(_units(units, shape, f"state {k}"))
-        else:
-            stacked = dense(np.stack([way.up for way in ways])).tagged(f"final {k}")
-            for _ in range(len(shape) - 2):
-                stacked = stacked.added(1, free=False)
-            outs.append(_lined(stacked, shape))
     for way in ways:
         rows = np.concatenate([chained(way.up, word("gate", k)) for k in range(len(gates))])
         for place in (way.first, way.first + 1):
@@ -91,6 +77,26 @@ def _recurrent(c: Case) -> Step:
         return found
 
     return Step(tuple(outs), back)
+
+
+def _outs(c: Case, x: Labels, ways: Sequence[_Way], hidden: int) -> list[Labels | None]:
+    outs: list[Labels | None] = []
+    for k, name in enumerate(c.node.outputs):
+        if not name:
+            outs.append(None)
+            continue
+        flat = (*x.shape[:-1], len(ways) * hidden)
+        batch = x.shape[:-1][1:2] if c.has(len(c.node.inputs) - 1) else ()
+        shape = c.shape(k) or (flat if c.attrs.get("cell") or k == 0 else (len(ways), *batch, hidden))
+        if c.attrs.get("cell") or k == 0:
+            units = np.concatenate([way.up for way in ways])
+            outs.append(_units(units, shape, f"state {k}"))
+        else:
+            stacked = dense(np.stack([way.up for way in ways])).tagged(f"final {k}")
+            for _ in range(len(shape) - 2):
+                stacked = stacked.added(1, free=False)
+            outs.append(_lined(stacked, shape))
+    return outs
 
 
 def _units(units: Array, shape: Sequence[int], tag: str) -> Labels:
@@ -155,9 +161,7 @@ class _Way:
 
     def _pre(self, state: Array) -> tuple[Array, Array]:
         """Return labels of the gates before their functions, and of what the state gives to them."""
-        made, self.back_state = contracted(
-            dense(state[None]), "bi", self.w_state, "oi", "bo", *self.tag, "state"
-        )
+        made, self.back_state = contracted(dense(state[None]), "bi", self.w_state, "oi", "bo", *self.tag, "state")
         from_state = made.dense(1).data.reshape(self.gates, self.hidden)
         return chained(self.from_x, from_state, *self.biases), from_state
 
@@ -190,6 +194,3 @@ class _Way:
             found[self.first + k] = dense((d if k == 2 else inner).reshape(-1))
         into = self.back_in.signal(dense(d.reshape(1, -1)))
         return found, into.dropped(0)
-
-
-__all__ = ["Weight", "combined", "even"]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-
+from initaudit.symmetry.combining import combined, reshaped
 from initaudit.symmetry.engine import Unread, Use, Walk, Weight
-from initaudit.symmetry.labels import Labels, TooMany, combined, dense, even, reshaped
+from initaudit.symmetry.labels import ZERO, Labels, TooMany, dense, even
 from initaudit.symmetry.products import forgotten
 from initaudit.types import Array
 
@@ -37,13 +36,14 @@ def _own(walk: Walk, use: Use) -> tuple[str, Labels] | None:
         if at is None:
             return None
         node = walk.view.nodes[at]
-        if not isinstance(walk.values.get(name), Weight):  # computed from parameters: the one of its shape stands for it
+        if not isinstance(walk.values.get(name), Weight):
+            # Computed from parameters: the one of its shape stands for it.
             like = [n for n in node.inputs if n and _shape(walk, n) == labels.shape and n in walk.view.fixed]
             if not like:
                 return None
             name = like[0]
             continue
-        given = [labels if out == name else even((), np.uint64(0)) for out in node.outputs]
+        given = [labels if out == name else even((), ZERO) for out in node.outputs]
         found = walk.steps[at].back(given)[0]
         labels = found if isinstance(found, Labels) else combined(found, "rows")
         name = node.inputs[0]
@@ -64,7 +64,7 @@ def _rows(walk: Walk, use: Use, shape: Sequence[int]) -> Labels:
     value = walk.values[_with_bias(walk, use.out)]
     if not isinstance(value, Labels):
         raise Unread
-    kept = dict((axis % value.rank, own) for own, axis in use.axes)
+    kept = {axis % value.rank: own for own, axis in use.axes}
     order = [axis for axis in range(value.rank) if axis in kept]
     for axis in reversed(range(value.rank)):
         if axis not in kept:
@@ -98,9 +98,13 @@ def _with_bias(walk: Walk, name: str) -> str:
     return name
 
 
-def units(found: Sequence[Labels], axes: str, shape: Sequence[int]) -> Array:
+def units(found: Sequence[Labels], axes: str, shape: Sequence[int], groups: int = 1) -> Array:
     """Return one label per output unit of a weight, in the order of its stack and output axes as stored."""
     label = combined(found, "units") if len(found) > 1 else found[0]
+    at = axes.find("i")
+    if groups > 1 and 0 <= at < axes.find("o") and shape[at] % groups == 0:  # the units of a group are along its terms
+        shape = (*shape[:at], groups, shape[at] // groups, *shape[at + 1 :])
+        label, axes = reshaped(label, shape), f"{axes[:at]}s{axes[at:]}"
     for k in reversed(range(len(axes))):
         if axes[k] not in "so":
             label = _flat(label, k)
@@ -113,7 +117,3 @@ def units(found: Sequence[Labels], axes: str, shape: Sequence[int]) -> Array:
 
 def _flat(label: Labels, axis: int) -> Labels:
     return forgotten(label, axis)
-
-
-__all__: Sequence[str] = ("rows", "units")
-_: Mapping[str, object] = {}

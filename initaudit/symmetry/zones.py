@@ -55,14 +55,14 @@ class Held:
     def zone(self) -> Zone:
         """Return its bounds."""
         if self.moved.all():
-            full = (np.broadcast_to(np.float64(v), self.shape) for v in (-np.inf, np.inf))
-            return Zone(*full, self.shape, np.broadcast_to(np.True_, self.shape))
+            low, high = (np.broadcast_to(np.float64(v), self.shape) for v in (-np.inf, np.inf))
+            return Zone(low, high, self.shape, np.broadcast_to(np.True_, self.shape))
         values = np.asarray(self.numbers(), np.float64)
         if values.size > MOST:
-            low, high = float(values.min()), float(values.max())
-            if self.moved.any() or not low == high:
+            least, most = float(values.min()), float(values.max())
+            if self.moved.any() or least != most:
                 return anything(self.shape)
-            return Zone(np.full((1,) * values.ndim, low), np.full((1,) * values.ndim, high), self.shape)
+            return number(self.shape, least)
         values = np.where(np.isfinite(values), values, np.nan)
         odd = np.isnan(values) | self.moved
         still = np.broadcast_to(np.True_, self.shape)
