@@ -84,12 +84,15 @@ def unsteady(net: Net, seed: int) -> bool:
 
 
 def silent(net: Net, seed: int) -> bool:
-    """Whether a weight gets no gradient but what rounding leaves: it may break any tie."""
+    """Whether a weight gets no gradient but what rounding leaves, which may break any tie, or a unit none at all."""
     module = copy.deepcopy(net.module).train()
     g = torch.Generator().manual_seed(seed)
     y = module(net.inputs(g, 24))
     ((y - torch.randn(y.shape, generator=g, dtype=torch.float64)) ** 2).mean().backward()
-    sizes = [float(p.grad.abs().max()) if p.grad is not None else 0.0 for p in module.parameters() if p.dim() > 1]
+    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in module.parameters() if p.dim() > 1]
+    if any(bool((grad.flatten(1) == 0).all(1).any()) for grad in grads):
+        return True  # a unit that is off for all inputs
+    sizes = [float(grad.abs().max()) for grad in grads]
     return min(sizes) < 1e-9 * float(np.median(sizes))
 
 

@@ -23,7 +23,7 @@ from initaudit import symmetry
 from initaudit.audit import live
 
 STEPS = 50
-RATE = 0.1  # the largest movement of a step
+RATE, EARLY = 0.1, 12  # the largest movement of a step, for as many steps
 NOISE, FLOOR = 1e-12, 1e-16  # of the largest gradient: what may be rounding, and what surely is
 
 
@@ -143,21 +143,24 @@ def woken(net: Net, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     weigh = torch.rand(y.shape[1:], generator=g, dtype=torch.float64) + 0.5
     made = torch.optim.SGD(module.parameters(), RATE)
     first = {name: torch.zeros(p.shape, dtype=torch.int64) for name, p in module.named_parameters()}
+    largest = 0.0
     trace = {name: f.clone() for name, f in first.items()}
     for step in range(1, STEPS + 1):
         short = copy.deepcopy(module).float()
         rough = gradients(short, x.float() if x.is_floating_point() else x, target.float(), weigh.float())
         other = gradients(copy.deepcopy(module), x.flip(0), target.flip(0), weigh)
         own = gradients(module, x, target, weigh)
-        least = NOISE * max(float(grad.abs().max()) for grad in own.values())
+        largest = max(largest, *(float(grad.abs().max()) for grad in own.values()))
+        least = NOISE * largest
         for name, grad in own.items():
             size = grad.abs()
             real = (size > FLOOR * least / NOISE) & ((grad - other[name]).abs() < 0.01 * size)
             real &= ((grad - rough[name]).abs() < 0.3 * size) | (size > least)
             first[name] = torch.where((first[name] == 0) & real, step, first[name])
             trace[name] = torch.where((trace[name] == 0) & (size > 0), step, trace[name])
+        now = max(float(grad.abs().max()) for grad in own.values())
         for group in made.param_groups:  # what wakes late would be too small to see at a fixed rate
-            group["lr"] = RATE / (max(float(grad.abs().max()) for grad in own.values()) or 1.0)
+            group["lr"] = RATE / now if step <= EARLY and now > NOISE * largest else 0.05
         made.step()
     return {name: (f.numpy(), trace[name].numpy()) for name, f in first.items()}
 
@@ -165,7 +168,8 @@ def woken(net: Net, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def one(family: str, seed: int) -> tuple[list[str], int]:
     """Return what is wrong about one network, and of how many elements rounding hides the truth.
 
-    These are told to move, and get no gradient above what rounding leaves, but not exactly zero either.
+    These are told to move, and get no gradient above what rounding leaves, but not exactly zero either; or are told
+    never to move, and what rounding leaves grows until it can be seen.
     """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
@@ -195,6 +199,7 @@ def one(family: str, seed: int) -> tuple[list[str], int]:
         mine_step = np.where(mine.reach, np.broadcast_to(mine.step, truth.shape), truth)
         off = mine_step != truth
         small = off & (mine_step > 0) & (trace > 0) & (trace <= mine_step)
+        small |= off & (mine_step == 0) & (trace > 0) & (trace < truth)  # rounding, grown until it can be seen
         hidden += int(small.sum())
         off &= ~small
         if off.any():
