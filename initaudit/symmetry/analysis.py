@@ -14,6 +14,7 @@ from initaudit.symmetry.labels import Labels, TooMany
 from initaudit.symmetry.moving import Moving
 from initaudit.symmetry.moving import Walk as Moves
 from initaudit.symmetry.rows import rows, units
+from initaudit.symmetry.shapes import shaped
 from initaudit.types import Array, Graph, Layer, Tensor
 
 
@@ -26,10 +27,11 @@ def analyse(graph: Graph, layers: Sequence[Layer], frozen: Callable[[Tensor], bo
         frozen: whether a tensor is no trainable parameter; by default what is known to be a buffer.
     """
     kept = frozen or (lambda tensor: tensor.buffer)
+    graph = shaped(sound(graph))
     found = movements(graph, kept)
     parameters = tuple(p for p in (_parameter(graph.constants[name], m) for name, m in found.items()) if p is not None)
     steps = max((max((step for step, _ in p.late), default=1) for p in parameters), default=1)
-    walk = Walk(View(sound(graph)), kept)
+    walk = Walk(View(graph), kept)
     walk.run()
     if not walk.stable:
         return Freedom((None,) * len(layers), parameters, steps=steps, why="labels did not settle")
@@ -94,7 +96,7 @@ def movements(graph: Graph, frozen: Callable[[Tensor], bool] | None = None) -> d
     What would not move whatever the numbers in the graph were has no path to an output here: that is no fault of the
     numbers, and not told.
     """
-    view = View(sound(graph))
+    view = View(shaped(sound(graph)))
     kept = frozen or (lambda tensor: tensor.buffer)
     walk = Moves(view, kept)
     walk.run()

@@ -7,14 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from initaudit.symmetry.moving import Step
-from initaudit.symmetry.zones import (
-    Grad,
-    Zone,
-    broadcast,
-    lined,
-    quiet,
-    reduced,
-)
+from initaudit.symmetry.zones import Grad, Zone, broadcast, lined, quiet, reduced, thinned
 from initaudit.types import Array
 
 SLACK = 1e-6  # of the sum of sizes: more than rounding takes
@@ -59,5 +52,5 @@ def product(x: Zone, y: Zone, first: int = 0, second: int = 1) -> Step:
     ]  # fmt: skip
     low, high = np.minimum.reduce(parts), np.maximum.reduce(parts)
     still = quiet((x, y), rank) | ((low == 0) & (high == 0))
-    out = Zone(low, high, shape, still)
+    out = thinned(Zone(low, high, shape, still))
     return Step((out,), lambda d: {first: scaled_by(d[0], y, x.shape), second: scaled_by(d[0], x, y.shape)})

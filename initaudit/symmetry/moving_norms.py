@@ -21,6 +21,7 @@ from initaudit.symmetry.zones import (
     quiet,
     reduced,
     reshaper,
+    thinned,
 )
 from initaudit.types import Array
 
@@ -69,7 +70,7 @@ def _over(x: Zone, axes: Sequence[int], zero: Array, sums: frozenset[int]) -> tu
     full = np.broadcast_shapes(x.low.shape, zero.shape)
     zero = np.broadcast_to(zero, full)
     still = zero | collapsed(x.fixed, axes, np.all)
-    made = Zone(np.where(zero, 0.0, -np.inf), np.where(zero, 0.0, np.inf), x.shape, still)
+    made = thinned(Zone(np.where(zero, 0.0, -np.inf), np.where(zero, 0.0, np.inf), x.shape, still))
 
     def back(d: Grad) -> Grad:
         live = collapsed(d.live, axes, np.any)

@@ -120,6 +120,20 @@ def joined(x: Zone, axes: Sequence[int]) -> Zone:
     return Zone(collapsed(x.low, axes, np.min), collapsed(x.high, axes, np.max), x.shape, still)
 
 
+def thinned(x: Zone) -> Zone:
+    """Return the same bounds with one entry along axes along which all is one known number."""
+    low, high, still = x.low, x.high, x.still
+    if not bool((low == high).all()):
+        return x
+    for a in range(low.ndim):
+        first = low.take([0], a)
+        if low.shape[a] > 1 and bool((low == first).all()):
+            low = high = first
+    if still is not None and low.shape != x.low.shape:
+        still = np.ones((1,) * low.ndim, bool)
+    return Zone(low, high, x.shape, still)
+
+
 def quiet(zones: Sequence[Zone], rank: int) -> Array:
     """Return where all of several values, broadcast, are one number for all inputs."""
     out = np.ones((1,) * rank, bool)
