@@ -131,7 +131,8 @@ def _over(a: Array, b: Array) -> Array:
 
 _ARITHMETIC: dict[str, Callable[..., Any]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": _over, "equal": np.equal, "where": np.where,
-    "neg": np.negative, "mod": np.mod, "min": np.minimum, "max": np.maximum, "floor": np.floor, "ceil": np.ceil, "sqrt": np.sqrt,
+    "neg": np.negative, "mod": np.mod, "min": np.minimum, "max": np.maximum, "floor": np.floor,
+    "ceil": np.ceil, "sqrt": np.sqrt,
 }  # fmt: skip
 
 
