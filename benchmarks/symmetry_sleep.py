@@ -24,7 +24,7 @@ from initaudit.audit import live
 
 STEPS = 50
 RATE, EARLY = 0.1, 12  # the largest movement of a step, for as many steps
-NOISE, FLOOR = 1e-12, 1e-16  # of the largest gradient: what may be rounding, and what surely is
+NOISE, FLOOR = 1e-12, 1e-14  # of the largest gradient: what may be rounding, and what surely is
 
 
 class Adapted(nn.Module):
