@@ -64,7 +64,7 @@ def _costs(costs: Sequence[Cost]) -> str:
 
     out = (
         "\n## Cost\n\nStacks of layers of BERT's width, a batch of {}x{} tokens; seconds of one processor, all in one "
-        "run on {}. `lsuv` is the package, release 0.3.0. Both draw orthonormal weights first and then scale layers. The "
+        "run on {}. `lsuv` is the package, release 0.3.0. Both draw orthonormal weights first, then scale layers. The "
         "whole `fix` also records the graph and audits, with a probe, before and after.\n\n"
     ).format(*SHAPE, platform.machine())
     out += "| layers | dense layers | draw | scale | `lsuv`: draw | `lsuv`: scale | times less for scaling | in all |"

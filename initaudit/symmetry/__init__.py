@@ -1,0 +1,22 @@
+"""Which units can ever differ, and which parameters can ever move: decided on the graph, without training."""
+
+from initaudit.symmetry import (  # noqa: F401  they fill the tables
+    attention,
+    convolutions,
+    joins,
+    moves,
+    moving_convolutions,
+    moving_each,
+    moving_moves,
+    moving_norms,
+    moving_products,
+    moving_recurrent,
+    norms,
+    pointwise,
+    products,
+    recurrent,
+)
+from initaudit.symmetry.analysis import analyse, movements
+from initaudit.symmetry.freedom import Freedom, LayerFreedom, ParameterFreedom
+
+__all__ = ["Freedom", "LayerFreedom", "ParameterFreedom", "analyse", "movements"]

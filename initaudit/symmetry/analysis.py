@@ -1,0 +1,117 @@
+"""From a graph and layers to their freedom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from initaudit.graph.view import View, sound
+from initaudit.symmetry.engine import Unread, Walk
+from initaudit.symmetry.freedom import Freedom, LayerFreedom, ParameterFreedom
+from initaudit.symmetry.labels import Labels, TooMany
+from initaudit.symmetry.moving import Moving
+from initaudit.symmetry.moving import Walk as Moves
+from initaudit.symmetry.rows import rows, units
+from initaudit.symmetry.shapes import shaped
+from initaudit.types import Array, Graph, Layer, Tensor
+
+
+def analyse(graph: Graph, layers: Sequence[Layer], frozen: Callable[[Tensor], bool] | None = None) -> Freedom:
+    """Return what training can tell apart.
+
+    Args:
+        graph: as it was read; nothing need be fused.
+        layers: whose units to tell.
+        frozen: whether a tensor is no trainable parameter; by default what is known to be a buffer.
+    """
+    kept = frozen or (lambda tensor: tensor.buffer)
+    graph = shaped(sound(graph))
+    found = movements(graph, kept)
+    parameters = tuple(p for p in (_parameter(graph.constants[name], m) for name, m in found.items()) if p is not None)
+    steps = max((max((step for step, _ in p.late), default=1) for p in parameters), default=1)
+    walk = Walk(View(graph), kept)
+    walk.run()
+    if not walk.stable:
+        return Freedom((None,) * len(layers), parameters, steps=steps, why="labels did not settle")
+    keys = {name: tensor.identity for name, tensor in graph.constants.items()}
+    by_key: dict[object, list[Labels]] = {}
+    for name, labels in rows(walk).items():
+        by_key.setdefault(keys[name], []).extend(labels)
+    made = [_layer(layer, by_key.get(layer.weight.identity, [])) for layer in layers]
+    unread = tuple(dict.fromkeys(walk.unread.values()))
+    return Freedom(_started(made), parameters, unread, walk.rounds, steps)
+
+
+def _started(found: Sequence[LayerFreedom | None]) -> tuple[LayerFreedom | None, ...]:
+    """Say where ties begin: at the first of layers with ties, one after the other."""
+    out: list[LayerFreedom | None] = []
+    start = ""
+    for one in found:
+        if one is not None:
+            start = (start or one.name) if one.classes else ""
+        out.append(replace(one, start=start) if one is not None and one.classes else one)
+    return tuple(out)
+
+
+def _parameter(tensor: Tensor, moving: Moving) -> ParameterFreedom | None:
+    shape = tensor.shape
+    step, cancelled, reach = (np.broadcast_to(a, shape) for a in (moving.step, moving.cancelled, moving.reach))
+    if bool((step == 1).all()) or not reach.any():
+        return None
+    late = tuple((s, int(np.count_nonzero(step == s))) for s in range(2, int(step.max(initial=0)) + 1))
+    never = reach & (step == 0)
+    steps = step[step > 0]
+    told = ParameterFreedom(
+        tensor.name, tensor.size, int(steps.min()) if steps.size else 0, tuple(pair for pair in late if pair[1]),
+        int(np.count_nonzero(never & ~cancelled)), int(np.count_nonzero(never & cancelled)),
+    )  # fmt: skip
+    return told if told.late or told.dead or told.cancelled else None
+
+
+def _layer(layer: Layer, found: Sequence[Labels]) -> LayerFreedom | None:
+    shape = layer.weight.shape
+    fitting = [one for one in found if one.shape == shape]
+    if not fitting or len(layer.axes) != len(shape):
+        return None
+    try:
+        labels = units(fitting, layer.axes, shape, layer.groups)
+    except (Unread, TooMany):
+        return None
+    return LayerFreedom(layer.name, len(labels), len(np.unique(labels)), classes(labels))
+
+
+def classes(labels: Array) -> tuple[tuple[int, ...], ...]:
+    """Return the sets of two or more equal labels, by the places they stand at."""
+    order = np.argsort(labels, kind="stable")
+    ranked = labels[order]
+    ends = np.flatnonzero(np.diff(ranked)) + 1
+    return tuple(sorted(tuple(int(k) for k in part) for part in np.split(order, ends) if len(part) > 1))
+
+
+def movements(graph: Graph, frozen: Callable[[Tensor], bool] | None = None) -> dict[str, Moving]:
+    """Return, by name of a parameter's value in the graph, when each of its elements first moves.
+
+    What would not move whatever the numbers in the graph were has no path to an output here: that is no fault of the
+    numbers, and not told.
+    """
+    view = View(shaped(sound(graph)))
+    kept = frozen or (lambda tensor: tensor.buffer)
+    walk = Moves(view, kept)
+    walk.run()
+    found = {name: walk.moving[key] for name, key in walk.key.items() if key in walk.moving}
+    if all(_ever(moving) for moving in found.values()):
+        return found
+    other = Moves(view, kept, generic=True)
+    other.once()
+    for name, moving in found.items():
+        known = other.moving.get(other.key[name])
+        if known is not None and not _ever(moving):
+            read = moving.reach & ((known.step > 0) | known.cancelled | moving.cancelled)
+            found[name] = replace(moving, reach=read)
+    return found
+
+
+def _ever(moving: Moving) -> bool:
+    return bool(((moving.step > 0) | moving.cancelled | ~moving.reach).all())

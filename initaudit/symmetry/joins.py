@@ -1,0 +1,174 @@
+"""What joins several values, or copies, pads and turns one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from initaudit.symmetry.combining import combined, reduced, reshaped, spread
+from initaudit.symmetry.engine import Case, Given, Step, Unread, Weight, op
+from initaudit.symmetry.labels import Labels, chained, word
+from initaudit.symmetry.moves import taken
+
+
+@op("concat")
+def _concat(c: Case) -> Step:
+    places = [k for k, name in enumerate(c.node.inputs) if name]
+    values = [c.value(k) for k in places]
+    xs = [v.labels() if isinstance(v, Weight) else v for v in values]
+    stacks = bool(c.attrs.get("new_axis"))
+    rank = xs[0].rank + stacks
+    axis = c.integer("axis", 0) % rank
+    if stacks:
+        xs = [x.added(axis) for x in xs]
+    sizes = [x.shape[axis] for x in xs]
+    shape = list(xs[0].shape)
+    shape[axis] = sum(sizes)
+    starts = np.cumsum([0, *sizes])
+    units = [x for k, x in zip(places, xs, strict=True) if c.moves(k) and not x.is_free(axis) and x.shape[axis] > 1]
+    is_free = any(x.is_free(axis) for x in xs) and not any(not x.is_even(axis) for x in units)
+    if is_free:
+        parts = [x.freed(axis).as_free(axis, 1) for x in xs]
+        out = combined(parts, "concat", axis, stacks).as_free(axis, shape[axis])
+    else:
+        out = _side_by_side(xs, axis)
+
+    def back(d: Sequence[Labels]) -> Mapping[int, Given]:
+        found: dict[int, Given] = {}
+        for k, place in enumerate(places):
+            piece = taken(d[0], axis, np.arange(starts[k], starts[k + 1]))
+            found[place] = piece.dropped(axis) if stacks else piece
+        return found
+
+    return Step((out,), back)
+
+
+def _side_by_side(xs: Sequence[Labels], axis: int) -> Labels:
+    """Return labels of values that are joined along an axis, an entry for each index there."""
+    thin = [x.dense(axis) for x in xs]
+    frees = [tuple(x.is_free(a) for a in range(x.rank)) for x in thin]
+    for a in range(thin[0].rank):
+        if a != axis and any(f[a] for f in frees):
+            thin = [x.freed(a) for x in thin]
+        elif a != axis:
+            thin = [x.whole(a) for x in thin]
+    at = [x.span(axis).start for x in thin]
+    rank = thin[0].data.ndim
+    if any(x.data.ndim != rank for x in thin) or len(set(at)) > 1:
+        raise Unread
+    wide = [max(x.data.shape[a] for x in thin) for a in range(rank)]
+    data = np.concatenate(
+        [np.broadcast_to(x.data, [x.data.shape[a] if a == at[0] else wide[a] for a in range(rank)]) for x in thin],
+        at[0],
+    )
+    sizes = list(thin[0].sizes)
+    sizes[at[0]] = data.shape[at[0]]
+    return Labels(data, tuple(sizes), thin[0].free, thin[0].groups)
+
+
+@op("expand")
+def _expand(c: Case) -> Step:
+    x = c.labels(0)
+    shape = c.shape()
+    if shape is None or len(c.node.outputs) > 1:
+        raise Unread
+    return Step((spread(x, shape),), lambda d: {0: reduced(d[0], x.shape)})
+
+
+@op("tile")
+def _tile(c: Case) -> Step:
+    x = c.labels(0)
+    shape = c.shape()
+    if shape is None or c.attrs.get("axis") is not None or c.attrs.get("dim") is not None:
+        return _interleave(c, x)
+    before = (1,) * (len(shape) - x.rank) + x.shape
+    out = reshaped(x, before)
+    wide = [n for k in range(len(shape)) for n in (shape[k] // before[k], before[k])]
+    thin = [n for k in range(len(shape)) for n in (1, before[k])]
+    made = reshaped(spread(reshaped(out, thin), wide), shape).tagged("tile", shape)
+    return Step((made,), lambda d: {0: reshaped(reduced(reshaped(d[0], wide), thin), x.shape)})
+
+
+def _interleave(c: Case, x: Labels) -> Step:
+    shape = c.shape()
+    axis = c.attrs.get("axis", c.attrs.get("dim"))
+    if shape is None or not isinstance(axis, int) or len(shape) != x.rank:
+        raise Unread
+    axis %= x.rank
+    size = x.shape[axis]
+    times = shape[axis] // size
+    if times * size != shape[axis] or not isinstance(c.attrs.get("repeats"), int):
+        raise Unread
+    wide = (*x.shape[: axis + 1], times, *x.shape[axis + 1 :])
+    thin = (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :])
+    made = reshaped(spread(reshaped(x, thin), wide), shape).tagged("interleave", axis, shape)
+    return Step((made,), lambda d: {0: reshaped(reduced(reshaped(d[0], wide), thin), x.shape)})
+
+
+@op("pad")
+def _pad(c: Case) -> Step:
+    x = c.labels(0)
+    shape = c.shape()
+    if shape is None or len(shape) != x.rank:
+        raise Unread
+    before = x.shape
+    out = x
+    tag = word("pad", str(c.attrs.get("pads")), str(c.attrs.get("mode")), str(c.attrs.get("value")))
+    for axis in range(x.rank):
+        if shape[axis] == before[axis]:
+            continue
+        pads = c.attrs.get("pads")
+        if not (out.is_free(axis) or out.shape[axis] == 1) and isinstance(pads, (tuple, list)) and c.node.call:
+            k = 2 * (x.rank - 1 - axis)
+            first, last = int(pads[k]), int(pads[k + 1])
+            if min(first, last) < 0 or c.attrs.get("mode", "constant") != "constant":
+                raise Unread
+            whole = out.dense(axis)
+            at = whole.span(axis).start
+            amounts = [(first, last) if a == at else (0, 0) for a in range(whole.data.ndim)]
+            data = np.pad(whole.data, amounts, constant_values=tag)
+            out = Labels(data, (*whole.sizes[:at], shape[axis], *whole.sizes[at + 1 :]), whole.free, whole.groups)
+        else:
+            out = out.freed(axis).as_free(axis, shape[axis])
+    out = out.with_data(chained(out.data, tag))
+
+    def back(d: Sequence[Labels]) -> Mapping[int, Given]:
+        given = d[0]
+        for axis in range(x.rank):
+            if shape[axis] == before[axis]:
+                continue
+            if out.is_free(axis):
+                given = given.freed(axis).as_free(axis, before[axis])
+            else:
+                first = int(c.attrs["pads"][2 * (x.rank - 1 - axis)])
+                given = taken(given, axis, np.arange(first, first + before[axis]))
+        return {0: given.tagged("pad back")}
+
+    return Step((out,), back)
+
+
+@op("roll", "trilu", "reverse_sequence")
+def _within(c: Case) -> Step:
+    x = c.labels(0)
+    axes = c.attrs.get("axes", c.attrs.get("dims"))
+    if c.node.op == "trilu":
+        axes = (-1, -2)
+    axes = (axes,) if isinstance(axes, int) else axes
+    if not axes:
+        raise Unread
+    out = x
+    for a in axes:
+        if not (x.is_free(a) or x.shape[a] == 1):
+            raise Unread
+    tag = (c.node.op, str(sorted((k, repr(v)) for k, v in c.attrs.items() if not k.startswith("@"))))
+    for a in axes:
+        out = out.freed(a)
+
+    def back(d: Sequence[Labels]) -> Mapping[int, Given]:
+        given = d[0]
+        for a in axes:
+            given = given.freed(a)
+        return {0: given.tagged(*tag, "back")}
+
+    return Step((out.tagged(*tag),), back)

@@ -1,0 +1,98 @@
+"""What convolutions do to bounds, and to gradients that may be zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from initaudit.symmetry.moving import Case, Given, Step, Unread, rule
+from initaudit.symmetry.weighed import Weighed, with_bias
+from initaudit.symmetry.zones import (
+    Grad,
+    Zone,
+    collapsed,
+    joined,
+)
+from initaudit.types import Array
+
+
+@rule("conv", "conv_transpose")
+def _conv(c: Case) -> Step:
+    x, w = c.zone(0), c.held(1)
+    shape = c.shape()
+    if w is None:
+        raise Unread
+    turned = c.node.op == "conv_transpose"
+    groups = c.integer("group", 1)
+    space = len(w.shape) - 2
+    first = len(shape) - space - 1
+    ins = x.shape[first]
+    others = [a for a in range(len(x.shape)) if a != first]
+    thin = joined(x, others)
+    low, high = (np.broadcast_to(v.reshape(-1), ins) for v in (thin.low, thin.high))
+    kernel = math.prod(w.shape[2:])
+    pads = c.attrs.get("pads", 0)
+    if turned or np.any(np.asarray(pads if not isinstance(pads, str) else 1) != 0):
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
+    cut = (groups, w.shape[0] // groups, w.shape[1], kernel)
+    order = (0, 2, 1, 3) if turned else (0, 1, 2, 3)
+    n = (groups, w.shape[1] if turned else w.shape[0] // groups, ins // groups * kernel)
+
+    def arranged(v: Array) -> Array:
+        if v.size == 1:
+            return v.reshape(1, 1, 1)
+        return np.broadcast_to(v, w.shape).reshape(cut).transpose(order).reshape(n)
+
+    sides = [np.repeat(v.reshape(groups, -1), kernel, 1) for v in (low, high)]
+    made = Weighed(lambda: arranged(np.asarray(w.numbers())), arranged(w.moved), sides[0], sides[1], n[1])
+    a, b = made.bounds()
+    wide = [1] * len(shape)
+    wide[first] = n[0] * n[1]
+    fixed = np.broadcast_to(thin.fixed.reshape(-1), ins)
+    padded = turned or np.any(np.asarray(pads if not isinstance(pads, str) else 1) != 0)
+    vary = np.repeat((~fixed | (padded & ~thin.zero.reshape(-1))).reshape(groups, -1), kernel, 1)
+    out = Zone(a.reshape(wide), b.reshape(wide), shape, made.still(vary).reshape(wide))
+    out, bias = with_bias(c, out, 2, first)
+
+    def back(d: Sequence[Grad]) -> Given:
+        live = collapsed(d[0].live, [k for k in range(len(shape)) if k != first], np.any).reshape(-1)
+        live = np.broadcast_to(live, n[0] * n[1]).reshape(n[:2])
+        signal = made.back(live).reshape(groups, -1, kernel).any(2).reshape(-1)
+        lead = [1] * len(x.shape)
+        lead[first] = ins
+        mask = made.mask(live)
+        still = fixed & any(where.all() and first not in one for one, where in d[0].sums)
+        taps = (
+            _covering(c, x.shape[first + 1 :], shape[first + 1 :], w.shape[2:])
+            if not turned
+            else np.zeros(kernel, bool)
+        )
+        gone = (still.reshape(groups, -1, 1) & taps).reshape(groups, 1, -1)
+        cancelled = mask & gone
+        own = Grad(param(mask & ~gone), w.shape, cancelled=param(cancelled))
+        return {0: Grad(signal.reshape(lead), x.shape), 1: own, **bias(d[0])}
+
+    def param(v: Array) -> Array:
+        if v.size == 1 or v.all() or not v.any():
+            return np.full((1,) * len(w.shape), bool(v.any()))
+        parts = [cut[k] for k in order]
+        return np.broadcast_to(v, n).reshape(parts).transpose([order.index(k) for k in range(4)]).reshape(w.shape)
+
+    return Step((out,), back)
+
+
+def _covering(c: Case, ins: Sequence[int], outs: Sequence[int], kernel: Sequence[int]) -> Array:
+    """Return which places of a kernel never stand on padding."""
+    given = []
+    for name, usual in (("strides", 1), ("pads", 0), ("dilations", 1)):
+        value = c.attrs.get(name, usual)
+        given.append([value] * len(ins) if isinstance(value, int) else list(value)[: len(ins)])
+    out = np.ones((), bool)
+    for n, m, k, s, p, d in zip(ins, outs, kernel, *given, strict=True):
+        if isinstance(p, str) or not all(isinstance(v, int) for v in (s, p, d)):
+            return np.zeros(math.prod(kernel), bool)
+        places = np.arange(m)[:, None] * s + np.arange(k) * d - p
+        out = np.logical_and.outer(out, ((places >= 0) & (places < n)).all(0))
+    return out.reshape(-1)

@@ -1,0 +1,241 @@
+"""What norms, softmax, attention, reductions and pooling do to bounds, and to gradients that may be zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from initaudit.symmetry.bounds import product, total
+from initaudit.symmetry.moving import Case, Given, Step, Unread, rule
+from initaudit.symmetry.zones import (
+    Grad,
+    Zone,
+    alive,
+    all_of,
+    carried,
+    collapsed,
+    joined,
+    lined,
+    quiet,
+    reduced,
+    reshaper,
+    thinned,
+)
+from initaudit.types import Array
+
+
+def _affine(c: Case, made: Zone, back: Callable[[Grad], Grad], weight: int, bias: int, axis: int | None) -> Step:
+    rank = len(made.shape)
+    zones: dict[int, tuple[Zone, tuple[int, ...]]] = {}
+    for place in (weight, bias):
+        if c.has(place):
+            z = c.zone(place)
+            wide = z.shape if axis is None else tuple(z.shape[0] if k == axis else 1 for k in range(rank))
+            zones[place] = (z.mapped(reshaper(z.shape, wide), wide), z.shape)
+    out = made
+    if weight in zones:
+        scaled = product(made, zones[weight][0]).outs[0]
+        assert isinstance(scaled, Zone)
+        out = scaled
+    if bias in zones:
+        shift = zones[bias][0]
+        before = out
+        out = total([out.low, shift.low], [out.high, shift.high], made.shape)
+        out = replace(out, still=quiet((before, shift), rank))
+
+    def down(d: Sequence[Grad]) -> Given:
+        found: dict[int, Grad] = {}
+        inner = d[0]
+        if bias in zones:
+            found[bias] = _shaped(reduced(d[0], zones[bias][0].shape), zones[bias][1])
+        if weight in zones:
+            own = Grad(d[0].live & ~made.zero, d[0].shape)
+            found[weight] = _shaped(reduced(own, zones[weight][0].shape), zones[weight][1])
+            inner = Grad(d[0].live & ~lined(zones[weight][0].zero, rank), d[0].shape)
+        found[0] = back(inner)
+        return found
+
+    return Step((out, *([None] * (len(c.node.outputs) - 1))), down)
+
+
+def _shaped(g: Grad, shape: tuple[int, ...]) -> Grad:
+    turn = reshaper(g.shape, shape)
+    cancelled = g.cancelled if isinstance(g.cancelled, bool) else turn(g.cancelled)
+    return Grad(turn(g.live), shape, cancelled=cancelled)
+
+
+def _over(x: Zone, axes: Sequence[int], zero: Array, sums: frozenset[int]) -> tuple[Zone, Callable[[Grad], Grad]]:
+    full = np.broadcast_shapes(x.low.shape, zero.shape)
+    zero = np.broadcast_to(zero, full)
+    still = zero | collapsed(x.fixed, axes, np.all)
+    made = thinned(Zone(np.where(zero, 0.0, -np.inf), np.where(zero, 0.0, np.inf), x.shape, still))
+
+    def back(d: Grad) -> Grad:
+        live = collapsed(d.live, axes, np.any)
+        return Grad(live, x.shape, all_of(sums, len(x.shape)))
+
+    return made, back
+
+
+@rule("layer_norm", "rms_norm", "l2_norm", "mean_variance_norm")
+def _layer_norm(c: Case) -> Step:
+    x = c.zone(0)
+    rank = len(x.shape)
+    shape = c.attrs.get("normalized_shape")
+    given = c.attrs.get("axes")
+    axis = c.integer("axis", c.integer("dim", -1))
+    axes = ([a % rank for a in given] if isinstance(given, (tuple, list))
+            else list(range(rank - len(shape), rank)) if isinstance(shape, (tuple, list))
+            else [axis % rank] if c.node.op == "l2_norm" else list(range(axis % rank, rank)))  # fmt: skip
+    if c.node.op in ("layer_norm", "mean_variance_norm"):
+        low, high = collapsed(x.low, axes, np.min), collapsed(x.high, axes, np.max)
+        made, back = _over(x, axes, low == high, frozenset(axes))
+    else:
+        made, _ = _over(x, axes, x.zero, frozenset())
+
+        def back(d: Grad) -> Grad:
+            return Grad(d.live | (collapsed(d.live, axes, np.any) & ~x.zero), x.shape)
+
+    return _affine(c, made, back, 1, 2, None)
+
+
+@rule("batch_norm")
+def _batch_norm(c: Case) -> Step:
+    x = c.zone(0)
+    rank = len(x.shape)
+    channel = 1 if rank > 1 else 0
+    others = [a for a in range(rank) if a != channel]
+    thin = joined(x, others)
+    made, back = _over(x, others, thin.fixed, frozenset(others))
+    return _affine(c, made, back, 1, 2, channel)
+
+
+@rule("instance_norm")
+def _instance_norm(c: Case) -> Step:
+    x = c.zone(0)
+    others = list(range(2, len(x.shape)))
+    made, back = _over(x, others, joined(x, others).fixed, frozenset(others))
+    return _affine(c, made, back, 1, 2, 1)
+
+
+@rule("group_norm")
+def _group_norm(c: Case) -> Step:
+    x = c.zone(0)
+    groups = c.attrs.get("num_groups", c.attrs.get("groups"))
+    if not isinstance(groups, int):
+        raise Unread
+    shape = x.shape
+    apart = (shape[0], groups, shape[1] // groups, *shape[2:])
+    there, again = reshaper(shape, apart), reshaper(apart, shape)
+    y = x.mapped(there, apart)
+    axes = list(range(2, len(apart)))
+    low, high = collapsed(y.low, axes, np.min), collapsed(y.high, axes, np.max)
+    made, back = _over(y, axes, low == high, frozenset(axes))
+    alone = frozenset(range(2, len(shape))) if shape[1] == groups else frozenset()
+
+    def down(d: Grad) -> Grad:
+        own = back(Grad(there(d.live), apart))
+        return Grad(again(own.live), shape, all_of(alone, len(shape)))
+
+    return _affine(c, made.mapped(again, shape), down, 1, 2, 1)
+
+
+@rule("softmax", "log_softmax")
+def _softmax(c: Case) -> Step:
+    x = c.zone(0)
+    axis = c.integer("axis", -1) % len(x.shape)
+    log = c.node.op == "log_softmax"
+    one = (1,) * len(x.shape)
+    out = Zone(np.full(one, -np.inf if log else 0.0), np.full(one, 0.0 if log else 1.0), x.shape,
+               collapsed(x.fixed, [axis], np.all))  # fmt: skip
+
+    def back(d: Sequence[Grad]) -> Given:
+        live = collapsed(d[0].live, [axis], np.any)
+        if x.shape[axis] == 1 or (axis in d[0].even and not log):
+            live = np.zeros_like(live)
+        return {0: Grad(live, x.shape, all_of(frozenset({axis}), len(x.shape)))}
+
+    return Step((out,), back)
+
+
+@rule("scaled_dot_product_attention")
+def _attention(c: Case) -> Step:
+    q, k, v = c.zone(0), c.zone(1), c.zone(2)
+    rank = len(q.shape)
+    shape = c.shape()
+    if any(len(z.shape) != rank for z in (k, v)) or (rank > 2 and q.shape[:-2] != k.shape[:-2]):
+        raise Unread
+    places = [rank - 2]
+    v = joined(v, places)
+    out = Zone(v.low, v.high, shape, v.fixed)
+
+    def back(d: Sequence[Grad]) -> Given:
+        given = collapsed(d[0].live, places, np.any)
+        score = (given & ~v.fixed).any(-1, keepdims=True)
+        q_, k_ = joined(q, places), joined(k, places)
+        found = {
+            0: Grad(score & ~k_.zero & ~_even_keys(k_), q.shape),
+            1: Grad(score & ~q_.zero, k.shape, all_of(frozenset({rank - 2}), rank)),
+            2: Grad(given, v.shape),
+        }
+        if c.has(3):
+            found[3] = alive(c.zone(3).shape)
+        return found
+
+    return Step((out, *([None] * (len(c.node.outputs) - 1))), back)
+
+
+def _even_keys(k: Zone) -> Array:
+    """Whether all keys are one constant: scores are then the same for all, and their gradient sums to zero."""
+    return np.asarray(k.fixed)
+
+
+_LINEAR = frozenset({"reduce_mean", "reduce_sum"})
+
+
+@rule("reduce_mean", "reduce_sum", "reduce_max", "reduce_min", "reduce_l1", "reduce_l2", "reduce_sum_square",
+      "reduce_var", "reduce_std", "reduce_prod", "reduce_log_sum_exp")  # fmt: skip
+def _reduce(c: Case) -> Step:
+    x = c.zone(0)
+    given = c.ints(1, "axes", "dim")
+    rank = len(x.shape)
+    over = sorted({a % rank for a in given}) if given else list(range(rank))
+    keep = bool(c.attrs.get("keepdims", 1)) and (bool(given) or c.node.call is None)
+    shape = tuple(1 if a in over else n for a, n in enumerate(x.shape) if keep or a not in over)
+    kept = [1 if a in over else n for a, n in enumerate(x.shape)]
+    turn = reshaper(kept, shape)
+    zero = turn(collapsed(x.zero, over, np.all))
+    positive = turn(collapsed(x.low, over, np.min)) >= 0
+    if c.node.op not in (*_LINEAR, "reduce_max", "reduce_min", "reduce_l1", "reduce_l2", "reduce_sum_square"):
+        zero = np.zeros_like(zero)
+        positive = zero
+    out = Zone(np.where(zero | positive, 0.0, -np.inf), np.where(zero, 0.0, np.inf), shape,
+               turn(collapsed(x.fixed, over, np.all)))  # fmt: skip
+    again = reshaper(shape, kept)
+
+    def back(d: Sequence[Grad]) -> Given:
+        live = again(d[0].live)
+        if c.node.op not in _LINEAR:
+            return {0: Grad(live & np.ones_like(x.zero), x.shape)}
+        found = [(carried(one, kept, shape), again(where)) for one, where in d[0].sums]
+        sums = tuple((one, where) for one, where in found if one)
+        return {0: Grad(live, x.shape, sums, frozenset(over))}
+
+    return Step((out,), back)
+
+
+@rule("max_pool", "average_pool", "lp_pool", "global_average_pool", "global_max_pool", "resize", "upsample")
+def _pool(c: Case) -> Step:
+    x, shape = c.zone(0), c.shape()
+    if len(shape) != len(x.shape):
+        raise Unread
+    changed = [a for a in range(len(shape)) if a >= min(2, len(shape) - 1)]
+    thin = joined(x, changed)
+    pads = c.attrs.get("pads", 0)
+    if np.any(np.asarray(pads if not isinstance(pads, str) else 1) != 0) and "max" not in c.node.op:
+        thin = Zone(np.minimum(thin.low, 0), np.maximum(thin.high, 0), thin.shape)
+    out = Zone(thin.low, thin.high, shape, thin.fixed if not np.any(np.asarray(pads != 0)) else None)
+    return Step((out, *([None] * (len(c.node.outputs) - 1))),
+                lambda d: {0: Grad(collapsed(d[0].live, changed, np.any), x.shape)})  # fmt: skip

@@ -1,0 +1,119 @@
+"""Labels of the output units of each weight: of what it makes, its bias included."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from initaudit.symmetry.combining import combined, reshaped
+from initaudit.symmetry.engine import Unread, Use, Walk, Weight
+from initaudit.symmetry.labels import ZERO, Labels, TooMany, dense, even
+from initaudit.symmetry.products import forgotten
+from initaudit.types import Array
+
+
+def rows(walk: Walk) -> dict[str, list[Labels]]:
+    """Return, by name of a constant, labels that together label its rows: on its own axes, even along its terms."""
+    out: dict[str, list[Labels]] = {}
+    for use in walk.uses:
+        try:
+            found = _own(walk, use)
+        except (Unread, TooMany, LookupError, ValueError):
+            continue
+        if found is not None:
+            out.setdefault(found[0], []).append(found[1])
+    return out
+
+
+def _own(walk: Walk, use: Use) -> tuple[str, Labels] | None:
+    name = walk.view.nodes[use.node].inputs[use.place]
+    weight = walk.values.get(name) or walk.value(name)
+    if weight is None:
+        return None
+    labels = _rows(walk, use, weight.shape)
+    while name not in walk.view.graph.constants:  # through what turned or cut it
+        at = walk.view.producer.get(name)
+        if at is None:
+            return None
+        node = walk.view.nodes[at]
+        if not isinstance(walk.values.get(name), Weight):
+            # Computed from parameters: the one of its shape stands for it.
+            like = [n for n in node.inputs if n and _shape(walk, n) == labels.shape and n in walk.view.fixed]
+            if not like:
+                return None
+            name = like[0]
+            continue
+        given = [labels if out == name else even((), ZERO) for out in node.outputs]
+        found = walk.steps[at].back(given)[0]
+        labels = found if isinstance(found, Labels) else combined(found, "rows")
+        name = node.inputs[0]
+    return name, labels
+
+
+def _shape(walk: Walk, name: str) -> tuple[int, ...] | None:
+    value = walk.values.get(name) or walk.value(name)
+    return value.shape if value is not None else None
+
+
+def _rows(walk: Walk, use: Use, shape: Sequence[int]) -> Labels:
+    if use.units is not None:
+        out = dense(use.units)
+        while out.rank < len(shape):
+            out = out.added(out.rank, shape[out.rank])
+        return out
+    value = walk.values[_with_bias(walk, use.out)]
+    if not isinstance(value, Labels):
+        raise Unread
+    kept = {axis % value.rank: own for own, axis in use.axes}
+    order = [axis for axis in range(value.rank) if axis in kept]
+    for axis in reversed(range(value.rank)):
+        if axis not in kept:
+            value = forgotten(value, axis)
+    if use.groups > 1:  # (group, units of it) where the weight has (group, terms), units of it
+        units = value.dense(0).data.reshape(use.groups, 1, -1)
+        wide = (use.groups, shape[0] // use.groups, units.shape[2])
+        spread = Labels(units, wide, (False,) * 3, (1,) * 3)
+        out = reshaped(spread, (shape[0], units.shape[2]))
+        for size in shape[2:]:
+            out = out.added(out.rank, size)
+        return out
+    letters = [kept[axis] for axis in order]
+    for own in range(len(shape)):
+        if own not in letters:
+            value = value.added(value.rank, shape[own])
+            letters.append(own)
+    return value.permuted([letters.index(own) for own in range(len(shape))])
+
+
+def _with_bias(walk: Walk, name: str) -> str:
+    """Return the value with the bias added, where a node of its own does that."""
+    readers = walk.view.readers(name)
+    if len(readers) == 1:
+        node = walk.view.nodes[readers[0].node]
+        others = [n for n in node.inputs if n != name]
+        if node.op == "add" and len(others) == 1 and others[0] in walk.view.fixed:
+            made, own = walk.values.get(node.outputs[0]), walk.values.get(name)
+            if isinstance(made, Labels) and isinstance(own, Labels) and made.shape == own.shape:
+                return node.outputs[0]
+    return name
+
+
+def units(found: Sequence[Labels], axes: str, shape: Sequence[int], groups: int = 1) -> Array:
+    """Return one label per output unit of a weight, in the order of its stack and output axes as stored."""
+    label = combined(found, "units") if len(found) > 1 else found[0]
+    at = axes.find("i")
+    if groups > 1 and 0 <= at < axes.find("o") and shape[at] % groups == 0:  # the units of a group are along its terms
+        shape = (*shape[:at], groups, shape[at] // groups, *shape[at + 1 :])
+        label, axes = reshaped(label, shape), f"{axes[:at]}s{axes[at:]}"
+    for k in reversed(range(len(axes))):
+        if axes[k] not in "so":
+            label = _flat(label, k)
+    wide = [n for a, n in zip(axes, shape, strict=True) if a in "so"]
+    if math.prod(label.shape) != math.prod(wide):
+        raise Unread
+    out: Array = label.flat(label.shape).reshape(-1)
+    return out
+
+
+def _flat(label: Labels, axis: int) -> Labels:
+    return forgotten(label, axis)
