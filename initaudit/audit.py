@@ -78,17 +78,24 @@ def audit_path(
     Raises:
         InitauditError: the model could not be read, or holds nothing to audit.
     """
-    model = replace(formats.read(path), path=shown(path))
     try:
-        if meant is not None:
-            model = _fitted(model, meant)
         report = audit_model(
-            model, names=names, activation=activation, chosen=chosen, only=only, jobs=jobs, progress=progress,
-            probe=probe, data=data, seed=seed, notice=notice,
+            read(path, meant), names=names, activation=activation, chosen=chosen, only=only, jobs=jobs,
+            progress=progress, probe=probe, data=data, seed=seed, notice=notice,
         )  # fmt: skip
     except InitauditError as error:
         raise error.at(str(path)) from None
     return replace(report, given=str(path))
+
+
+def read(path: str | Path, meant: Callable[[], Model] | None = None) -> Model:
+    """Return what a file or folder holds, with the graph of the module that it is meant for, if there is one.
+
+    Raises:
+        InitauditError: it could not be read, or the module is not its own.
+    """
+    model = replace(formats.read(path), path=shown(path))
+    return model if meant is None else _fitted(model, meant)
 
 
 def built(

@@ -92,6 +92,13 @@ DataOption = Annotated[
     typer.Option(metavar="FILE", help="What the batch is made of: .npy, .npz or .pt, by input name; drawn by default."),
 ]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of what the probe draws.")]
+SymmetryOption = Annotated[
+    bool,
+    typer.Option(
+        "--symmetry",
+        help="Tell instead which units stay equal in training for ever, and which parameters sleep or never move.",
+    ),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings, errors and the closing line.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Every row, every finding, what was not judged.")]
 

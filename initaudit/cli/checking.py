@@ -13,6 +13,7 @@ import typer
 
 from initaudit import reporters
 from initaudit.cli.asked import meant_by, notice_to, refuse_idle_data, refuse_model, same_options, split
+from initaudit.cli.listing import freedom
 from initaudit.cli.streams import complain, emit, progress_of, style_of, width, write
 from initaudit.errors import InitauditError, UsageError
 from initaudit.options import (
@@ -35,6 +36,7 @@ from initaudit.options import (
     QuietOption,
     SeedOption,
     SelectOption,
+    SymmetryOption,
     VerboseOption,
 )
 from initaudit.types import Report, Severity
@@ -114,17 +116,22 @@ def show(
     probe: ProbeOption = None,
     data: DataOption = None,
     seed: SeedOption = 0,
+    symmetry: SymmetryOption = False,
 ) -> None:
     """List every weight with its distribution, and draw signal and gradient against depth, without judging."""
     from initaudit import activations, audit  # noqa: PLC0415
     from initaudit.reporters import plot  # noqa: PLC0415
     from initaudit.reporters.table import distributions  # noqa: PLC0415
 
-    refuse_idle_data(data, probe)
+    if symmetry and probe:
+        raise UsageError("--symmetry is decided on the graph, without a batch; leave --probe out")
+    refuse_idle_data(data, probe if not symmetry or model or arch else False)
     if activation is not None:
         activation = activations.named(activation)
     meant = meant_by([path] if path else [], model, arch, input, data)
     name = path or model or arch or ""
+    if symmetry:
+        raise typer.Exit(freedom(path, name, meant, names=names, activation=activation, only=split(layers)))
     with progress_of(_first(name, meant), quiet=False) as step:
         settings: dict[str, Any] = {
             "activation": activation, "chosen": (), "only": split(layers), "jobs": jobs,

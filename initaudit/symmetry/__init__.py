@@ -1,5 +1,6 @@
 """Which units can ever differ, and which parameters can ever move: decided on the graph, without training."""
 
+from initaudit.freedom import Freedom, LayerFreedom, ParameterFreedom
 from initaudit.symmetry import (  # noqa: F401  they fill the tables
     attention,
     convolutions,
@@ -17,6 +18,5 @@ from initaudit.symmetry import (  # noqa: F401  they fill the tables
     recurrent,
 )
 from initaudit.symmetry.analysis import analyse, movements
-from initaudit.symmetry.freedom import Freedom, LayerFreedom, ParameterFreedom
 
 __all__ = ["Freedom", "LayerFreedom", "ParameterFreedom", "analyse", "movements"]

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from initaudit.freedom import Freedom, LayerFreedom, ParameterFreedom
 from initaudit.graph.view import View, sound
 from initaudit.symmetry.engine import Unread, Walk
-from initaudit.symmetry.freedom import Freedom, LayerFreedom, ParameterFreedom
 from initaudit.symmetry.labels import Labels, TooMany
 from initaudit.symmetry.moving import Moving
 from initaudit.symmetry.moving import Walk as Moves

@@ -1,0 +1,89 @@
+"""What the analysis of ties tells: effective widths, tied units, parameters that sleep or never move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFreedom:
+    """How many different units a layer has."""
+
+    name: str
+    units: int
+    width: int  # effective: how many of them can ever differ
+    classes: tuple[tuple[int, ...], ...] = ()  # the sets of units that stay equal, of two or more, as stored
+    start: str = ""  # the layer that the ties begin at, itself or one just before it; empty where it has none
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterFreedom:
+    """When a parameter first moves."""
+
+    name: str  # of the tensor
+    size: int
+    wake: int  # the first step at which some of it moves; 0 for never
+    late: tuple[tuple[int, int], ...] = ()  # (step, elements that first move at it), beyond the first step
+    dead: int = 0  # elements that never move, because a factor of their gradient is zero for ever
+    cancelled: int = 0  # elements that never move, because their effect is taken away later: a bias before a batch norm
+
+    @property
+    def asleep(self) -> bool:
+        """Whether none of it moves at the first step, but some of it later."""
+        return self.wake > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Freedom:
+    """What can ever differ, and what can ever move."""
+
+    layers: tuple[LayerFreedom | None, ...] = ()  # one per layer asked for; None where its units are not known
+    parameters: tuple[ParameterFreedom, ...] = ()  # those that do not move as a whole at the first step
+    unread: tuple[str, ...] = ()  # operations not understood: all they touch is taken to differ
+    rounds: int = 0  # of labels
+    steps: int = 0  # of training, until nothing more wakes
+    why: str = ""  # why there is nothing to say of units; empty where there is
+
+
+def weakest(found: Sequence[Freedom]) -> Freedom:
+    """Return what holds whichever of several graphs is the right one.
+
+    Of a layer that is the largest width, without classes: they need not be the same ones. Of a parameter it is what
+    holds of it as a whole in every graph, for the same reason.
+    """
+    first, *rest = found
+    if not rest:
+        return first
+    layers = tuple(_widest(one) for one in zip(*(f.layers for f in found), strict=True))
+    told = [{p.name: p for p in f.parameters} for f in found]
+    everywhere = [[t[name] for t in told] for name in told[0] if all(name in t for t in told)]
+    parameters = tuple(p for p in map(_surest, everywhere) if p is not None)
+    return Freedom(
+        layers,
+        parameters,
+        tuple(dict.fromkeys(op for f in found for op in f.unread)),
+        max(f.rounds for f in found),
+        max((p.wake for p in parameters), default=1),
+        next((f.why for f in found if f.why), ""),
+    )
+
+
+def _widest(found: Sequence[LayerFreedom | None]) -> LayerFreedom | None:
+    known = [one for one in found if one is not None]
+    if len(known) < len(found):
+        return None
+    width = max(one.width for one in known)
+    return LayerFreedom(known[0].name, known[0].units, width)
+
+
+def _surest(found: Sequence[ParameterFreedom]) -> ParameterFreedom | None:
+    """Return what holds of all of a parameter in every graph: the earliest step, and cancelled rather than dead."""
+    name, size = found[0].name, found[0].size
+    if any(sum(n for _, n in p.late) + p.dead + p.cancelled < size for p in found):
+        return None  # some of it moves at once
+    if wakes := [p.wake for p in found if p.wake]:
+        return ParameterFreedom(name, size, min(wakes), ((min(wakes), size),))
+    if all(p.dead == size for p in found):
+        return ParameterFreedom(name, size, 0, dead=size)
+    return ParameterFreedom(name, size, 0, cancelled=size)
