@@ -138,7 +138,7 @@ def _excused(done: Repair, seen: Any) -> Iterator[Product]:
     kept = {skip.name: skip.why for skip in done.plan.kept}
     told: dict[str, str] = {}
     for row in done.reached:
-        if row.why and not row.part.rpartition(", ")[2].startswith("use "):
+        if row.why:
             told.setdefault(row.layer, row.why)
     for one in seen:
         own = next((name for name in touched if name == one.weight or name.startswith(f"{one.weight}.")), "")
