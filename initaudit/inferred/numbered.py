@@ -20,7 +20,6 @@ from itertools import pairwise
 from typing import Any
 
 from initaudit.layers.chains import PARALLEL
-from initaudit.torch_ops import Builder, known
 from initaudit.types import Graph, Layer, Model, Ref, Tensor
 
 _KEY = re.compile(r"(?P<prefix>(?:.*\.)?)(?P<number>\d{1,6})\.(?P<leaf>[a-z_]+)$", re.DOTALL)
@@ -77,6 +76,8 @@ class Chain:
 
     def graph(self, between: Between) -> Graph:
         """Return the graph with one thing in all gaps."""
+        from initaudit.torch_ops import Builder  # noqa: PLC0415  takes longer to load than most files to find no chain
+
         builder = Builder("function")
         width = self.links[0].sides[0]
         builder.input("input", (_BATCH, width))
@@ -148,6 +149,8 @@ def between(activation: str) -> Between | None:
     """Return what the user says stands in the gaps; None where the table has no such function."""
     if activation in ("", "none", "identity", "linear"):
         return NOTHING
+    from initaudit.torch_ops import known  # noqa: PLC0415  as above
+
     return Between(activation) if known(activation) else None
 
 
