@@ -13,6 +13,20 @@ from typing import Any, TypeVar
 from initaudit.types import Audit, Evidence, Finding, Measured, Severity
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ByName(dict[str, F]):
+    """Functions by name. Called, it enters one under every name that it does for: `@op("add", "sub")`."""
+
+    def __call__(self, *names: str) -> Callable[[F], F]:
+        """Return the decorator that enters a function under these names."""
+
+        def enter(function: F) -> F:
+            self.update(dict.fromkeys(names, function))
+            return function
+
+        return enter
 
 
 def members(package: ModuleType, kind: type[T]) -> tuple[T, ...]:

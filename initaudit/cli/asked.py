@@ -19,6 +19,16 @@ def split(words: list[str] | None) -> list[str]:
     return [word.strip() for given in words or () for word in given.split(",")]
 
 
+def refuse_both(quiet: bool, verbose: bool) -> None:
+    """Refuse --quiet with --verbose.
+
+    Raises:
+        UsageError: both are given.
+    """
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose contradict each other")
+
+
 def meant_by(
     paths: list[str], model: str | None, arch: str | None, inputs: list[str] | None, data: str | None
 ) -> Callable[[], Model] | None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from initaudit import reporters
-from initaudit.cli.asked import meant_by, notice_to, refuse_idle_data, refuse_model, same_options, split
+from initaudit.cli.asked import meant_by, notice_to, refuse_both, refuse_idle_data, refuse_model, same_options, split
 from initaudit.cli.listing import freedom
 from initaudit.cli.streams import complain, emit, progress_of, style_of, width, write
 from initaudit.errors import InitauditError, UsageError
@@ -63,8 +63,7 @@ def check(
     verbose: VerboseOption = False,
 ) -> None:
     """Judge the weights of a checkpoint or graph."""
-    if quiet and verbose:
-        raise UsageError("--quiet and --verbose contradict each other")
+    refuse_both(quiet, verbose)
     refuse_idle_data(data, probe)
     from initaudit import activations, audit  # noqa: PLC0415  numpy is not needed for --help
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from initaudit.cli.asked import refuse_both
 from initaudit.cli.streams import complain, emit, progress_of, style_of
-from initaudit.errors import UsageError
 from initaudit.options import (
     ActivationOption,
     JobsOption,
@@ -29,8 +29,7 @@ def diff(
     verbose: VerboseOption = False,
 ) -> None:
     """Compare two models tensor by tensor: exit code 0 if all are equal, 1 if not, 2 if that cannot be said."""
-    if quiet and verbose:
-        raise UsageError("--quiet and --verbose contradict each other")
+    refuse_both(quiet, verbose)
     from initaudit import activations  # noqa: PLC0415
     from initaudit.repair import diffing, steps  # noqa: PLC0415
     from initaudit.reporters import difference  # noqa: PLC0415

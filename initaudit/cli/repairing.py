@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from initaudit.cli.asked import meant_by, notice_to, refuse_idle_data, split
+from initaudit.cli.asked import meant_by, notice_to, refuse_both, refuse_idle_data, split
 from initaudit.cli.places import refuse_clashes, refuse_written
 from initaudit.cli.streams import aside, emit, progress_of, style_of
 from initaudit.edits import Repair
@@ -74,7 +74,8 @@ def fix(
         raise UsageError("give a PATH: the file or folder to repair")
     lsuv = scheme.strip().lower().partition(":")[0] == "lsuv"
     records = {name: file for name, file in (("--manifest", manifest), ("--emit-code", emit_code)) if file is not None}
-    _refuse_contradictions(output, in_place, layers, all, dry_run, records, quiet and verbose)
+    refuse_both(quiet, verbose)
+    _refuse_contradictions(output, in_place, layers, all, dry_run, records)
     refuse_idle_data(data, probe, used=lsuv)
     from initaudit import activations, audit  # noqa: PLC0415  numpy is not needed for --help
     from initaudit.formats import writing  # noqa: PLC0415
@@ -140,9 +141,8 @@ def _code(done: Repair) -> str:
 
 
 def _refuse_contradictions(
-    output: str | None, in_place: bool, layers: list[str] | None, every: bool, dry: bool, records: Iterable[str],
-    both: bool,
-) -> None:  # fmt: skip
+    output: str | None, in_place: bool, layers: list[str] | None, every: bool, dry: bool, records: Iterable[str]
+) -> None:
     if output is not None and in_place:
         raise UsageError("--output and --in-place contradict each other")
     if layers and every:
@@ -150,7 +150,5 @@ def _refuse_contradictions(
     for option in records if dry else ():
         instead = "; --format json prints the same" if option == "--manifest" else ""
         raise UsageError(f"--dry-run writes nothing: leave {option} away{instead}")
-    if both:
-        raise UsageError("--quiet and --verbose contradict each other")
     if output in {"-", ""}:
         raise UsageError("a model is not written to standard output; name a file")

@@ -87,3 +87,16 @@ class Leaf:
     def where(self) -> str:
         """The module in a sentence."""
         return (self.record.path or "the model")[:80]
+
+
+def positive(leaf: Leaf, numbers: tuple[int, ...]) -> tuple[int, ...]:
+    """Return kernels, strides or dilations; raise UnsupportedError where one is none."""
+    if any(n < 1 for n in numbers):
+        raise UnsupportedError(f"{leaf.where} has a kernel, stride or dilation below 1")
+    return numbers
+
+
+def with_channels(leaf: Leaf, shape: Shape) -> None:
+    """Raise MisfitError where a value has not the axes that the module takes: inputs, channels and its own."""
+    if len(shape) != leaf.rank + 2:
+        raise MisfitError(f"{leaf.where} takes {leaf.rank + 2} axes, not {len(shape)}")

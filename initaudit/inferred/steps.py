@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from initaudit.errors import UnsupportedError
-from initaudit.inferred.leaves import Leaf, MisfitError, Shape, Step
+from initaudit.inferred.leaves import Leaf, MisfitError, Shape, Step, positive, with_channels
+from initaudit.inferred.pools import adaptive, pool
 
 _MOST = 1 << 40  # elements of a value
 
@@ -56,7 +57,7 @@ def _conv(leaf: Leaf, shape: Shape) -> list[Step]:
     if len(weight) != n + 2:
         raise UnsupportedError(f"the weight of {leaf.where} has {len(weight)} axes")
     _channels(leaf, shape, weight[1] * groups)
-    stride, dilation = _positive(leaf, leaf.several("stride")), _positive(leaf, leaf.several("dilation", 1))
+    stride, dilation = positive(leaf, leaf.several("stride")), positive(leaf, leaf.several("dilation", 1))
     given = leaf.get("padding", 0)
     if given not in ("same", "valid"):
         given = leaf.several("padding", 0)
@@ -86,7 +87,7 @@ def _turned(leaf: Leaf, shape: Shape) -> list[Step]:
     if len(weight) != n + 2 or leaf.get("padding_mode", "zeros") != "zeros":
         raise UnsupportedError(f"{leaf.where} is no plain transposed convolution")
     _channels(leaf, shape, weight[0])
-    stride, dilation = _positive(leaf, leaf.several("stride")), _positive(leaf, leaf.several("dilation", 1))
+    stride, dilation = positive(leaf, leaf.several("stride")), positive(leaf, leaf.several("dilation", 1))
     groups = leaf.whole("groups", 1)
     padding, more = leaf.several("padding", 0), leaf.several("output_padding", 0)
     out = tuple(
@@ -102,12 +103,6 @@ def _channels(leaf: Leaf, shape: Shape, wanted: int) -> None:
         raise MisfitError(f"{leaf.where} takes {leaf.rank + 2} axes, not {len(shape)}")
     if shape[1] != wanted:
         raise MisfitError(f"{leaf.where} takes {wanted} channels, not {shape[1]}")
-
-
-def _positive(leaf: Leaf, numbers: tuple[int, ...]) -> tuple[int, ...]:
-    if any(n < 1 for n in numbers):
-        raise UnsupportedError(f"{leaf.where} has a kernel, stride or dilation below 1")
-    return numbers
 
 
 def _embedding(leaf: Leaf, shape: Shape) -> list[Step]:
@@ -194,58 +189,6 @@ def _local_norm(leaf: Leaf, shape: Shape) -> list[Step]:
 # ---- pools
 
 
-def _pool(leaf: Leaf, shape: Shape) -> list[Step]:
-    n = leaf.rank
-    _axes(leaf, shape)
-    kernel = _positive(leaf, leaf.several("kernel_size"))
-    given = leaf.get("stride")
-    stride = kernel if given in (None, ()) else _positive(leaf, leaf.several("stride"))
-    padding, dilation = leaf.several("padding", 0), _positive(leaf, leaf.several("dilation", 1))
-    ceil = bool(leaf.get("ceil_mode", False))
-    sizes = zip(shape[2:], kernel, stride, padding, dilation, strict=True)
-    out = (*shape[:2], *(_windows(*one, ceil) for one in sizes))
-    if any(k > x + 2 * p for x, k, p in zip(shape[2:], kernel, padding, strict=True)):
-        raise MisfitError(f"the window of {leaf.where} is larger than what it is applied to", 1, 4**n)
-    if leaf.kind.startswith("MaxPool"):
-        if leaf.get("return_indices", False):
-            raise UnsupportedError(f"{leaf.where} returns two values")
-        kwargs = {
-            "stride": given, "padding": leaf.get("padding", 0), "dilation": leaf.get("dilation", 1),
-            "ceil_mode": ceil, "return_indices": False,
-        }  # fmt: skip
-        return [Step(f"max_pool{n}d", (leaf.get("kernel_size"),), kwargs, out)]
-    if leaf.kind.startswith("LPPool"):
-        power = (float(leaf.get("norm_type", 2)), leaf.get("kernel_size"))
-        return [Step(f"lp_pool{n}d", power, {"stride": given, "ceil_mode": ceil}, out)]
-    args = (leaf.get("kernel_size"), given, leaf.get("padding", 0), ceil, leaf.get("count_include_pad", True))
-    return [Step(f"avg_pool{n}d", args if n == 1 else (*args, leaf.get("divisor_override")), {}, out)]
-
-
-def _windows(extent: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
-    room = extent + 2 * padding - dilation * (kernel - 1) - 1
-    count = -(-room // stride) + 1 if ceil else room // stride + 1
-    return count - 1 if ceil and (count - 1) * stride >= extent + padding else count
-
-
-def _axes(leaf: Leaf, shape: Shape) -> None:
-    if len(shape) != leaf.rank + 2:
-        raise MisfitError(f"{leaf.where} takes {leaf.rank + 2} axes, not {len(shape)}")
-
-
-def _adaptive(leaf: Leaf, shape: Shape) -> list[Step]:
-    _axes(leaf, shape)
-    size = leaf.get("output_size")
-    items = size if isinstance(size, tuple) else (size,) * leaf.rank
-    if len(items) != leaf.rank or not all(n is None or isinstance(n, int) for n in items):
-        raise UnsupportedError(f"{leaf.where} has no output_size")
-    out = tuple(x if n is None else n for x, n in zip(shape[2:], items, strict=True))
-    how = "max" if "Max" in leaf.kind else "avg"
-    if leaf.get("return_indices", False):
-        raise UnsupportedError(f"{leaf.where} returns two values")
-    kwargs = {"return_indices": False} if how == "max" else {}
-    return [Step(f"adaptive_{how}_pool{leaf.rank}d", (size,), kwargs, (*shape[:2], *out))]
-
-
 # ---- moves
 
 
@@ -314,7 +257,7 @@ def _upsample(leaf: Leaf, shape: Shape) -> list[Step]:
 
 
 def _pad(leaf: Leaf, shape: Shape) -> list[Step]:
-    _axes(leaf, shape)
+    with_channels(leaf, shape)
     sides = leaf.get("padding")
     if not isinstance(sides, tuple) or len(sides) != 2 * leaf.rank or not all(isinstance(n, int) for n in sides):
         raise UnsupportedError(f"{leaf.where} has no padding")
@@ -394,9 +337,9 @@ _ROWS: dict[str, Row] = {
     **dict.fromkeys(("InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"), _instance_norm),
     **dict.fromkeys(("LayerNorm", "RMSNorm"), _layer_norm),
     "GroupNorm": _group_norm, "LocalResponseNorm": _local_norm,
-    **dict.fromkeys((f"{kind}Pool{n}d" for kind in ("Max", "Avg") for n in (1, 2, 3)), _pool),
-    **dict.fromkeys(("LPPool1d", "LPPool2d", "LPPool3d"), _pool),
-    **dict.fromkeys((f"Adaptive{kind}Pool{n}d" for kind in ("Max", "Avg") for n in (1, 2, 3)), _adaptive),
+    **dict.fromkeys((f"{kind}Pool{n}d" for kind in ("Max", "Avg") for n in (1, 2, 3)), pool),
+    **dict.fromkeys(("LPPool1d", "LPPool2d", "LPPool3d"), pool),
+    **dict.fromkeys((f"Adaptive{kind}Pool{n}d" for kind in ("Max", "Avg") for n in (1, 2, 3)), adaptive),
     **dict.fromkeys(
         ("Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"), _nothing
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from initaudit.symmetry.labels import Labels, TooMany, chained, together, word
 from initaudit.types import Array
@@ -179,35 +179,20 @@ def reshaped(x: Labels, shape: Sequence[int]) -> Labels:
 def _reshaped_densely(x: Labels, shape: Sequence[int]) -> Labels:
     """Likewise where atoms would be cut across: with an entry for every element of the axes concerned."""
     before, after = list(x.shape), list(shape)
-    out, done_before, done_after = x, 0, 0
-    while done_before < len(before):  # runs of axes that hold the same elements before and after
-        m, n = done_before + 1, done_after + 1
-        while math.prod(before[done_before:m]) != math.prod(after[done_after:n]):
-            if math.prod(before[done_before:m]) < math.prod(after[done_after:n]):
-                m += 1
-            else:
-                n += 1
-        while m < len(before) and before[m] == 1:
-            m += 1
-        while n < len(after) and after[n] == 1:
-            n += 1
-        if m - done_before > 1 or n - done_after > 1:
-            for axis in range(done_before, m):
-                out = (
-                    out.freed(axis)
-                    if out.is_free(axis) and all(out.is_free(k) or out.shape[k] == 1 for k in range(done_before, m))
-                    else out.dense(axis)
-                )
-        done_before, done_after = m, n
+    out = x
+    for old, new in _runs(before, after):
+        if len(old) > 1 or len(new) > 1:
+            for axis in old:
+                whole = out.is_free(axis) and all(out.is_free(k) or out.shape[k] == 1 for k in old)
+                out = out.freed(axis) if whole else out.dense(axis)
     try:
         return _regrouped(out, before, after)
     except RecursionError:
         raise TooMany from None
 
 
-def _regrouped(x: Labels, before: Sequence[int], after: Sequence[int]) -> Labels:
-    """Reshape labels whose axes are dense, or free together with those that they are reshaped with."""
-    out, pieces = x, []
+def _runs(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[range, range]]:
+    """Yield the runs of axes that hold the same elements before and after a reshape, axes of one with those before."""
     i = j = 0
     while i < len(before) or j < len(after):
         m, n = min(i + 1, len(before)), min(j + 1, len(after))
@@ -220,8 +205,14 @@ def _regrouped(x: Labels, before: Sequence[int], after: Sequence[int]) -> Labels
             m += 1
         while n < len(after) and after[n] == 1:
             n += 1
-        pieces.append((range(i, m), tuple(after[j:n])))
+        yield range(i, m), range(j, n)
         i, j = m, n
+
+
+def _regrouped(x: Labels, before: Sequence[int], after: Sequence[int]) -> Labels:
+    """Reshape labels whose axes are dense, or free together with those that they are reshaped with."""
+    out = x
+    pieces = [(old, tuple(after[k] for k in new)) for old, new in _runs(before, after)]
     data_shape: list[int] = []
     sizes: list[int] = []
     free_: list[bool] = []

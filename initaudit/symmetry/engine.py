@@ -27,6 +27,7 @@ import numpy as np
 
 from initaudit.errors import InitauditError
 from initaudit.graph.view import View
+from initaudit.registry import ByName
 from initaudit.symmetry.combining import added, combined
 from initaudit.symmetry.exact import NotFinite
 from initaudit.symmetry.labels import ZERO, Labels, TooMany, dense, even, free, of_numbers, word
@@ -83,23 +84,7 @@ _FAULTS = (
     Unread, TooMany, NotFinite, InitauditError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError,
     AttributeError, AssertionError, MemoryError,
 )  # fmt: skip
-_TABLE: dict[str, Callable[[Case], Step]] = {}
-
-
-def op(*names: str) -> Callable[[Callable[[Case], Step]], Callable[[Case], Step]]:
-    """Register what this analysis knows of operations."""
-
-    def add(function: Callable[[Case], Step]) -> Callable[[Case], Step]:
-        for name in names:
-            _TABLE[name] = function
-        return function
-
-    return add
-
-
-def known(name: str) -> bool:
-    """Whether there is a rule for an operation."""
-    return name in _TABLE
+op: ByName[Callable[[Case], Step]] = ByName()  # what this analysis knows of operations
 
 
 class Case:
@@ -256,7 +241,7 @@ class Walk:
             shape = self.shape(name)
             self.values[name] = None if shape is None else free(shape, word("input", name))
         for at, node in enumerate(self.view.nodes):
-            rule = _TABLE.get(node.op)
+            rule = op.get(node.op)
             mark = len(self.uses)
             try:
                 if rule is None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from initaudit.errors import InitauditError
 from initaudit.graph.view import View
+from initaudit.registry import ByName
 from initaudit.symmetry.zones import Grad, Held, Zone, alive, anything, dead, lined, merged
 from initaudit.types import Array, Node, Tensor
 
@@ -39,18 +40,7 @@ _FAULTS = (
     Unread, InitauditError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, AssertionError,
     MemoryError,
 )  # fmt: skip
-_TABLE: dict[str, Callable[[Case], Step]] = {}
-
-
-def rule(*names: str) -> Callable[[Callable[[Case], Step]], Callable[[Case], Step]]:
-    """Register what is known of operations."""
-
-    def add(function: Callable[[Case], Step]) -> Callable[[Case], Step]:
-        for name in names:
-            _TABLE[name] = function
-        return function
-
-    return add
+rule: ByName[Callable[[Case], Step]] = ByName()  # what is known of operations
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +183,7 @@ class Walk:
             shape = self.shape(name)
             self.values[name] = None if shape is None else anything(shape)
         for at, node in enumerate(self.view.nodes):
-            known = _TABLE.get(node.op)
+            known = rule.get(node.op)
             try:
                 if known is None:
                     raise Unread

@@ -25,6 +25,7 @@ import numpy as np
 from initaudit.errors import InitauditError
 from initaudit.graph.view import View
 from initaudit.layers.from_graph_found import computed
+from initaudit.registry import ByName
 from initaudit.theory.grid import Grid
 from initaudit.theory.kernel import Back, Batched, Kernel, corrected, plain_axes, start
 from initaudit.theory.weights import Weight, Weights
@@ -76,23 +77,12 @@ _FAULTS = (
     Unread, InitauditError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError, AttributeError,
     AssertionError, MemoryError,
 )  # fmt: skip
-_TABLE: dict[str, Callable[[Case], Step]] = {}
-
-
-def op(*names: str) -> Callable[[Callable[[Case], Step]], Callable[[Case], Step]]:
-    """Register what theory knows of operations."""
-
-    def add(function: Callable[[Case], Step]) -> Callable[[Case], Step]:
-        for name in names:
-            _TABLE[name] = function
-        return function
-
-    return add
+op: ByName[Callable[[Case], Step]] = ByName()  # what theory knows of operations
 
 
 def known(name: str) -> bool:
     """Whether there is a rule for an operation."""
-    return name in _TABLE
+    return name in op
 
 
 class Case:
@@ -321,7 +311,7 @@ class Walk:
             return
         self._tried.add(at)
         node = self.view.nodes[at]
-        rule = _TABLE.get(node.op)
+        rule = op.get(node.op)
         step: Step | None = None
         lost = False
         before = set(self.unread)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from initaudit.errors import UnsupportedError
+from initaudit.registry import ByName
 from initaudit.types import Node
 
 
@@ -101,15 +102,5 @@ def axis_of(axis: Any, rank: int) -> int:
 
 
 Operator = Callable[[Case], Any]
-OPERATORS: dict[str, Operator] = {}
-
-
-def operator(*names: str) -> Callable[[Operator], Operator]:
-    """Enter a function into the table under canonical names."""
-
-    def enter(function: Operator) -> Operator:
-        for name in names:
-            OPERATORS[name] = function
-        return function
-
-    return enter
+OPERATORS: ByName[Operator] = ByName()  # by canonical name
+operator = OPERATORS
