@@ -224,6 +224,7 @@ def audit_model(
         probe=whole.probe,
         theory=whole.theory,
         risk=whole.risk,
+        freedom=whole.freedom,
     )
 
 

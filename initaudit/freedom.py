@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Cause(StrEnum):
+    """Why a parameter never moves."""
+
+    ZEROS = "zeros"  # parameters that are zero multiply each other
+    OFF = "off"  # units that no input can switch on
+    DESIGN = "design"  # it would not move whatever the parameters were: zero inputs, masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +24,14 @@ class LayerFreedom:
     width: int  # effective: how many of them can ever differ
     classes: tuple[tuple[int, ...], ...] = ()  # the sets of units that stay equal, of two or more, as stored
     start: str = ""  # the layer that the ties begin at, itself or one just before it; empty where it has none
+    nearly: tuple[tuple[int, ...], ...] = ()  # sets that are equal but for rounding of the dtype, beyond `classes`
+    twins: tuple[tuple[int, ...], ...] = ()  # sets that are equal but for sign or scale, and stay so; beyond `classes`
+    breaks: tuple[str, ...] = ()  # what parts its tied units in practice: "dropout 0.1"
+
+    @property
+    def nearly_width(self) -> int:
+        """How many units differ by more than rounding."""
+        return self.width if not self.nearly else self.units - sum(len(one) - 1 for one in self.nearly)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +44,8 @@ class ParameterFreedom:
     late: tuple[tuple[int, int], ...] = ()  # (step, elements that first move at it), beyond the first step
     dead: int = 0  # elements that never move, because a factor of their gradient is zero for ever
     cancelled: int = 0  # elements that never move, because their effect is taken away later: a bias before a batch norm
+    cause: Cause | None = None  # why elements are dead, where some are: the gravest that holds for any of them
+    blocked_by: tuple[str, ...] = ()  # names of the zero parameters, itself among them, that keep each other at zero
 
     @property
     def asleep(self) -> bool:

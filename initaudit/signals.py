@@ -11,6 +11,7 @@ from typing import Any
 
 from initaudit import risk, theory
 from initaudit.errors import InitauditError, UsageError
+from initaudit.freedom import weakest
 from initaudit.graph.settled import settled
 from initaudit.layers.merged import merged
 from initaudit.risk.fit import WARNING
@@ -59,6 +60,8 @@ def judged(
     graph = None if whole.model.open else whole.model.graph
     if graph is not None:
         whole = tried("theory", lambda: _predicted(whole, graph))
+    if whole.model.graph is not None:
+        whole = tried("symmetry", lambda: _freed(whole))
     if probe:
         whole = tried("probe", lambda: _probed(whole, data, seed, notice))
     if graph is not None and whole.model.graph_source not in ("traced", "inferred") and merged(graph):
@@ -103,6 +106,23 @@ def _value(one: Audit) -> float:
 
 def _kinds(one: Audit) -> frozenset[str]:
     return frozenset(() if one.risk is None else (s.kind for s in one.risk.symptoms))
+
+
+def _freed(whole: Audit) -> Audit:
+    """Add which units can ever differ and which parameters can ever move."""
+    from initaudit import symmetry  # noqa: PLC0415  only where there is a graph
+
+    graph = whole.model.graph
+    graphs = () if graph is None else (graph, *whole.model.other)
+    own = [m.layer for m in whole.measured]
+    found = weakest([symmetry.analyse(one, own) for one in graphs])
+    still = {p.name: p for p in found.parameters}
+    rows = found.layers or (None,) * len(own)
+    measured = tuple(
+        replace(m, freedom=row, movement=still.get(m.layer.weight.name))
+        for m, row in zip(whole.measured, rows, strict=True)
+    )
+    return replace(whole, measured=measured, freedom=found)
 
 
 def _folded(signals: Signals | None) -> Signals | None:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from initaudit.freedom import Freedom, LayerFreedom, ParameterFreedom
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -441,6 +443,8 @@ class Measured:
     identified: Law | None = None
     probed: Signal | None = None  # by the probe, where it ran
     predicted: Signal | None = None  # by theory, where there is a graph
+    freedom: LayerFreedom | None = None  # how many of its units can ever differ, where there is a graph
+    movement: ParameterFreedom | None = None  # of its weight, where it does not move as a whole at the first step
 
     @property
     def tensors(self) -> tuple[tuple[Tensor, Stats], ...]:
@@ -474,6 +478,7 @@ class Audit:
     probe: Signals | None = None
     theory: Signals | None = None
     risk: Risk | None = None
+    freedom: Freedom | None = None  # None: no graph, or not asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -510,6 +515,7 @@ class Report:
     probe: Signals | None = None
     theory: Signals | None = None
     risk: Risk | None = None
+    freedom: Freedom | None = None
 
     @property
     def verdict(self) -> str:

@@ -53,7 +53,11 @@ def _convolved(c: Case, *, turned: bool) -> Step:
     order = "gick" if turned else "gcik"
     units = weight.shape[1] * groups if turned else weight.shape[0]
     cut_up = tuple(reshaped(f, cut) for f in weight.factors)
-    own = None if isinstance(weight, Computed) else Weight(lambda: weight.numbers().reshape(cut), cut, cut_up)
+    own = (
+        None
+        if isinstance(weight, Computed)
+        else Weight(lambda: weight.numbers().reshape(cut), cut, cut_up, weight.reading)
+    )
     lead = "b" if first else ""
     places = string.ascii_uppercase[:space]
     apart = reshaped(x, (*shape[:first], groups, ins // groups, *shape[first + 1 :]))

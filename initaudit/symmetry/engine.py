@@ -30,7 +30,8 @@ from initaudit.graph.view import View
 from initaudit.registry import ByName
 from initaudit.symmetry.combining import added, combined
 from initaudit.symmetry.exact import NotFinite
-from initaudit.symmetry.labels import ZERO, Labels, TooMany, dense, even, free, of_numbers, word
+from initaudit.symmetry.labels import ZERO, Labels, TooMany, dense, even, free, word
+from initaudit.symmetry.reading import EXACT, Reading
 from initaudit.types import Array, Node, Tensor
 
 _MOST_ROUNDS = 300
@@ -48,11 +49,12 @@ class Weight:
     numbers: Callable[[], Array]
     shape: tuple[int, ...]
     factors: tuple[Labels, ...] = ()
+    reading: Reading = EXACT
 
     def labels(self) -> Labels:
         """Return labels of the numbers as values: equal where number and gradient are equal."""
         values = self.numbers()
-        return combined((dense(of_numbers(values)), *self.factors), "leaf")
+        return combined((dense(self.reading.values(values)), *self.factors), "leaf")
 
 
 Value = Labels | Weight
@@ -169,8 +171,9 @@ class Case:
 class Walk:
     """Rounds of labels through a graph."""
 
-    def __init__(self, view: View, frozen: Callable[[Tensor], bool]) -> None:
+    def __init__(self, view: View, frozen: Callable[[Tensor], bool], reading: Reading = EXACT) -> None:
         self.view = view
+        self.reading = reading
         self.frozen = frozen
         self.values: dict[str, Value | None] = {}
         self.steps: dict[int, Step] = {}
@@ -207,7 +210,7 @@ class Walk:
                 factors = (free(tensor.shape, word("shared", name)),)
             else:
                 factors = self.factors.get(key, (even(tensor.shape, word("at first")),))
-        return Weight(lambda: self._load(name, tensor), tensor.shape, factors)
+        return Weight(lambda: self._load(name, tensor), tensor.shape, factors, self.reading)
 
     def _load(self, name: str, tensor: Tensor) -> Array:
         found = self._numbers.get(name)

@@ -28,7 +28,9 @@ def moved(x: Value, up: Change, down: Change, numbers: Callable[[Array], Array],
         support: of a weight that is not taken as a whole, labels of what is.
     """
     if isinstance(x, Weight):
-        made: Value = Weight(lambda: numbers(x.numbers()), _shape(x, numbers), tuple(up(f) for f in x.factors))
+        made: Value = Weight(
+            lambda: numbers(x.numbers()), _shape(x, numbers), tuple(up(f) for f in x.factors), x.reading
+        )
     else:
         made = up(x)
 

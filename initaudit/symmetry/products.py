@@ -14,7 +14,6 @@ import numpy as np
 
 from initaudit.symmetry.combining import added, aligned, combined, reduced, reshaped
 from initaudit.symmetry.engine import Case, Given, Step, Unread, Value, Weight, op
-from initaudit.symmetry.exact import projected
 from initaudit.symmetry.labels import MOST, Labels, TooMany, bag, chained, free, word
 from initaudit.types import Array
 
@@ -48,6 +47,7 @@ class _Sides:
 
     def __init__(self, weight: Weight, letters: str, stack: str, rows: str, terms: str) -> None:
         groups = (len(stack), len(rows), len(terms))
+        self.reading = weight.reading
         self.rows: list[Array] = []
         self.terms: list[Array] = []
         self.both: list[Array] = []
@@ -66,7 +66,7 @@ class _Sides:
         if turned:
             numbers = numbers.transpose(0, 2, 1)
         own = chained(tag, x, *(f.reshape(1, f.shape[0], -1) for f in terms))
-        parts = [bag(own, 2), projected(numbers, x)]
+        parts = [bag(own, 2), self.reading.sums(numbers, x)]
         parts += [f.reshape(1, f.shape[0], -1) for f in rows]
         for both in self.both:
             f = both.transpose(0, 2, 1) if turned else both
