@@ -15,10 +15,8 @@ from initaudit import formats, inferred, laws, layers, names_from, rules, scheme
 from initaudit.errors import InitauditError, UsageError
 from initaudit.naming import pattern
 from initaudit.registry import Rule
-from initaudit.signals import Notice
+from initaudit.signals import Notice, Progress
 from initaudit.types import Audit, Finding, Layer, Measured, Model, Report, Skip, Stats, Tensor
-
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
 
 def select(codes: Sequence[str] = (), ignore: Sequence[str] = ()) -> tuple[Rule, ...]:
@@ -69,7 +67,7 @@ def audit_path(
         chosen: the rules to run, all by default.
         only: shell patterns on layer names.
         jobs: threads that measure.
-        progress: told about bytes done and in all.
+        progress: told about elements done and in all, then (0, 0) while ties are looked for.
         probe: run a small batch through the graph, forward and backward.
         data: what the batch is made of: see `initaudit.check`.
         seed: of what the probe draws.
@@ -199,7 +197,7 @@ def audit_model(
     standing, reasons = state.judge(measured)
     model = inferred.chained(model, found, activation)
     whole = Audit(model, measured, standing, reasons, (*model.skipped, *unread, *absent, *failed))
-    whole, crashes = signals.judged(whole, probe=probe, data=data, seed=seed, notice=notice)
+    whole, crashes = signals.judged(whole, probe=probe, data=data, seed=seed, notice=notice, progress=progress)
     model = whole.model
     findings, crashed = _run(rules.catalogue() if chosen is None else chosen, whole, crashes)
     measured = shown = whole.measured

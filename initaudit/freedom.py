@@ -63,6 +63,7 @@ class Freedom:
     rounds: int = 0  # of labels
     steps: int = 0  # of training, until nothing more wakes
     why: str = ""  # why there is nothing to say of units; empty where there is
+    graphs: int = 1  # for how many it holds, where the file leaves open which one is meant
 
 
 def weakest(found: Sequence[Freedom]) -> Freedom:
@@ -85,6 +86,7 @@ def weakest(found: Sequence[Freedom]) -> Freedom:
         max(f.rounds for f in found),
         max((p.wake for p in parameters), default=1),
         next((f.why for f in found if f.why), ""),
+        len(found),
     )
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 
-from initaudit.types import Audit, Evidence, Measured, Role, Severity, State, Stats, Tensor
+import numpy as np
+
+from initaudit.types import Array, Audit, Evidence, Measured, Role, Severity, State, Stats, Tensor
 
 # Kinds that map input units to output units; everything else is told by value only.
 OPERATORS = frozenset({"linear", "conv", "conv_transpose", "rnn", "lstm", "gru", "attention", "bilinear"})
@@ -22,6 +24,11 @@ HARMLESS = {
     Role.CLOSED_FORM: "it is a fixed form, not drawn at random",
     Role.NORM: "the branch that the norm ends starts closed, or the scale is applied as 1 + w",
 }
+
+
+# How many different values an element of a drawn tensor can be counted on to take, by dtype: bounds the number of
+# units that could be equal by accident.
+_VALUES = {"float64": 1e6, "float32": 1e6, "complex64": 1e6, "complex128": 1e6, "float16": 1e3, "bfloat16": 5e2}
 
 
 def operator(m: Measured) -> bool:
@@ -74,8 +81,11 @@ def excuse(m: Measured, audit: Audit) -> str:
 def wakes(m: Measured, audit: Audit) -> bool | None:
     """Whether a weight gets a gradient: now, or once the gate that it sleeps behind has moved; None if it is not known.
 
-    A gate may sleep behind another one: the chain is followed to one that moves at the first step.
+    Where the graph proves when it first moves, or that it never does, that is it. Elsewhere a gate may sleep behind
+    another one: the chain is followed to one that moves at the first step.
     """
+    if m.movement is not None and (m.movement.wake or m.movement.dead == m.stats.count):
+        return m.movement.wake > 0
     seen: set[str] = set()
     one: Measured | None = m
     while one is not None and one.layer.name not in seen:
@@ -94,14 +104,64 @@ def wakes(m: Measured, audit: Audit) -> bool | None:
     return None if one is None else False
 
 
-def parted(m: Measured, audit: Audit) -> bool:
-    """Whether the probe saw that no two units of a layer stay equal, in a net that learns all the same.
+def blocked(m: Measured) -> bool:
+    """Whether the graph proves that a weight and other zeros keep each other at zero."""
+    return m.movement is not None and m.movement.dead > 0 and len(m.movement.blocked_by) > 1
 
-    Copies that get different gradients are set apart by the first step: what is lost is the start, not the units.
+
+def narrow(m: Measured) -> bool:
+    """Whether half the units of a layer or more are tied to others for ever, by the graph or as far as is known."""
+    if m.freedom is not None and m.freedom.width < m.freedom.units:
+        return 2 * m.freedom.width <= m.freedom.units
+    return m.signal is not None and (m.signal.tied or 0.0) > 0.5
+
+
+def analysed(audit: Audit) -> bool:
+    """Whether the graph alone tells for sure that units are not tied: all of its operations were understood."""
+    return audit.freedom is not None and not audit.freedom.unread and not audit.freedom.why
+
+
+def parted(m: Measured, audit: Audit) -> str:
+    """Return why units that start as copies come apart, in a net that learns all the same; empty where they may not.
+
+    Copies that get different gradients are set apart by the first step: what is lost is the start, not the units. The
+    graph tells it for certain where all of it is understood; elsewhere the probe may have seen it.
     """
+    if audit.risk is not None and any(one.severity >= Severity.WARNING for one in audit.risk.symptoms):
+        return ""
+    step = 1 if m.movement is None else m.movement.wake
+    if m.freedom is not None and analysed(audit):
+        if tied_copies(m) or not step or (m.movement is not None and m.movement.dead):
+            return ""
+        when = "the first step sets them apart" if step == 1 else f"they come apart once they move, at step {step}"
+        return f"what they pass on or get back differs, so {when}"
     if m.probed is None or m.probed.tied != 0 or not m.probed.gradient or audit.risk is None:
+        return ""
+    return "each gets a gradient of its own, so the first step sets them apart" if audit.risk.by == "probe" else ""
+
+
+def tied_copies(m: Measured) -> bool:
+    """Whether units with equal incoming weights are tied for ever, as far as the graph tells."""
+    if m.freedom is None or m.freedom.width == m.freedom.units:
         return False
-    return audit.risk.by == "probe" and all(one.severity < Severity.WARNING for one in audit.risk.symptoms)
+    hashes = m.stats.rows.hash
+    if not m.freedom.classes or len(hashes) != m.freedom.units:
+        return True  # which ones is not known
+    return any(len(np.unique(hashes[list(units)])) < len(units) for units in m.freedom.classes)
+
+
+def accidents(m: Measured) -> float:
+    """Return how many pairs of units would be equal by accident, had they been drawn."""
+    values = _VALUES.get(m.layer.weight.dtype, 30.0)
+    length = m.stats.count / max(1, m.layer.units)
+    return float(m.layer.units**2 / 2 * np.exp(-min(length, 1e3) * np.log(values)))
+
+
+def solid(m: Measured) -> Array:
+    """Return which units may be copies: one with one incoming weight of many is part of an identity or fixed wiring."""
+    few = 2 if m.stats.count >= 8 * max(1, m.layer.units) else 1
+    solid: Array = m.stats.rows.nonzero >= few
+    return solid
 
 
 def varied(m: Measured) -> bool:

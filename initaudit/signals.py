@@ -1,6 +1,6 @@
-"""Signal and gradient of a model: theory, then the probe if it is asked for, then the risk that both speak of.
+"""What is said of a whole graph: ties, theory, then the probe if it is asked for, then the risk that all speak of.
 
-Each of the three may fail without taking the rest of the report with it: what failed is a skip with its reason.
+Each of these may fail without taking the rest of the report with it: what failed is a skip with its reason.
 """
 
 from __future__ import annotations
@@ -14,17 +14,25 @@ from initaudit.errors import InitauditError, UsageError
 from initaudit.freedom import weakest
 from initaudit.graph.settled import settled
 from initaudit.layers.merged import merged
+from initaudit.owned import owned
 from initaudit.risk.fit import WARNING
 from initaudit.types import Audit, Evidence, Graph, Measured, Signal, Signals, Skip
 
 Notice = Callable[[str], None]  # takes a line for the user, before something that takes a while
+Progress = Callable[[int, int], None]  # what is done, and of how much
 _NOTHING = Signal()
 _OPEN = "what stands between the weights of this chain is not told (--activation NAME, --model or --arch tells it)"
 _SLOW = 1.0  # seconds from which a probe is announced
 
 
 def judged(
-    whole: Audit, *, probe: bool, data: Any = None, seed: int = 0, notice: Notice | None = None
+    whole: Audit,
+    *,
+    probe: bool,
+    data: Any = None,
+    seed: int = 0,
+    notice: Notice | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Audit, tuple[str, ...]]:
     """Return the audit with what theory, probe and risk say, and the parts of these that failed by a fault of ours.
 
@@ -34,12 +42,12 @@ def judged(
         data: what the batch is made of, see `initaudit.check`.
         seed: of what the probe draws.
         notice: told what the probe will cost, before it runs.
+        progress: told (0, 0) before ties are looked for, which has no share to tell.
 
     Raises:
         UsageError: torch is not there, or the data do not fit.
     """
     crashes: list[str] = []
-    before = whole.measured
 
     def tried(part: str, work: Callable[[], Audit]) -> Audit:
         try:
@@ -52,6 +60,11 @@ def judged(
 
     if whole.model.graph is not None and whole.model.graph_evidence < Evidence.TRACED:
         whole = _in_order(whole, whole.model.graph)
+    if whole.model.graph is not None:
+        if progress is not None:
+            progress(0, 0)
+        whole = tried("symmetry", lambda: _freed(whole))
+    before = whole.measured
     if whole.model.open:
         whole = tried("theory", lambda: _agreed(whole))
         if whole.theory is None:  # nothing that holds for all, or it failed: there is no graph then
@@ -60,8 +73,6 @@ def judged(
     graph = None if whole.model.open else whole.model.graph
     if graph is not None:
         whole = tried("theory", lambda: _predicted(whole, graph))
-    if whole.model.graph is not None:
-        whole = tried("symmetry", lambda: _freed(whole))
     if probe:
         whole = tried("probe", lambda: _probed(whole, data, seed, notice))
     if graph is not None and whole.model.graph_source not in ("traced", "inferred") and merged(graph):
@@ -115,7 +126,7 @@ def _freed(whole: Audit) -> Audit:
     graph = whole.model.graph
     graphs = () if graph is None else (graph, *whole.model.other)
     own = [m.layer for m in whole.measured]
-    found = weakest([symmetry.analyse(one, own) for one in graphs])
+    found = owned(weakest([symmetry.analyse(one, own) for one in graphs]), whole.model, own, whole.skipped)
     still = {p.name: p for p in found.parameters}
     rows = found.layers or (None,) * len(own)
     measured = tuple(

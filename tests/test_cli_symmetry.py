@@ -1,13 +1,15 @@
 """`initaudit show --symmetry`."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 
 from initaudit import symmetry
-from initaudit.freedom import Freedom, LayerFreedom, ParameterFreedom, weakest
+from initaudit.freedom import Cause, Freedom, LayerFreedom, ParameterFreedom, weakest
 from initaudit.reporters.base import Style
 from initaudit.reporters.freedom import render
+from tests.build import he, layer, report
 from tests.running import runner
 from tests.test_cli import BROKEN, HEALTHY
 
@@ -86,7 +88,18 @@ def told(cli, name, *options):
 
 
 def rows(out):
-    return [line.split() for line in out.splitlines() if line.startswith("    ")][1:]
+    """The cells of all tables."""
+    tables = ("layer", "parameter")
+    cells = [line.split() for line in out.splitlines() if line.startswith("    ")]
+    return [row for row in cells if row[0] not in tables]
+
+
+def shown(found, *, width=100, only=False, **fields):
+    """The page of layers as `found` names them, None as "other"."""
+    layers = [layer(one.name if one else "other", he(2, 2)) for one in found.layers]
+    made = report(*layers)
+    measured = tuple(replace(m, freedom=one) for m, one in zip(made.measured, found.layers, strict=True))
+    return render(replace(made, measured=measured, freedom=found, **fields), Style(width), only=only)
 
 
 def test_tied_units_are_told_with_their_class_and_where_they_start(cli):
@@ -101,11 +114,11 @@ def test_what_training_parts_is_not_told(cli):
 
 
 def test_of_a_healthy_net_one_line_says_so(cli):
-    line = "no ties in {} layers; every parameter moves at the first step\n"
-    assert told(cli, "mlp").split("\n\n")[1] == line.format(3)
+    line = "no ties in {} layers; every parameter moves at the first step"
+    assert told(cli, "mlp").splitlines()[-2:] == ["", line.format(3)]
     code, out, err = cli("show", HEALTHY, "--symmetry")
     assert (code, err) == (0, "")
-    assert out.split("\n\n")[1] == line.format(6)
+    assert out.splitlines()[-2:] == ["", line.format(6)]
 
 
 def test_one_zero_factor_sleeps_and_two_are_dead(cli):
@@ -114,11 +127,12 @@ def test_one_zero_factor_sleeps_and_two_are_dead(cli):
     assert out.endswith("no ties in 3 layers; parameters: 1 asleep at first\n")
     own = {row[0]: row[2:] for row in rows(told(cli, "dead")) if "weight" in row[0]}
     assert own == {"down.weight": ["never"], "up.weight": ["never"]}
+    assert "down.weight, up.weight: never: down.weight and up.weight are both zero\n" in told(cli, "dead")
 
 
 def test_a_bias_before_a_batch_norm_is_cancelled(cli):
     out = told(cli, "Normed")
-    assert rows(out) == [["a.bias", "6", "never:", "cancelled", "later"]]
+    assert rows(out) == [["a.bias", "6", "never:", "cancelled"]]
     assert out.endswith("parameters: 1 cancelled\n")
 
 
@@ -204,7 +218,7 @@ def test_the_page_fits_its_width_and_has_no_colour_in_a_pipe(cli, monkeypatch, w
         (LayerFreedom(long, 512, 256, tuple((k, k + 256) for k in range(256)), long), None),
         (ParameterFreedom(long, 10**6, 2, ((2, 5), (3, 7)), 11, 13),), tuple(f"operation_{k}" for k in range(20)),
     )  # fmt: skip
-    pages.append(render(found, [long, "other"], Style(width, False, 0, False)))
+    pages.append(shown(found, width=width))
     assert "248 more sets" in pages[-1]
     assert "14 more" in pages[-1]
     for page in pages:
@@ -214,10 +228,66 @@ def test_the_page_fits_its_width_and_has_no_colour_in_a_pipe(cli, monkeypatch, w
 
 
 def test_many_members_are_counted():
-    page = render(
-        Freedom((LayerFreedom("a", 100, 51, (tuple(range(0, 100, 2)),), "a"),)), ["a"], Style(100, False, 0, False)
-    )
+    page = shown(Freedom((LayerFreedom("a", 100, 51, (tuple(range(0, 100, 2)),), "a"),)))
     assert "  tied: 0, 2, 4, 6, 8, 10, 12, 14 and 42 more\n" in page
+
+
+def test_near_ties_twins_and_what_parts_them():
+    found = Freedom(
+        (
+            LayerFreedom("a", 8, 7, ((0, 1),), "a", nearly=((0, 1, 2), (4, 5)), breaks=("dropout 0.1",)),
+            LayerFreedom("b", 8, 8, twins=((0, 3),)),
+            LayerFreedom("c", 8, 8),
+        )
+    )
+    page = shown(found)
+    assert rows(page) == [["a", "8", "7", "5", "itself"], ["b", "8", "8", "8", "-"]]
+    assert "  tied: 0-1\n  nearly tied: 0-2\n  nearly tied: 4-5\n  parted in practice by dropout 0.1\n" in page
+    assert "b: this layer is as wide as it looks\n  twins: 0, 3\n" in page
+    assert page.endswith("1 of 3 layers narrower than they look, 1 with twins; "
+                         "every parameter moves at the first step\n")  # fmt: skip
+    assert "nearly" not in shown(Freedom((replace(found.layers[0], nearly=()),)))
+
+
+def test_words_are_explained_where_they_occur_and_only_there():
+    tied = Freedom((LayerFreedom("a", 8, 7, ((0, 1),), "a"),))
+    assert ("tied: equal for every input" in shown(tied), "twins: " in shown(tied)) == (True, False)
+    flipped = shown(Freedom((LayerFreedom("b", 8, 8, twins=((0, 3),)),)))
+    assert ("tied: equal" in flipped, "twins: equal but for sign or scale" in flipped) == (False, True)
+    asleep = shown(Freedom((), (ParameterFreedom("p", 8, 2, ((2, 8),)),)), only=False)
+    assert ("at step: " in asleep, "never: " in asleep, "cancelled: " in asleep) == (True, False, False)
+
+
+def test_why_parameters_never_move():
+    def dead(name, cause, *blocked):
+        return ParameterFreedom(name, 8, 0, dead=8, cause=cause, blocked_by=blocked)
+
+    pair = ("lora_A", "lora_B")
+    blocks = [(f"blocks.{k}.a", f"blocks.{k}.b") for k in range(3)]
+    page = shown(
+        Freedom(
+            (),
+            (
+                *(dead(name, Cause.ZEROS, *pair) for name in pair),
+                *(dead(name, Cause.ZEROS, *own) for own in blocks for name in own),
+                dead("lone", Cause.ZEROS, "gate"),
+                dead("five", Cause.ZEROS, *"abcde"),
+                dead("many", Cause.ZEROS, *(f"{c}.w" for c in "abcdefgh")),
+                dead("off", Cause.OFF),
+                dead("query", Cause.DESIGN),
+                dead("unknown", None),
+            ),
+        )
+    )
+    assert "\nlora_A, lora_B: never: lora_A and lora_B are both zero\n" in page
+    assert "\nblocks.0-2.a, blocks.0-2.b: never: blocks.0-2.a and blocks.0-2.b are both zero\n" in page
+    assert "\nlone: never: gate is zero\n" in page
+    assert "\nfive: never: a, b, c, d and e are all zero\n" in page
+    assert "\nmany: never: a.w, b.w, c.w, d.w, e.w and 3 more are all zero\n" in page
+    assert "\noff: never: no input switches these units on\n" in page
+    assert "\nquery: never: by design: its input is zero or masked, whatever the parameters are\n" in page
+    assert "unknown: never" not in page
+    assert page.endswith("parameters: 14 that never move in whole or in part\n")
 
 
 def test_a_crash_is_told_in_one_line_and_the_exit_code(cli, monkeypatch):
@@ -229,7 +299,8 @@ def test_a_crash_is_told_in_one_line_and_the_exit_code(cli, monkeypatch):
     assert code == 2
     assert out.startswith(str(HEALTHY))
     assert err.count("\n") == 1
-    assert "not analysed: ValueError: no such thing; please report it" in err
+    assert "symmetry failed: ValueError: no such thing" in err
+    assert out.endswith("not analysed: symmetry failed: ValueError: no such thing\n")
 
 
 def test_options_that_would_do_nothing_are_refused(cli):

@@ -13,8 +13,7 @@ import typer
 
 from initaudit import reporters
 from initaudit.cli.asked import meant_by, notice_to, refuse_both, refuse_idle_data, refuse_model, same_options, split
-from initaudit.cli.listing import freedom
-from initaudit.cli.streams import complain, emit, progress_of, style_of, width, write
+from initaudit.cli.streams import Step, complain, emit, progress_of, style_of, width, write
 from initaudit.errors import InitauditError, UsageError
 from initaudit.options import (
     CONSOLE,
@@ -81,7 +80,7 @@ def check(
             with progress_of(_first(path, meant), quiet) as step:
                 settings: dict[str, Any] = {
                     "activation": activation, "chosen": chosen, "only": split(layers), "jobs": jobs,
-                    "progress": step and partial(step, Path(path).name), "names": twin,
+                    "progress": step and partial(_step, step, Path(path).name), "names": twin,
                     "probe": data is not None if probe is None else probe, "data": data, "seed": seed,
                     "notice": notice_to(path, quiet, verbose),
                 }  # fmt: skip
@@ -129,12 +128,10 @@ def show(
         activation = activations.named(activation)
     meant = meant_by([path] if path else [], model, arch, input, data)
     name = path or model or arch or ""
-    if symmetry:
-        raise typer.Exit(freedom(path, name, meant, names=names, activation=activation, only=split(layers)))
     with progress_of(_first(name, meant), quiet=False) as step:
         settings: dict[str, Any] = {
             "activation": activation, "chosen": (), "only": split(layers), "jobs": jobs,
-            "progress": step and partial(step, Path(name).name),
+            "progress": step and partial(_step, step, Path(name).name),
             "names": audit.named_by(names) if names is not None else None,
             "probe": data is not None if probe is None else probe, "data": data, "seed": seed,
             "notice": notice_to(name, quiet=False, verbose=False),
@@ -146,6 +143,8 @@ def show(
                 report = audit.audit_path(name, meant=meant, **settings)
         except InitauditError as error:
             raise error.at(name) from None
+    if symmetry:
+        raise typer.Exit(_freedom(report, name, only=bool(split(layers))))
     drawn = plot.plots(report, width(), plot.ink(sys.stdout.encoding if sys.stdout is not None else None))
     emit("\n".join((*distributions(report, width()), "", *drawn)).rstrip() + "\n")
 
@@ -156,6 +155,22 @@ def _code(reports: list[Report], fail_on: FailOn) -> int:
     if fail_on is FailOn.NEVER:
         return 0
     return int(any(f.severity >= Severity[fail_on.name] for r in reports for f in r.findings))
+
+
+def _freedom(report: Report, name: str, *, only: bool) -> int:
+    """Tell which units stay tied and which parameters sleep or never move; return the exit code."""
+    from initaudit.reporters import freedom  # noqa: PLC0415
+
+    failed = next((s.why for s in report.skipped if s.name == "symmetry"), "") if report.freedom is None else ""
+    emit(freedom.render(report, style_of("-", verbosity=0, many=False), only=only))
+    if failed:
+        complain(f"{name}: {failed}")
+    return 2 if failed else 0
+
+
+def _step(step: Step, name: str, done: int, total: int) -> None:
+    """Show how much is measured, or that ties are looked for, which tells no share."""
+    step(name if total else f"{name}: ties", done, total)
 
 
 def _first(path: str, meant: object) -> str:

@@ -82,12 +82,13 @@ def _draw_orthogonal(shape: tuple[int, ...], d: Draw) -> Array:
     return d.number("gain", 1) * orthonormal(d.rng, d.blocks, rows, columns).reshape(shape)
 
 
-def _centre(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(k // 2 for k in shape[2:])
+def centre(shape: tuple[int, ...], blocks: int) -> tuple[Any, ...]:
+    """Return where a delta-orthogonal kernel is not zero.
 
-
-def _draw_delta(shape: tuple[int, ...], d: Draw) -> Array:
-    rows, _ = _split(shape, d.blocks, "delta-orthogonal")
+    Raises:
+        UsageError: no kernel of that shape is delta-orthogonal.
+    """
+    rows, _ = _split(shape, blocks, "delta-orthogonal")
     if rows < shape[1]:
         raise UsageError(
             f"delta-orthogonal needs at least as many output as input channels in every group, not {rows} for"
@@ -95,11 +96,17 @@ def _draw_delta(shape: tuple[int, ...], d: Draw) -> Array:
         )
     if any(k % 2 == 0 for k in shape[2:]):
         raise UsageError(f"delta-orthogonal needs odd kernels, not {list(shape[2:])}: an even one has no centre")
+    return (slice(None), slice(None), *_centre(shape))
+
+
+def _centre(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(k // 2 for k in shape[2:])
+
+
+def _draw_delta(shape: tuple[int, ...], d: Draw) -> Array:
+    at = centre(shape, d.blocks)
     w = np.zeros(shape)
-    blocks = orthonormal(d.rng, d.blocks, rows, shape[1])
-    for block in range(d.blocks):
-        at: tuple[Any, ...] = (slice(block * rows, (block + 1) * rows), slice(None), *_centre(shape))
-        w[at] = blocks[block]
+    w[at] = orthonormal(d.rng, d.blocks, shape[0] // d.blocks, shape[1]).reshape(shape[:2])
     return d.number("gain", 1) * w
 
 

@@ -61,7 +61,7 @@ def _columns(rng: np.random.Generator, count: int, long: int, short: int) -> Arr
         part = made[:, start:, start:]  # the columns before are still those of the identity, zero from here on
         high = _rounded(part, 31)
         seen = np.matmul(turned, high) + np.matmul(turned, _rounded(part - high, fine))
-        high, low = _cut(_product(_inverse(np.matmul(turned, v)), seen), 1, 26)
+        high, low = _cut(product(_inverse(np.matmul(turned, v)), seen), 1, 26)
         part -= np.matmul(v, high)
         part -= np.matmul(v, low)
     return made
@@ -106,6 +106,7 @@ def _cut(values: Array, axis: int, bits: int) -> tuple[Array, Array]:
     return np.ldexp(high, top - bits), np.ldexp(low, top - 2 * bits)
 
 
-def _product(a: Array, b: Array) -> Array:
+def product(a: Array, b: Array) -> Array:
+    """Return the products of stacked matrices: exact sums in any order for up to 256 terms, of factors cut to 44 bits."""
     (a_high, a_low), (b_high, b_low) = _cut(a, 2, 22), _cut(b, 1, 22)
     return np.asarray(np.matmul(a_high, b_high) + (np.matmul(a_high, b_low) + np.matmul(a_low, b_high)))

@@ -14,10 +14,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from initaudit import schemes
+from initaudit.draws import centre
+from initaudit.draws.completing import completed
 from initaudit.draws.orthogonal import orthonormal, turned
 from initaudit.edits import Recipe
 from initaudit.errors import UsageError
@@ -87,10 +90,10 @@ def draw(recipe: Recipe, seed: int) -> Array:
     for part, scheme in recipe.by_part.items():
         span = form.part(part)
         drawn[:, span] = _whole(recipe, scheme, form, seed)[:, span]
-    if recipe.units is not None:
-        _keep_others(drawn, form.canonical(np.asarray(tensor.load())), recipe.units, tensor.name)
     if form.weight and (row := padding(recipe)) is not None:
         drawn[:, :, row] = 0.0
+    if recipe.units is not None:
+        _keep_others(drawn, form.canonical(np.asarray(tensor.load())), _marked(recipe, form))
     return form.stored(drawn)
 
 
@@ -111,15 +114,37 @@ def _whole(recipe: Recipe, text: str, form: Form, seed: int) -> Array:
         raise UsageError(f"{tensor.name}: {row.name} needs a matrix with inputs and outputs")
     shown = schemes.parse(text)[0].name if schemes.parse(text)[0] is not row else row.spell(**_said(row, params))
     made = np.empty((form.stack, *form.operator))
+    bound = recipe.units is not None and form.weight and row.law in ("orthogonal", "delta-orthogonal")
+    if bound:
+        stored, marked = form.canonical(np.asarray(tensor.load(), np.float64)), _marked(recipe, form)
     for n in range(form.stack):
         rng = generator(seed, named, n if form.stack > 1 else None, form.key, shown)
         try:
+            if bound:
+                at = centre(form.operator, form.blocks) if row.law == "delta-orthogonal" else (...,)
+                made[n] = _completed(stored[n], marked[n], form.blocks, float(row.params(params).get("gain", 1.0)), rng, at)
+                continue
             if row.name == "orthonormal" and schemes.parse(text)[0] is not row and _shared(form):
                 made[n] = _start(form, seed, rng)
                 continue
             made[n] = row.sample(form.operator, fans or schemes.Fans(1, 1), rng, blocks=form.blocks, **params)
         except UsageError as error:
             raise UsageError(f"{tensor.name}: {error}") from None
+    return made
+
+
+def _completed(
+    old: Array, drawn: Array, blocks: int, gain: float, rng: np.random.Generator, at: tuple[Any, ...]
+) -> Array:
+    """Return one operator whose rows that are drawn make it orthogonal beside those that are kept, block by block."""
+    made = np.zeros(old.shape)
+    rows = len(old) // blocks
+    for start in range(0, len(old), rows):
+        own = slice(start, start + rows)
+        new = drawn[own]
+        matrix = old[own][at].reshape(rows, -1)
+        part = made[own][at]
+        part[new] = completed(rng, matrix[~new], int(new.sum()), gain).reshape(part[new].shape)
     return made
 
 
@@ -158,15 +183,19 @@ def padding(recipe: Recipe) -> int | None:
     return int(empty[0]) if empty.size == 1 and rows.size > 2 else None
 
 
-def _keep_others(drawn: Array, old: Array, units: tuple[int, ...], name: str) -> None:
-    """Put the stored values back into all units but these."""
-    count = drawn.shape[0] * drawn.shape[1]
-    if any(not 0 <= unit < count for unit in units):
-        raise UsageError(f"{name} has {count} units, not {max(units) + 1}")
-    keep = np.ones(count, bool)
-    keep[list(units)] = False
-    flat, before = drawn.reshape(count, *drawn.shape[2:]), old.reshape(count, *old.shape[2:])
-    flat[keep] = before[keep]
+def _marked(recipe: Recipe, form: Form) -> Array:
+    """Return which units are drawn, (stack, out)."""
+    drawn = np.zeros(form.stack * form.out, bool)
+    try:
+        drawn[form.units(recipe.units or ())] = True
+    except UsageError as error:
+        raise UsageError(f"{recipe.tensor.name}: {error}") from None
+    return drawn.reshape(form.stack, form.out)
+
+
+def _keep_others(drawn: Array, old: Array, marked: Array) -> None:
+    """Put the stored values back into all units but those that are marked."""
+    drawn[~marked] = old[~marked]
 
 
 def _beside(recipe: Recipe, role: str, seed: int) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,22 @@ class Form:
             raise UsageError(f"no part {name!r}; there are {', '.join(ordered) or 'none'}")
         width, n = self.out // len(ordered), ordered.index(name)
         return slice(n * width, (n + 1) * width)
+
+    def units(self, stored: Sequence[int]) -> Array:
+        """Return where output units, counted by stack, group and place as stored, lie in canonical order.
+
+        Raises:
+            UsageError: there are not so many.
+        """
+        at = np.asarray(stored, np.int64)
+        if at.size and not 0 <= at.min() <= at.max() < self.stack * self.out:
+            raise UsageError(f"there are {self.stack * self.out} units, not {at.max() + 1}")
+        if not self.parts:
+            return at
+        above, place = np.divmod(at, self.out)
+        part, inside = np.divmod(place, self.out // len(self.parts))
+        moved = np.array([self.ordered.index(name) for name in self.parts])
+        return np.asarray(above * self.out + moved[part] * (self.out // len(self.parts)) + inside)
 
     def canonical(self, values: Array) -> Array:
         """Return stored values as (stack, out, in, *kernel)."""

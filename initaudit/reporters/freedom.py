@@ -1,109 +1,153 @@
 """What can ever differ and what can ever move, for a person.
 
 A row for each layer that is narrower than it looks, its tied units, and a row for each parameter that does not move at
-the first step. Rows alike fold into one.
+the first step, and why. Rows alike fold into one. Words are explained where they occur.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from initaudit.freedom import Freedom, LayerFreedom, ParameterFreedom
+from initaudit.freedom import Cause, Freedom, LayerFreedom, ParameterFreedom
 from initaudit.reporters.base import Style
 from initaudit.reporters.page import Page
 from initaudit.reporters.table import Column, lines, together
-from initaudit.types import Model
+from initaudit.types import Layer, Report
 
 _CLASSES = 8  # of a layer
 _RUNS = 8  # of a class
 _NAMES = 6  # of a list
+_WORDS = {
+    "width": "how many units can ever differ",
+    "nearly": "how many differ by more than their dtype rounds off",
+    "tied": "equal for every input, now and after every step, whatever the loss",
+    "nearly tied": "equal but for what their dtype rounds off",
+    "twins": "equal but for sign or scale, now and after every step",
+    "at step": "the first step of training that moves it",
+    "never": "its gradient is zero for every input, whatever else moves",
+    "cancelled": "a later operation takes its effect away: no fault",
+}
 
 
-def heading(name: str, model: Model, style: Style) -> str:
-    """Return the line that says what model it is."""
-    page = Page.of(style)
-    detail = f", {model.detail}" if model.detail else ""
-    page.line((name, "bold"), f"   {model.format}{detail}   {len(model.tensors)} tensors")
-    return page.text()
-
-
-def absent(style: Style) -> str:
-    """Return what is said where there is no graph."""
-    page = Page.of(style)
-    page.line("not analysed: there is no graph (--model, --arch or an ONNX export gives one)")
-    return page.text()
-
-
-def render(found: Freedom, names: Sequence[str], style: Style, *, graphs: int = 1, lacking: Sequence[str] = ()) -> str:
+def render(report: Report, style: Style, *, only: bool = False) -> str:
     """Return the text.
 
     Args:
-        found: what is told.
-        names: of the layers, as `found` has them.
+        report: of an audit.
         style: on what.
-        graphs: how many the file leaves open.
-        lacking: parameters of the graph that the checkpoint has no values for.
+        only: some of the layers were asked for; parameters of others are left out.
     """
     page = Page.of(style)
+    page.heading(report)
     page.gap()
+    found = report.freedom
+    if found is None:
+        why = next((skip.why for skip in report.skipped if skip.name == "symmetry"), "")
+        page.line("not analysed: " + (why or "there is no graph (--model, --arch or an ONNX export gives one)"))
+        return page.text()
+    graphs = 1 + len(report.model.other)
     if graphs > 1:
         page.line(f"the file leaves {graphs} graphs open: what follows holds in each (--model or --arch tells which)")
         page.gap()
-    narrow = [one for one in found.layers if one is not None and one.width < one.units]
-    if narrow:
-        _narrow(page, narrow)
-    if found.parameters:
-        _still(page, found.parameters)
-    unknown = [name for name, one in zip(names, found.layers, strict=True) if one is None]
+    layers = [m.freedom for m in report.measured if m.freedom is not None]
+    unknown = [m.layer.name for m in report.measured if m.freedom is None]
+    told = [one for one in layers if one.width < one.units or one.nearly or one.twins]
+    still = _called(found.parameters, [m.layer for m in report.measured], only=only)
+    words: list[str] = []
+    if told:
+        words += _units(page, told)
+    if still:
+        words += _still(page, still)
+    for word in words:
+        page.line((f"{word}: ", "dim"), (_WORDS[word], "dim"))
+    if words:
+        page.gap()
+    lacking = [one.name for one in report.model.mismatches if one.what != "unexpected"]
     notes = list(_notes(found, unknown, lacking))
     for note in notes:
         page.line(note)
     if notes:
         page.gap()
-    page.line(_closing(found, narrow, len(names) - len(unknown)))
+    page.line(_closing(found, layers, still))
     return page.text()
+
+
+def _called(found: Sequence[ParameterFreedom], layers: Sequence[Layer], *, only: bool) -> list[ParameterFreedom]:
+    """Return parameters by their layers' names, where exporters gave tensors others."""
+    names: dict[str, str] = {}
+    for layer in layers:
+        for tensor, word in ((layer.weight, "weight"), (layer.bias, "bias"), *((t, "") for t in layer.extra)):
+            if tensor is not None:
+                renamed = word and not tensor.name.startswith(layer.name)
+                names.setdefault(tensor.name, f"{layer.name}.{word}" if renamed else tensor.name)
+    return [_renamed(p, names) for p in found if p.name in names or not only]
+
+
+def _renamed(one: ParameterFreedom, names: Mapping[str, str]) -> ParameterFreedom:
+    blocked = tuple(names.get(name, name) for name in one.blocked_by)
+    return replace(one, name=names.get(one.name, one.name), blocked_by=blocked)
 
 
 # ---- units
 
 
-def _narrow(page: Page, narrow: Sequence[LayerFreedom]) -> None:
+def _units(page: Page, told: Sequence[LayerFreedom]) -> list[str]:
+    """Print layers that are narrower than they look or have twins; return the words used."""
     groups: dict[object, list[LayerFreedom]] = {}
-    for one in narrow:
-        begins = "" if one.start == one.name else re.sub(r"\d+", "N", one.start)
-        key = (re.sub(r"\d+", "N", one.name), one.units, one.width, one.classes, begins)
-        groups.setdefault(key, []).append(one)
+    for one in told:
+        begins = "" if one.start == one.name else _alike(one.start)
+        own = (one.units, one.width, one.classes, one.nearly, one.twins, one.breaks)
+        groups.setdefault((_alike(one.name), *own, begins), []).append(one)
     rows = list(groups.values())
+    nearly = any(one.nearly for one in told)
     table = [
-        Column("layer", tuple(_together([one.name for one in row]) for row in rows)),
+        Column("layer", tuple(_together(one.name for one in row) for row in rows)),
         Column("units", tuple(f"{row[0].units:,}" for row in rows), right=True),
         Column("width", tuple(f"{row[0].width:,}" for row in rows), right=True),
     ]
-    if any(one.start for one in narrow):
-        table.append(Column("ties start at", tuple(_begins(row) for row in rows)))
-    for line in lines(table, page.width - 4):
-        page.line(line, indent=4)
-    page.gap()
+    if nearly:
+        table.append(Column("nearly", tuple(f"{row[0].nearly_width:,}" for row in rows), right=True))
+    if any(one.start for one in told):
+        table.append(Column("ties start at", tuple(_begins(row) for row in rows), gives_way=1))
+    _table(page, table)
     for row in rows:
         one = row[0]
-        which = "this layer acts as one" if len(row) == 1 else "each of these layers acts as one"
-        page.line(f"{_together([o.name for o in row])}: {which} of width {one.width:,}")
-        for units in one.classes[:_CLASSES]:
-            page.line(f"tied: {_members(units)}", indent=2)
-        if len(one.classes) > _CLASSES:
-            page.line(f"tied: {len(one.classes) - _CLASSES:,} more sets of units", indent=2)
+        which = "this layer" if len(row) == 1 else "each of these layers"
+        acts = f"acts as one of width {one.width:,}" if one.width < one.units else "is as wide as it looks"
+        page.line(f"{_together(o.name for o in row)}: {which} {acts}")
+        for word, sets in (("tied", one.classes), ("nearly tied", one.nearly), ("twins", one.twins)):
+            for units in sets[:_CLASSES]:
+                page.line(f"{word}: {_members(units)}", indent=2)
+            if len(sets) > _CLASSES:
+                page.line(f"{word}: {len(sets) - _CLASSES:,} more sets of units", indent=2)
+        if one.breaks:
+            page.line(f"parted in practice by {', '.join(one.breaks)}", indent=2)
     page.gap()
+    used = {"width": True, "nearly": nearly, "tied": any(one.classes for one in told), "nearly tied": nearly,
+            "twins": any(one.twins for one in told)}  # fmt: skip
+    return [word for word, is_used in used.items() if is_used]
 
 
 def _begins(row: Sequence[LayerFreedom]) -> str:
     if all(one.start == one.name for one in row):
-        return "itself" if row[0].start else "-"
-    return _together(list(dict.fromkeys(one.start for one in row)))
+        return "itself"
+    return _together(dict.fromkeys(one.start for one in row)) or "-"
 
 
-def _together(names: Sequence[str]) -> str:
+def _alike(name: str) -> str:
+    return re.sub(r"\d+", "N", name)
+
+
+def _together(names: Iterable[str]) -> str:
     return together(list(names))
+
+
+def _table(page: Page, table: Sequence[Column]) -> None:
+    for line in lines(table, page.width - 4):
+        page.line(line, indent=4)
+    page.gap()
 
 
 def _members(units: Sequence[int]) -> str:
@@ -122,29 +166,63 @@ def _members(units: Sequence[int]) -> str:
 # ---- parameters
 
 
-def _still(page: Page, found: Sequence[ParameterFreedom]) -> None:
+def _still(page: Page, found: Sequence[ParameterFreedom]) -> list[str]:
+    """Print parameters that do not move as a whole at the first step; return the words used."""
     groups: dict[object, list[ParameterFreedom]] = {}
     for one in found:
-        groups.setdefault((re.sub(r"\d+", "N", one.name), one.size, _moves(one)), []).append(one)
+        blocked = tuple(map(_alike, one.blocked_by))
+        groups.setdefault((_alike(one.name), one.size, _moves(one), one.cause, blocked), []).append(one)
     rows = list(groups.values())
     table = [
-        Column("parameter", tuple(_together([one.name for one in row]) for row in rows)),
+        Column("parameter", tuple(_together(one.name for one in row) for row in rows)),
         Column("elements", tuple(f"{row[0].size:,}" for row in rows), right=True, gives_way=1),
         Column("first moves", tuple(_moves(row[0]) for row in rows)),
     ]
-    for line in lines(table, page.width - 4):
-        page.line(line, indent=4)
-    page.gap()
+    _table(page, table)
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if why := _reason(row):
+            reasons.setdefault(why, []).append(_together(one.name for one in row))
+    for why, names in reasons.items():
+        page.line(f"{_few(names)}: never: {why}")
+    if reasons:
+        page.gap()
+    used = {"at step": any(p.late for p in found), "never": any(p.dead for p in found),
+            "cancelled": any(p.cancelled for p in found)}  # fmt: skip
+    return [word for word, is_used in used.items() if is_used]
 
 
 def _moves(one: ParameterFreedom) -> str:
     """Return when a parameter first moves; of one that does not move as a whole, how much of it when."""
     parts = [(n, f"at step {step}") for step, n in one.late]
-    parts += [(one.dead, "never"), (one.cancelled, "never: cancelled later")]
+    parts += [(one.dead, "never"), (one.cancelled, "never: cancelled")]
     parts = [(n, what) for n, what in parts if n]
     if len(parts) == 1 and parts[0][0] == one.size:
         return parts[0][1]
     return ", ".join(f"{n:,} {what}" for n, what in parts)
+
+
+def _reason(row: Sequence[ParameterFreedom]) -> str:
+    """Return why rows told as one never move, as far as that is known."""
+    one = row[0]
+    if not one.dead:
+        return ""
+    match one.cause:
+        case Cause.ZEROS:
+            places = zip(*(o.blocked_by for o in row), strict=True)
+            names = list(dict.fromkeys(_together(dict.fromkeys(names)) for names in places))
+            if not names:
+                return "parameters that are zero multiply each other"
+            if len(names) == 1:
+                return f"{names[0]} is zero"
+            shown = ", ".join(names[: _NAMES - 1] if len(names) > _NAMES else names[:-1])
+            last = f"{len(names) - _NAMES + 1} more" if len(names) > _NAMES else names[-1]
+            return f"{shown} and {last} are {'both' if len(names) == 2 else 'all'} zero"
+        case Cause.OFF:
+            return "no input switches these units on"
+        case Cause.DESIGN:
+            return "by design: its input is zero or masked, whatever the parameters are"
+    return ""
 
 
 # ---- the end
@@ -171,17 +249,21 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMES]) + (f" and {left:,} more" if left > 0 else "")
 
 
-def _closing(found: Freedom, narrow: Sequence[LayerFreedom], known: int) -> str:
+def _closing(found: Freedom, layers: Sequence[LayerFreedom], still: Sequence[ParameterFreedom]) -> str:
     told = (
-        (sum(any(step > 1 for step, _ in p.late) for p in found.parameters), "asleep at first"),
-        (sum(p.dead > 0 for p in found.parameters), "that never move in whole or in part"),
-        (sum(p.cancelled > 0 for p in found.parameters), "cancelled"),
+        (sum(any(step > 1 for step, _ in p.late) for p in still), "asleep at first"),
+        (sum(p.dead > 0 for p in still), "that never move in whole or in part"),
+        (sum(p.cancelled > 0 for p in still), "cancelled"),
     )
     parts = [f"{n} {word}" for n, word in told if n]
-    if found.why or not known:
+    narrow = sum(one.width < one.units for one in layers)
+    twins = sum(bool(one.twins) for one in layers)
+    if found.why or not layers:
         ties = "no layer's units are known"
     elif narrow:
-        ties = f"{len(narrow)} of {known} layers narrower than they look"
+        ties = f"{narrow} of {len(layers)} layers narrower than they look"
     else:
-        ties = f"no ties in {known} layer{'s' * (known != 1)}"
+        ties = f"no ties in {len(layers)} layer{'s' * (len(layers) != 1)}"
+    if twins:
+        ties += f", {twins} with twins"
     return f"{ties}; " + (f"parameters: {', '.join(parts)}" if parts else "every parameter moves at the first step")

@@ -2,7 +2,8 @@
 
     {"schema": "initaudit.report/1", "tool": {"name": "initaudit", "version": "0.1.0"},
      "source": {"path": "model.onnx", "format": "onnx", "graph": "onnx"}, "model": {...}, "layers": [...],
-     "findings": [...], "skipped": [...], "summary": {"errors": 1, ..., "verdict": "unhealthy", "coverage": 1.0}}
+     "symmetry": {...}, "findings": [...], "skipped": [...],
+     "summary": {"errors": 1, ..., "verdict": "unhealthy", "coverage": 1.0}}
 
 One path gives an object, several an array of them.
 """
@@ -11,11 +12,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from initaudit.freedom import Freedom, LayerFreedom
 from initaudit.reporters.agreement import FIGURES, compared
 from initaudit.reporters.base import Reporter, Style, by_layer, counts
 from initaudit.reporters.curing import command, remedy
@@ -23,12 +25,14 @@ from initaudit.types import Finding, Measured, Report, Severity, Signal, Signals
 from initaudit.version import __version__
 
 _NOTHING = Signal()
+_MOST = 64  # sets of tied units of a layer, and units of a set, that are listed
 
 
 def document(report: Report) -> dict[str, Any]:
     """Return the contract's object for one report, made of plain values; what is not finite is None."""
     n = counts(report)
     verdicts = by_layer(report)
+    read = _read(report)
     made: dict[str, Any] = plain(
         {
             "schema": "initaudit.report/1",
@@ -42,7 +46,8 @@ def document(report: Report) -> dict[str, Any]:
                 "state_reasons": list(report.state_reasons),
                 "detail": report.model.detail,
             },
-            "layers": [_layer(m, verdicts[m.layer.name]) for m in report.measured],
+            "layers": [_layer(m, verdicts[m.layer.name], read) for m in report.measured],
+            "symmetry": _symmetry(report.freedom),
             "findings": [_finding(f, report) for f in report.findings],
             "skipped": [{"name": s.name, "why": s.why} for s in report.skipped],
             "summary": {
@@ -62,7 +67,7 @@ def document(report: Report) -> dict[str, Any]:
     return made
 
 
-def _layer(m: Measured, verdict: str) -> dict[str, Any]:
+def _layer(m: Measured, verdict: str, read: Collection[str]) -> dict[str, Any]:
     layer, stats = m.layer, m.stats
     signal = m.signal or _NOTHING
     return {
@@ -78,7 +83,7 @@ def _layer(m: Measured, verdict: str) -> dict[str, Any]:
         "activation": layer.activation,
         "evidence": layer.evidence.label,
         "units": layer.units,
-        "effective_width": None,
+        "effective_width": m.freedom.width if m.freedom else None,
         "mean": stats.mean,
         "std": stats.std,
         "min": stats.min,
@@ -113,6 +118,62 @@ def _layer(m: Measured, verdict: str) -> dict[str, Any]:
         "behind_gate": signal.behind_gate if m.signal else None,
         "gate": _gate(signal),
         "theory": _theory_beside(m),
+        "wake": _wake(m, read),
+        "ties": _ties(m.freedom),
+    }
+
+
+def _read(report: Report) -> frozenset[str]:
+    """Return the names of weights of which a graph tells when they first move."""
+    graph = report.model.graph
+    if report.freedom is None or graph is None or report.model.open:
+        return frozenset()
+    return frozenset(tensor.name for tensor in graph.constants.values())
+
+
+def _wake(m: Measured, read: Collection[str]) -> int | None:
+    """Return the step at which a weight first moves, 0 for never; None where no graph tells."""
+    if m.movement is not None:
+        return m.movement.wake
+    return 1 if m.layer.weight.name in read else None
+
+
+def _ties(own: LayerFreedom | None) -> dict[str, Any] | None:
+    """Return which units stay equal, or alike in another way; None where there are none."""
+    if own is None:
+        return None
+    sets = {"classes": own.classes, "nearly": own.nearly, "twins": own.twins}
+    if not any(sets.values()):
+        return None
+    return {
+        "start": own.start or None,
+        "breaks": list(own.breaks),
+        **{word: [list(units[:_MOST]) for units in found[:_MOST]] for word, found in sets.items()},
+        "counts": {word: {"sets": len(found), "units": sum(map(len, found))} for word, found in sets.items()},
+    }
+
+
+def _symmetry(found: Freedom | None) -> dict[str, Any] | None:
+    """Return what is said of the whole, and the parameters that do not move as a whole at the first step."""
+    if found is None:
+        return None
+    return {
+        "why": found.why or None,
+        "unread": list(found.unread),
+        "steps": found.steps,
+        "parameters": [
+            {
+                "name": p.name,
+                "size": p.size,
+                "wake": p.wake,
+                "late": [{"step": step, "elements": n} for step, n in p.late],
+                "dead": p.dead,
+                "cancelled": p.cancelled,
+                "cause": p.cause.value if p.cause else None,
+                "blocked_by": list(p.blocked_by),
+            }
+            for p in found.parameters
+        ],
     }
 
 

@@ -38,7 +38,8 @@ def folded(rows: Sequence[Measured], verdicts: Mapping[str, str], *, fold: bool)
         law = (m.identified.scheme, m.identified.law) if m.identified else None
         layer = m.layer
         key = (re.sub(r"\d+", "N", layer.name), layer.kind, layer.fan_in, layer.fan_out, layer.activation,
-               verdicts[layer.name], law, None if law and law[0] else f"{m.stats.std:.1g}")  # fmt: skip
+               verdicts[layer.name], law, None if law and law[0] else f"{m.stats.std:.1g}", _width(m),
+               _wakes(m))  # fmt: skip
         groups.setdefault(key if fold else k, []).append(m)
     return [tuple(g) for g in groups.values()]
 
@@ -52,6 +53,7 @@ def layout(groups: Sequence[Group], width: int) -> list[str]:
             Column("layer", tuple(_name(g) for g in groups)),
             Column("kind", tuple(m.layer.kind for m in firsts), gives_way=2 + told),
             Column("fan in > out", tuple(_fans(m) for m in firsts), right=True),
+            *_freedom(firsts),
             Column("then", tuple(_then(m) for m in firsts), gives_way=4 * told),
             Column("drawn from", tuple(_law(m) for m in firsts), gives_way=1 + told),
             Column("std", tuple(number(m.stats.std) for m in firsts), right=True, gives_way=int(told)),
@@ -166,6 +168,30 @@ def _law(m: Measured) -> str:
     if m.identified is None:
         return "-" if m.stats.nonfinite else "?"
     return m.identified.scheme or f"unknown {m.identified.law}"
+
+
+def _freedom(firsts: Sequence[Measured]) -> list[Column]:
+    """Return a column of effective widths where a layer is narrower than it looks, and of when weights first move."""
+    out: list[Column] = []
+    if any(m.freedom and m.freedom.width < m.freedom.units for m in firsts):
+        out.append(Column("width", tuple(map(_width, firsts)), right=True))
+    if any(m.movement for m in firsts):
+        out.append(Column("moves", tuple(map(_wakes, firsts)), gives_way=2))
+    return out
+
+
+def _width(m: Measured) -> str:
+    """Show how many units can ever differ, of how many; the units alone where all can."""
+    if m.freedom is None:
+        return "?"
+    return f"{m.freedom.width} of {m.freedom.units}" if m.freedom.width < m.freedom.units else str(m.freedom.units)
+
+
+def _wakes(m: Measured) -> str:
+    """Show when some of a weight first moves; - for at once."""
+    if m.movement is None or m.movement.wake == 1:
+        return "-"
+    return f"step {m.movement.wake}" if m.movement.wake else "never"
 
 
 def _signal(groups: Sequence[Group]) -> list[Column]:

@@ -6,13 +6,23 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from initaudit.grounds import born, certainty, describe, excuse, operator, redraw, wakes
+from initaudit.grounds import (
+    blocked,
+    born,
+    certainty,
+    describe,
+    excuse,
+    narrow,
+    operator,
+    redraw,
+    wakes,
+)
 from initaudit.registry import rule
 from initaudit.types import Audit, Finding, Measured, Role, Severity
 
 _FACTOR = re.compile(r"(lora|ia3|adapter)[._]?(embedding_)?(A|B|down|up)\b", re.IGNORECASE)
 
-_ALIKE = 0.5  # share of units that are copies for good, from which a weight that moves is no cure
+_LATER = " past it, until it wakes, at step {}"
 _OUTLOOK = {
     None: "",
     True: " past it, until the gradient that it gets itself has moved it",
@@ -32,9 +42,10 @@ def all_zero(audit: Audit) -> Iterator[Finding]:
 
     ## How it is measured
     Every value is exactly zero. In a weight that is known to be plain trunk it is an error, unless the weight itself
-    gets a gradient (by the probe or by theory) that differs between its units, or sleeps behind a gate that does: then
-    it is a warning. It is an error in both factors of one adapter; elsewhere the report says what the weight is and why
-    zero may be meant.
+    gets a gradient that differs between its units, at once or once what it sleeps behind has moved: then it is a
+    warning. The graph tells the step at which it first moves; where there is none, the probe or theory say whether it
+    does. It is an error in both factors of one adapter, by their names where there is no graph (see INI205); elsewhere
+    the report says what the weight is and why zero may be meant.
 
     ## When to ignore it
     Zero is deliberate for the last weight of a residual branch, LoRA B, ControlNet's zero convolutions, adaLN-Zero,
@@ -54,42 +65,50 @@ def all_zero(audit: Audit) -> Iterator[Finding]:
         if not operator(m) and m.layer.role is not Role.NORM:
             continue
         why, woken = excuse(m, audit), wakes(m, audit)
-        if m.layer.role is Role.ADAPTER and pairs[_pair(m)] > 1:
+        facts = {"count": m.stats.count, "role": str(m.layer.role), "wakes": woken, "wakes_at_step": _step(m)}
+        if m.layer.role is Role.ADAPTER and pairs[_pair(m)] > 1 and not blocked(m):
             yield all_zero.at(
                 m,
                 "both factors of this adapter are zero: neither ever gets a gradient",
                 needs=m.layer.role_evidence,
-                count=m.stats.count,
-                role=str(m.layer.role),
+                **facts,
                 remedy=f"draw one factor again, as peft does: {redraw(m)}",
             )
-            continue
-        if not why:
-            signal = m.signal
-            alike = bool(woken) and signal is not None and (signal.tied or 0.0) > _ALIKE
+        elif not why:
+            alike = bool(woken) and narrow(m)
             yield all_zero.at(
                 m,
                 f"all {m.stats.count:,} values of {describe(m)} are zero: no signal goes up and no gradient goes down"
-                + _OUTLOOK[woken]
+                + (_LATER.format(_step(m)) if woken and _step(m) else _OUTLOOK[woken])
                 + ("; all its units get the same gradient and stay one" if alike else ""),
                 severity=Severity.WARNING if woken and not alike else Severity.ERROR,
                 needs=certainty(m),
-                count=m.stats.count,
-                role=str(m.layer.role),
-                wakes=woken,
+                **facts,
                 remedy=redraw(m),
             )
         else:
             yield all_zero.at(
                 m,
-                f"all {m.stats.count:,} values are zero ({m.layer.role}): {why}"
-                + ("; here it gets no gradient itself" if woken is False and born(audit) else ""),
+                f"all {m.stats.count:,} values are zero ({m.layer.role}): {why}{_doubt(m, audit, woken)}",
                 severity=Severity.INFO,
-                count=m.stats.count,
-                role=str(m.layer.role),
-                wakes=woken,
+                **facts,
                 remedy="none, if this is meant",
             )
+
+
+def _step(m: Measured) -> int | None:
+    """Return the step at which a weight that sleeps wakes."""
+    return m.movement.wake if m.movement is not None and m.movement.asleep else None
+
+
+def _doubt(m: Measured, audit: Audit, woken: bool | None) -> str:
+    if not born(audit):
+        return ""
+    if blocked(m):
+        return "; here it never gets one, see INI205"
+    if _step(m):
+        return f"; it wakes at step {_step(m)}"
+    return "; here it gets no gradient itself" if woken is False else ""
 
 
 def _pair(m: Measured) -> str:

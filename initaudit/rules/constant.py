@@ -17,7 +17,9 @@ def constant(audit: Audit) -> Iterator[Finding]:
     All units of the layer compute the same function and get the same gradient: however wide it is, it learns one.
 
     ## How it is measured
-    Minimum and maximum are equal and not zero, in a weight that has at least two units in one operator.
+    Minimum and maximum are equal and not zero, in a weight that has at least two units in one operator. Where the graph
+    proves that no two of them are tied, or the probe measured that each gets a gradient of its own, and the net learns
+    all the same, it is a warning: the first step sets them apart.
 
     ## When to ignore it
     A fixed averaging kernel (blur, pooling, upsampling), an output layer, a model that is convex anyway.
@@ -39,9 +41,7 @@ def constant(audit: Audit) -> Iterator[Finding]:
                 m,
                 f"all {m.stats.count:,} values of {describe(m)} are {m.stats.min:.4g}: "
                 + (
-                    f"{m.layer.units} units start as one, and the first step sets them apart"
-                    if apart
-                    else f"{m.layer.units} units are one"
+                    f"{m.layer.units} units start as one; {apart}" if apart else f"{m.layer.units} units are one"
                 ),
                 severity=Severity.WARNING if apart else Severity.ERROR,
                 needs=uniformity(m),

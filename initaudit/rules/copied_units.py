@@ -7,13 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from initaudit.grounds import born, excuse, operator, parted, redraw, uniformity, varied
+from initaudit.grounds import (
+    accidents,
+    born,
+    excuse,
+    operator,
+    parted,
+    redraw,
+    solid,
+    tied_copies,
+    uniformity,
+    varied,
+)
 from initaudit.registry import rule
 from initaudit.types import Array, Audit, Evidence, Finding, Measured, Role, Severity
 
-# How many different values an element of a drawn tensor can be counted on to take, by dtype: bounds the number of
-# units that could be equal by accident.
-_VALUES = {"float64": 1e6, "float32": 1e6, "complex64": 1e6, "complex128": 1e6, "float16": 1e3, "bfloat16": 5e2}
+_ATTENDS = frozenset({"query", "key", "value", "query, key and value", "key and value", "query and key"})
+_SUBPIXEL = (4, 9, 16)  # filters in a run, where images are enlarged by 2, 3, 4
 
 
 @rule("INI201", Severity.ERROR)
@@ -45,18 +55,17 @@ def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
         if not operator(m) or not varied(m):
             continue
         hashes = _by_operator(m, m.stats.rows.hash)
-        length = m.stats.count / max(1, m.layer.units)
-        # A unit with one incoming weight of many is part of an identity or a fixed wiring, not a draw.
-        nonzero = _by_operator(m, m.stats.rows.nonzero) >= (2 if length >= 8 else 1)
-        if _accidents(m, length) > accident:
+        live = _by_operator(m, solid(m))
+        if accidents(m) > accident:
             continue
-        copies, first, second = _copies(hashes, nonzero)
+        copies, first, second = _copies(hashes, live)
         if not copies:
             continue
         message = f"{copies} of {m.layer.units} units are exact copies of another (unit {second} equals unit {first})"
         run = _run(hashes)
         facts: dict[str, Any] = {"copies": copies, "units": m.layer.units, "first": first, "second": second}
-        if run in (4, 9, 16) and run < m.layer.units and m.layer.kind.startswith("conv"):  # upscaling by 2, 3, 4
+        stuck = tied_copies(m)
+        if not stuck and run in _SUBPIXEL and run < m.layer.units and m.layer.kind.startswith("conv"):
             yield copied_units.at(
                 m,
                 f"{message}, in runs of {run}: a sub-pixel (ICNR) initialization",
@@ -64,7 +73,15 @@ def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
                 **facts,
                 remedy="none, if a PixelShuffle follows",
             )
-        elif _shifted(m):
+        elif not stuck and _shared(m, second - first):
+            yield copied_units.at(
+                m,
+                f"{message}: whole heads of keys and values, repeated; the queries that share them differ",
+                severity=Severity.INFO,
+                **facts,
+                remedy="none, if they are shared on purpose",
+            )
+        elif not stuck and _shifted(m):
             yield copied_units.at(
                 m,
                 f"{message}, at shifted places of stacked operators: a table of relative positions, read out",
@@ -76,7 +93,7 @@ def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
             apart = parted(m, audit)
             yield copied_units.at(
                 m,
-                message + ("; each gets a gradient of its own, so the first step sets them apart" if apart else ""),
+                message + (f"; {apart}" if apart else ""),
                 severity=Severity.WARNING if apart else Severity.ERROR,
                 needs=uniformity(m),
                 **facts,
@@ -99,11 +116,6 @@ def _by_operator(m: Measured, values: Array) -> Array:
     return values.reshape(m.layer.groups, -1) if m.layer.groups > 1 else values.reshape(1, -1)
 
 
-def _accidents(m: Measured, length: float) -> float:
-    values = _VALUES.get(m.layer.weight.dtype, 30.0)
-    return float(m.layer.units**2 / 2 * np.exp(-min(length, 1e3) * np.log(values)))
-
-
 def _copies(hashes: Array, nonzero: Array) -> tuple[int, int, int]:
     """Number of units that repeat an earlier one of their operator, and the first such pair."""
     copies, first, second = 0, -1, -1
@@ -116,6 +128,21 @@ def _copies(hashes: Array, nonzero: Array) -> tuple[int, int, int]:
             first = k * row.size + int(index[original[inverse[repeated[0]]]])
             second = k * row.size + int(index[repeated[0]])
     return copies, first, second
+
+
+def _shared(m: Measured, size: int) -> bool:
+    """Whether the copies are whole heads of `size` units of keys and values, while the queries all differ."""
+    layer, hashes = m.layer, m.stats.rows.hash
+    names = _ATTENDS.intersection((*layer.tags, *layer.parts))
+    sides = {side for side in ("query", "key", "value") if any(side in name for name in names)}
+    if not sides & {"key", "value"} or size < 2 or hashes.size % size:
+        return False
+    heads = hashes.reshape(-1, size)
+    _, inverse, counts = np.unique(heads, axis=0, return_inverse=True, return_counts=True)
+    again = counts[inverse.reshape(-1)] > 1
+    if "query" in sides and again.all():
+        return False
+    return bool(np.unique(heads[~again]).size == heads[~again].size) and all(np.unique(h).size == size for h in heads)
 
 
 def _shifted(m: Measured) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from initaudit.freedom import Freedom, LayerFreedom, ParameterFreedom
 from initaudit.graph.view import View, sound
+from initaudit.symmetry.causes import Why, explained
 from initaudit.symmetry.engine import Unread, Walk
 from initaudit.symmetry.labels import Labels, TooMany
+from initaudit.symmetry.moves import taken
 from initaudit.symmetry.moving import Moving
 from initaudit.symmetry.moving import Walk as Moves
 from initaudit.symmetry.rows import rows, units
@@ -28,8 +31,10 @@ def analyse(graph: Graph, layers: Sequence[Layer], frozen: Callable[[Tensor], bo
     """
     kept = frozen or (lambda tensor: tensor.buffer)
     graph = shaped(sound(graph))
-    found = movements(graph, kept)
-    parameters = tuple(p for p in (_parameter(graph.constants[name], m) for name, m in found.items()) if p is not None)
+    moves, found = _movements(graph, kept)
+    why = explained(moves, found)
+    told = (_parameter(graph.constants[name], moving, why.get(name)) for name, moving in found.items())
+    parameters = tuple(p for p in told if p is not None)
     steps = max((max((step for step, _ in p.late), default=1) for p in parameters), default=1)
     walk = Walk(View(graph), kept)
     walk.run()
@@ -39,9 +44,32 @@ def analyse(graph: Graph, layers: Sequence[Layer], frozen: Callable[[Tensor], bo
     by_key: dict[object, list[Labels]] = {}
     for name, labels in rows(walk).items():
         by_key.setdefault(keys[name], []).extend(labels)
-    made = [_layer(layer, by_key.get(layer.weight.identity, [])) for layer in layers]
+    wholes: dict[str, list[Tensor]] = {}
+    for tensor in graph.constants.values():
+        wholes.setdefault(tensor.storage or tensor.name, []).append(tensor)
+    made = [_layer(layer, by_key.get(layer.weight.identity) or _part(layer.weight, wholes, by_key)) for layer in layers]
     unread = tuple(dict.fromkeys(walk.unread.values()))
     return Freedom(_started(made), parameters, unread, walk.rounds, steps)
+
+
+def _part(part: Tensor, wholes: Mapping[str, Sequence[Tensor]], found: Mapping[object, list[Labels]]) -> list[Labels]:
+    """Return labels of what is one of several in a tensor: a direction, an expert."""
+    for whole in wholes.get(part.storage or part.name, ()):
+        deep = len(whole.shape) - len(part.shape)
+        at, rest = divmod(part.offset - whole.offset, max(1, part.size))
+        if (
+            deep > 0
+            and whole.shape[deep:] == part.shape
+            and whole.strides is None
+            and part.strides is None
+            and not rest
+            and 0 <= at < math.prod(whole.shape[:deep])
+        ):
+            out = found.get(whole.identity, [])
+            for k in np.unravel_index(at, whole.shape[:deep]):
+                out = [taken(labels, 0, np.array([k]), keep=False) for labels in out]
+            return out
+    return []
 
 
 def _started(found: Sequence[LayerFreedom | None]) -> tuple[LayerFreedom | None, ...]:
@@ -55,7 +83,7 @@ def _started(found: Sequence[LayerFreedom | None]) -> tuple[LayerFreedom | None,
     return tuple(out)
 
 
-def _parameter(tensor: Tensor, moving: Moving) -> ParameterFreedom | None:
+def _parameter(tensor: Tensor, moving: Moving, why: Why | None) -> ParameterFreedom | None:
     shape = tensor.shape
     step, cancelled, reach = (np.broadcast_to(a, shape) for a in (moving.step, moving.cancelled, moving.reach))
     if bool((step == 1).all()) or not reach.any():
@@ -66,6 +94,7 @@ def _parameter(tensor: Tensor, moving: Moving) -> ParameterFreedom | None:
     told = ParameterFreedom(
         tensor.name, tensor.size, int(steps.min()) if steps.size else 0, tuple(pair for pair in late if pair[1]),
         int(np.count_nonzero(never & ~cancelled)), int(np.count_nonzero(never & cancelled)),
+        why.cause if why is not None else None, why.blocked_by if why is not None else (),
     )  # fmt: skip
     return told if told.late or told.dead or told.cancelled else None
 
@@ -96,13 +125,16 @@ def movements(graph: Graph, frozen: Callable[[Tensor], bool] | None = None) -> d
     What would not move whatever the numbers in the graph were has no path to an output here: that is no fault of the
     numbers, and not told.
     """
-    view = View(shaped(sound(graph)))
-    kept = frozen or (lambda tensor: tensor.buffer)
+    return _movements(shaped(sound(graph)), frozen or (lambda tensor: tensor.buffer))[1]
+
+
+def _movements(graph: Graph, kept: Callable[[Tensor], bool]) -> tuple[Moves, dict[str, Moving]]:
+    view = View(graph)
     walk = Moves(view, kept)
     walk.run()
     found = {name: walk.moving[key] for name, key in walk.key.items() if key in walk.moving}
     if all(_ever(moving) for moving in found.values()):
-        return found
+        return walk, found
     other = Moves(view, kept, generic=True)
     other.once()
     for name, moving in found.items():
@@ -110,7 +142,7 @@ def movements(graph: Graph, frozen: Callable[[Tensor], bool] | None = None) -> d
         if known is not None and not _ever(moving):
             read = moving.reach & ((known.step > 0) | known.cancelled | moving.cancelled)
             found[name] = replace(moving, reach=read)
-    return found
+    return walk, found
 
 
 def _ever(moving: Moving) -> bool:

@@ -6,6 +6,8 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from initaudit.symmetry.labels import Labels, TooMany, chained, together, word
 from initaudit.types import Array
 
@@ -94,7 +96,7 @@ def aligned(given: Sequence[Labels]) -> list[Labels]:
     return out
 
 
-def _joined(given: Sequence[Labels], data: Array) -> Labels:
+def joined(given: Sequence[Labels], data: Array) -> Labels:
     """Return labels on the axes that several aligned ones make together."""
     sizes = tuple(max(x.sizes[a] for x in given) for a in range(len(given[0].sizes)))
     free_ = tuple(any(x.free[a] for x in given) for a in range(len(sizes)))
@@ -104,7 +106,7 @@ def _joined(given: Sequence[Labels], data: Array) -> Labels:
 def combined(given: Sequence[Labels], *tag: object) -> Labels:
     """Return labels of what is made of several values element by element, in this order."""
     parts = aligned(given)
-    return _joined(parts, chained(word(*tag), *(p.data for p in parts)))
+    return joined(parts, chained(word(*tag), *(p.data for p in parts)))
 
 
 def added(given: Sequence[Labels]) -> Labels:
@@ -112,7 +114,18 @@ def added(given: Sequence[Labels]) -> Labels:
     if len(given) == 1:
         return given[0]
     parts = aligned(given)
-    return _joined(parts, together([p.data for p in parts]))
+    return joined(parts, together([p.data for p in parts]))
+
+
+def listed(given: Sequence[Labels], *tag: object) -> Labels:
+    """Return labels of what several say in this order; a label of zero says nothing."""
+    if len(given) == 1:
+        return given[0]
+    parts = aligned(given)
+    data = np.zeros((), np.uint64)
+    for part in parts:
+        data = np.where(part.data == 0, data, chained(word(*tag), data, part.data))
+    return joined(parts, data)
 
 
 def reduced(x: Labels, shape: Sequence[int]) -> Labels:

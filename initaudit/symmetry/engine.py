@@ -32,6 +32,7 @@ from initaudit.symmetry.combining import added, combined
 from initaudit.symmetry.exact import NotFinite
 from initaudit.symmetry.labels import ZERO, Labels, TooMany, dense, even, free, word
 from initaudit.symmetry.reading import EXACT, Reading
+from initaudit.symmetry.shares import merged
 from initaudit.types import Array, Node, Tensor
 
 _MOST_ROUNDS = 300
@@ -300,7 +301,7 @@ class Walk:
         if not given:
             return even(value.shape, ZERO)
         if isinstance(value, Weight):
-            return [one for grad in given for one in ((grad,) if isinstance(grad, Labels) else grad)]
+            return merged(given)
         return added([one if isinstance(one, Labels) else combined(one, "joint") for one in given])
 
     def _keep(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from initaudit.symmetry.combining import added, combined, reshaped, spread
 from initaudit.symmetry.engine import Case, Given, Step, Unread, Value, Weight, op
 from initaudit.symmetry.labels import Labels, dense, mix
+from initaudit.symmetry.shares import merged, moved_back
 from initaudit.types import Array
 
 Change = Callable[[Labels], Labels]
@@ -37,8 +38,7 @@ def moved(x: Value, up: Change, down: Change, numbers: Callable[[Array], Array],
     def back(d: Sequence[Any]) -> Mapping[int, Given]:
         if isinstance(d[0], Labels) and support is None:
             return {0: down(d[0])}
-        given = [down(one) for one in ((d[0],) if isinstance(d[0], Labels) else d[0])]
-        return {0: given if support is None else [*given, support]}
+        return {0: moved_back(d[0], down, support)}
 
     return Step((made,), back)
 
@@ -229,10 +229,11 @@ def _slice(c: Case) -> Step:
         return _onnx_slice(c, x)
     if not isinstance(index, tuple):
         raise Unread
-    return _indexed(x, index)
+    return indexed(x, index)
 
 
-def _indexed(x: Value, index: tuple[Any, ...]) -> Step:
+def indexed(x: Value, index: tuple[Any, ...]) -> Step:
+    """Return a step that takes x[index], of numbers, slices, new axes and an ellipsis. Raises Unread for others."""
     used = sum(i is not None and not isinstance(i, EllipsisType) for i in index)
     gap = (slice(None),) * (len(x.shape) - used)
     at = next((k for k, i in enumerate(index) if isinstance(i, EllipsisType)), len(index))
@@ -275,7 +276,7 @@ def _onnx_slice(c: Case, x: Value) -> Step:
     for a, start, end, step in zip(axes, starts, ends, by, strict=True):
         stop = None if (step > 0 and end >= 2**31 - 1) or (step < 0 and end < -(2**31) + 1) else end
         index[a % len(x.shape)] = slice(start, stop, step)
-    return _indexed(x, tuple(index))
+    return indexed(x, tuple(index))
 
 
 @op("split")
@@ -304,15 +305,16 @@ def _split(c: Case) -> Step:
     outs = tuple(step.outs[0] for step in steps)
 
     def back(d: Sequence[Any]) -> Mapping[int, Given]:
-        found: list[Labels] = []
+        found: list[Given] = []
         for step, given in zip(steps, d, strict=True):
             if isinstance(given, Labels) and given.data.size == 1 and not given.data.any():
                 continue
-            one = step.back([given])[0]
-            found += [one] if isinstance(one, Labels) else one
+            found.append(step.back([given])[0])
+        if not found:
+            return {}
         if isinstance(x, Weight):
-            return {0: found}
-        return {0: added(found)} if found else {}
+            return {0: merged(found)}
+        return {0: added([one for one in found if isinstance(one, Labels)])}
 
     return Step(outs, back)
 

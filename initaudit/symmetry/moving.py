@@ -16,7 +16,7 @@ import numpy as np
 from initaudit.errors import InitauditError
 from initaudit.graph.view import View
 from initaudit.registry import ByName
-from initaudit.symmetry.zones import Grad, Held, Zone, alive, anything, dead, lined, merged
+from initaudit.symmetry.zones import Grad, Held, Zone, alive, anything, dead, lined, loosened, merged
 from initaudit.types import Array, Node, Tensor
 
 _MOST = 64  # steps
@@ -77,7 +77,8 @@ class Case:
     def zone(self, place: int) -> Zone:
         """Return the bounds of an operand."""
         found = self.value(place)
-        return found.zone() if isinstance(found, Held) else found
+        zone = found.zone() if isinstance(found, Held) else found
+        return loosened(zone) if self.walk.loose else zone
 
     def held(self, place: int) -> Held | None:
         """Return an operand that is a parameter or a constant, None for any other."""
@@ -114,11 +115,29 @@ class Case:
 
 
 class Walk:
-    """Steps of training, as far as zeros go."""
+    """Steps of training, as far as zeros go.
 
-    def __init__(self, view: View, frozen: Callable[[Tensor], bool], *, generic: bool = False) -> None:
+    Args:
+        view: of the graph.
+        frozen: whether a tensor is no trainable parameter.
+        generic: every number of the graph may be anything: what is still zero then, nothing reads.
+        freed: by the value that holds it and tensor, which elements may be anything.
+        loose: whatever is not identically zero has no bounds.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        frozen: Callable[[Tensor], bool],
+        *,
+        generic: bool = False,
+        freed: Callable[[str, Tensor], Array | bool] | None = None,
+        loose: bool = False,
+    ) -> None:
         self.view = view
-        self.generic = generic  # every number of the graph may be anything: what is still zero then, nothing reads
+        self.generic = generic
+        self.freed = freed
+        self.loose = loose
         self.frozen = frozen
         self.values: dict[str, Zone | Held | None] = {}
         self.steps: dict[int, Step] = {}
@@ -145,12 +164,14 @@ class Walk:
         if name not in self.values and tensor is not None:
             known = self.moving.get(self.key[name])
             moved = known.step > 0 if known is not None else np.zeros((1,) * len(tensor.shape), bool)
-            if self.generic and tensor.is_float:
-                moved = np.ones((1,) * len(tensor.shape), bool)
-            self.values[name] = Held(lambda: self._load(name, tensor), tensor.shape, _thin(moved))
+            if tensor.is_float and (self.generic or self.freed is not None):
+                free = np.asarray(self.generic or (self.freed is not None and self.freed(self.key[name], tensor)))
+                moved = moved | lined(free, len(tensor.shape))
+            self.values[name] = Held(lambda: self.load(name, tensor), tensor.shape, _thin(moved))
         return self.values.get(name)
 
-    def _load(self, name: str, tensor: Tensor) -> Array:
+    def load(self, name: str, tensor: Tensor) -> Array:
+        """Return the numbers of a parameter or constant."""
         found = self._numbers.get(name)
         if found is None:
             found = np.asarray(tensor.load()).reshape(tensor.shape)

@@ -10,6 +10,7 @@ from initaudit.ops import OPS
 from initaudit.symmetry.combining import added, combined, reduced, reshaped
 from initaudit.symmetry.engine import Case, Given, Step, Unread, Weight, op
 from initaudit.symmetry.labels import ZERO, Labels, dense, even, free, word
+from initaudit.types import Array
 
 _OTHERS = frozenset({"glu", "prelu", "bias_gelu", "bias_split_gelu", "composite", "add", "sum", "sub", "mul", "mean"})
 _ROUNDED = frozenset({  # no gradient passes
@@ -184,10 +185,15 @@ def _source(c: Case) -> Step:
     if shape is None:
         raise Unread
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        out = even(shape, combined((dense(np.zeros((), np.uint64)),), "number", float(value)).data)
+        out = even(shape, number(value))
     else:
         out = free(shape, word("source", c.at))
     return Step((out,), lambda d: {})
+
+
+def number(value: float) -> Array:
+    """Return the label of a number that no step changes."""
+    return combined((dense(np.zeros((), np.uint64)),), "number", float(value)).data
 
 
 @op("shape", "size")

@@ -3,51 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from initaudit.symmetry.combining import combined, reshaped
+import numpy as np
+
+from initaudit.symmetry.combining import listed, reshaped
 from initaudit.symmetry.engine import Unread, Use, Walk, Weight
-from initaudit.symmetry.labels import ZERO, Labels, TooMany, dense, even
+from initaudit.symmetry.labels import ZERO, Labels, TooMany, dense, even, numbered
 from initaudit.symmetry.products import forgotten
+from initaudit.symmetry.shares import placed
 from initaudit.types import Array
 
 
 def rows(walk: Walk) -> dict[str, list[Labels]]:
-    """Return, by name of a constant, labels that together label its rows: on its own axes, even along its terms."""
+    """Return, by name of a constant, labels that together label its rows, on its own axes, even along its terms.
+
+    They are zero where a use takes no part of it.
+    """
     out: dict[str, list[Labels]] = {}
     for use in walk.uses:
         try:
-            found = _own(walk, use)
+            name = walk.view.nodes[use.node].inputs[use.place]
+            weight = walk.values.get(name) or walk.value(name)
+            found = [] if weight is None else list(_own(walk, name, _rows(walk, use, weight.shape)))
         except (Unread, TooMany, LookupError, ValueError):
             continue
-        if found is not None:
-            out.setdefault(found[0], []).append(found[1])
+        for name, labels in found:
+            out.setdefault(name, []).append(labels)
     return out
 
 
-def _own(walk: Walk, use: Use) -> tuple[str, Labels] | None:
-    name = walk.view.nodes[use.node].inputs[use.place]
-    weight = walk.values.get(name) or walk.value(name)
-    if weight is None:
-        return None
-    labels = _rows(walk, use, weight.shape)
-    while name not in walk.view.graph.constants:  # through what turned or cut it
-        at = walk.view.producer.get(name)
-        if at is None:
-            return None
-        node = walk.view.nodes[at]
-        if not isinstance(walk.values.get(name), Weight):
-            # Computed from parameters: the one of its shape stands for it.
-            like = [n for n in node.inputs if n and _shape(walk, n) == labels.shape and n in walk.view.fixed]
-            if not like:
-                return None
-            name = like[0]
-            continue
+def _own(walk: Walk, name: str, labels: Labels) -> Iterator[tuple[str, Labels]]:
+    """Yield the constants that a value was turned, cut or joined from, and what labels of its rows say of theirs."""
+    if name in walk.view.graph.constants:
+        yield name, labels
+        return
+    at = walk.view.producer.get(name)
+    if at is None:
+        return
+    node = walk.view.nodes[at]
+    if isinstance(walk.values.get(name), Weight):
         given = [labels if out == name else even((), ZERO) for out in node.outputs]
-        found = walk.steps[at].back(given)[0]
-        labels = found if isinstance(found, Labels) else combined(found, "rows")
-        name = node.inputs[0]
-    return name, labels
+        for place, found in walk.steps[at].back(given).items():
+            yield from _own(walk, node.inputs[place], placed(found))
+        return
+    # Computed from parameters: the one of its shape stands for it.
+    for one in node.inputs:
+        if one and one in walk.view.fixed and _shape(walk, one) == labels.shape:
+            yield from _own(walk, one, labels)
+            return
 
 
 def _shape(walk: Walk, name: str) -> tuple[int, ...] | None:
@@ -100,7 +104,7 @@ def _with_bias(walk: Walk, name: str) -> str:
 
 def units(found: Sequence[Labels], axes: str, shape: Sequence[int], groups: int = 1) -> Array:
     """Return one label per output unit of a weight, in the order of its stack and output axes as stored."""
-    label = combined(found, "units") if len(found) > 1 else found[0]
+    label = listed(found, "units")
     at = axes.find("i")
     if groups > 1 and 0 <= at < axes.find("o") and shape[at] % groups == 0:  # the units of a group are along its terms
         shape = (*shape[:at], groups, shape[at] // groups, *shape[at + 1 :])
@@ -112,7 +116,7 @@ def units(found: Sequence[Labels], axes: str, shape: Sequence[int], groups: int 
     if math.prod(label.shape) != math.prod(wide):
         raise Unread
     out: Array = label.flat(label.shape).reshape(-1)
-    return out
+    return np.where(out == 0, numbered(ZERO.reshape(1), 0, out.size), out)  # what nothing reads is told apart
 
 
 def _flat(label: Labels, axis: int) -> Labels:

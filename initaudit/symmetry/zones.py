@@ -92,6 +92,11 @@ def anything(shape: Sequence[int]) -> Zone:
     return Zone(np.full(one, -np.inf), np.full(one, np.inf), tuple(shape))
 
 
+def loosened(x: Zone) -> Zone:
+    """Return no bounds of what is not identically zero."""
+    return Zone(np.where(x.zero, 0.0, -np.inf), np.where(x.zero, 0.0, np.inf), x.shape, x.fixed)
+
+
 def number(shape: Sequence[int], value: float) -> Zone:
     """Return bounds of a constant."""
     one = np.full((1,) * len(shape), float(value))

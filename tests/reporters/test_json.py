@@ -5,15 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from initaudit.freedom import Cause, Freedom, LayerFreedom, ParameterFreedom
 from initaudit.reporters import reporters
 from initaudit.reporters.base import Style
-from initaudit.types import Attending, Risk, Severity, Signal, Signals, Symptom
+from initaudit.types import Attending, Graph, Risk, Severity, Signal, Signals, Symptom
 from tests.build import he, layer, report
 
 LAYER_KEYS = {
     "name", "kind", "weight", "bias", "shape", "dtype", "groups", "fan_in", "fan_out", "activation", "evidence",
     "units", "effective_width", "mean", "std", "min", "max", "zeros", "nonfinite", "expected", "variance_ratio",
-    "identified",    "forward_variance", "relative_gradient", "verdict",
+    "identified",    "forward_variance", "relative_gradient", "verdict", "wake", "ties",
 }  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def judged(probed=(), predicted=(), risk=None):
 
 def test_the_contract_holds():
     made = rendered(layer("fc1", he(16, 8)), layer("fc2", np.zeros((4, 16), np.float32)))
-    assert set(made) == {"schema", "tool", "source", "model", "layers", "findings", "skipped", "summary"}
+    assert set(made) == {"schema", "tool", "source", "model", "layers", "symmetry", "findings", "skipped", "summary"}
     assert {"name", "version"} == set(made["tool"])
     assert {"path", "format", "graph"} <= set(made["source"])
     assert {"parameters", "tensors", "layers", "state"} <= set(made["model"])
@@ -130,3 +131,56 @@ def test_signals_that_are_not_finite_are_null_and_compare_with_nothing():
     made = plain(judged((bad, Signal(forward_variance=0.0), None), (Signal(forward_variance=1.0),) * 3))
     assert made["layers"][0]["forward_variance"] is None
     assert made["summary"]["agreement"] is None
+
+
+def freed(found: Freedom | None, **fields):
+    """A report on layers fc0, fc1, ... with what is told of their units and weights."""
+    count = 2 if found is None else len(found.layers)
+    made = report(*(layer(f"fc{k}", he(8, 8, k)) for k in range(count)))
+    still = {p.name: p for p in (found.parameters if found else ())}
+    rows = [
+        replace(m, freedom=found.layers[k] if found else None, movement=still.get(m.layer.weight.name))
+        for k, m in enumerate(made.measured)
+    ]
+    graph = Graph((), {}, (), {f"%{k}": m.layer.weight for k, m in enumerate(made.measured)})
+    return replace(made, model=replace(made.model, graph=graph, **fields), measured=tuple(rows), freedom=found)
+
+
+def test_effective_width_wake_and_ties_of_each_layer():
+    tied = LayerFreedom("fc0", 8, 5, ((0, 3), (1, 2, 7)), "fc0", nearly=((4, 5),), breaks=("dropout 0.1",))
+    flipped = LayerFreedom("fc1", 8, 8, twins=((0, 1),))
+    asleep = ParameterFreedom("fc1.weight", 64, 2, ((2, 64),))
+    dead = ParameterFreedom("fc2.weight", 64, 0, dead=64, cause=Cause.ZEROS, blocked_by=("fc2.weight", "fc3.weight"))
+    found = Freedom((tied, flipped, LayerFreedom("fc2", 8, 8), None), (asleep, dead), ("sort",), 2, 2)
+    made = plain(freed(found))
+    rows = made["layers"]
+    assert [row["effective_width"] for row in rows] == [5, 8, 8, None]
+    assert [row["wake"] for row in rows] == [1, 2, 0, 1]
+    assert [row["ties"] is None for row in rows] == [False, False, True, True]
+    assert rows[0]["ties"] == {
+        "start": "fc0", "breaks": ["dropout 0.1"], "classes": [[0, 3], [1, 2, 7]], "nearly": [[4, 5]], "twins": [],
+        "counts": {"classes": {"sets": 2, "units": 5}, "nearly": {"sets": 1, "units": 2},
+                   "twins": {"sets": 0, "units": 0}},
+    }  # fmt: skip
+    assert (rows[1]["ties"]["twins"], rows[1]["ties"]["start"]) == ([[0, 1]], None)
+    symmetry = made["symmetry"]
+    assert (symmetry["why"], symmetry["unread"], symmetry["steps"]) == (None, ["sort"], 2)
+    assert symmetry["parameters"] == [
+        {"name": "fc1.weight", "size": 64, "wake": 2, "late": [{"step": 2, "elements": 64}], "dead": 0, "cancelled": 0,
+         "cause": None, "blocked_by": []},
+        {"name": "fc2.weight", "size": 64, "wake": 0, "late": [], "dead": 64, "cancelled": 0, "cause": "zeros",
+         "blocked_by": ["fc2.weight", "fc3.weight"]},
+    ]  # fmt: skip
+
+
+def test_without_a_graph_and_where_it_is_open_nothing_is_known_to_move():
+    for made in (freed(None), freed(Freedom((None,) * 2), source="inferred", other=(Graph((), {}, (), {}),))):
+        assert {row["wake"] for row in plain(made)["layers"]} == {None}
+    assert plain(freed(None))["symmetry"] is None
+
+
+def test_many_ties_are_cut_and_counted():
+    huge = LayerFreedom("fc0", 1000, 100, tuple(tuple(range(100 * k, 100 * k + 100)) for k in range(100)), "fc0")
+    ties = plain(freed(Freedom((huge,))))["layers"][0]["ties"]
+    assert (len(ties["classes"]), {len(units) for units in ties["classes"]}) == (64, {64})
+    assert ties["counts"]["classes"] == {"sets": 100, "units": 10000}
