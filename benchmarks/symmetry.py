@@ -12,11 +12,15 @@ import argparse
 import copy
 import time
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from benchmarks.symmetry_more import MORE, Tap
 from benchmarks.symmetry_nets import FAMILIES, PLANTS, Net, Stack, plant
 from initaudit import layers, symmetry
 from initaudit.audit import live
@@ -24,7 +28,11 @@ from initaudit.audit import live
 STEPS = 50
 APART = 1e-8
 SHAKEN = 1e-11
-_UNITS = {nn.Linear: (-1,), nn.Conv2d: (1,), nn.ConvTranspose2d: (1,), nn.Embedding: (-1,), Stack: (1, 2)}
+ALL = FAMILIES | MORE
+_UNITS = {
+    nn.Linear: (-1,), nn.Bilinear: (-1,), nn.Embedding: (-1,), nn.EmbeddingBag: (-1,), nn.Conv1d: (1,),
+    nn.Conv2d: (1,), nn.Conv3d: (1,), nn.ConvTranspose1d: (1,), nn.ConvTranspose2d: (1,), Stack: (1, 2),
+}  # fmt: skip
 
 
 def distinct(values: torch.Tensor, axes: tuple[int, ...]) -> int:
@@ -102,25 +110,76 @@ def truth(net: Net, module: nn.Module, seed: int) -> dict[str, int]:
     g = torch.Generator().manual_seed(seed + 1)
     hooks = []
     for name, part in module.named_modules():
-        axes = _UNITS.get(type(part))
-        if axes is not None:
-
-            def hook(_m, _x, out, name=name, axes=axes):
-                found[f"{name}.weight"] = distinct(out.detach(), axes)
-
-            hooks.append(part.register_forward_hook(hook))
-        elif isinstance(part, nn.RNNBase):
-
-            def hook(_m, _x, out, name=name, part=part):
-                gates = {"LSTM": 4, "GRU": 3}.get(part.mode, 1)
-                for which in ("ih", "hh"):
-                    found[f"{name}.weight_{which}_l0"] = gates * distinct(out[0].detach(), (-1,))
-
-            hooks.append(part.register_forward_hook(hook))
+        if (watch := _watched(name, part, found)) is not None:
+            hooks.append(part.register_forward_hook(watch))
     with torch.no_grad():
         module(net.inputs(g, 24))
     for hook in hooks:
         hook.remove()
+    return found
+
+
+def _watched(
+    name: str, part: nn.Module, found: dict[str, int]
+) -> Callable[[nn.Module, tuple[torch.Tensor, ...], Any], None] | None:
+    """Return a hook that counts the units of a module; None for one that has none of its own."""
+    own = next((axes for kind, axes in _UNITS.items() if isinstance(part, kind)), None)
+    if isinstance(part, Tap):
+        *times, first = part.of.split(" ", 1)
+        names = (first if times else part.of).split()
+
+        def hook(_m: nn.Module, _x: tuple[torch.Tensor, ...], out: Any) -> None:
+            found.update(dict.fromkeys(names, int(*times or "1") * distinct(out.detach(), part.axes)))
+
+    elif own is not None:
+
+        def hook(_m: nn.Module, _x: tuple[torch.Tensor, ...], out: Any) -> None:
+            found[f"{name}.weight"] = distinct(out.detach(), own)
+
+    elif isinstance(part, nn.RNNBase):
+
+        def hook(_m: nn.Module, x: tuple[torch.Tensor, ...], out: Any) -> None:
+            found.update(_recurrent(name, part, x))
+
+    elif isinstance(part, nn.MultiheadAttention):
+
+        def hook(_m: nn.Module, x: tuple[torch.Tensor, ...], out: Any) -> None:
+            rows = [
+                F.linear(y, w, b).detach()
+                for y, w, b in zip(x[:3], part.in_proj_weight.chunk(3), part.in_proj_bias.chunk(3), strict=True)
+            ]
+            found[f"{name}.in_proj_weight"] = sum(distinct(row, (-1,)) for row in rows)
+
+    else:
+        return None
+    return hook
+
+
+def _recurrent(name: str, part: nn.RNNBase, x: tuple[torch.Tensor, ...]) -> dict[str, int]:
+    """Return the units of every layer and direction, each run alone with the weights that it has."""
+    found = {}
+    gates = {"LSTM": 4, "GRU": 3}.get(part.mode, 1)
+    y, start = x[0].detach(), x[1:2]
+    for layer in range(part.num_layers):
+        outs = []
+        for way in ("", "_reverse") if part.bidirectional else ("",):
+            options = {"batch_first": part.batch_first, "proj_size": part.proj_size}
+            if isinstance(part, nn.RNN):
+                options["nonlinearity"] = part.nonlinearity
+            one = type(part)(y.shape[-1], part.hidden_size, **options).double()
+            for key, _ in one.named_parameters():
+                getattr(one, key).data.copy_(getattr(part, key[:-1] + str(layer) + way))
+            time = int(part.batch_first)
+            out = one(y.flip(time) if way else y, *start)[0].detach()
+            outs.append(out.flip(time) if way else out)
+            cells = out
+            if part.proj_size:
+                found[f"{name}.weight_hr_l{layer}{way}"] = distinct(out, (-1,))
+                steps = y.unbind(time)
+                cells = torch.stack([one(y.narrow(time, 0, t + 1))[1][1][0].detach() for t in range(len(steps))])
+            for which in ("ih", "hh"):
+                found[f"{name}.weight_{which}_l{layer}{way}"] = gates * distinct(cells, (-1,))
+        y = torch.cat(outs, -1)
     return found
 
 
@@ -129,7 +188,7 @@ def one(family: str, kind: str, seed: int) -> tuple[Net, list[str], symmetry.Fre
     for attempt in range(20):
         rng = np.random.default_rng([seed, attempt])
         torch.manual_seed(seed + 100_000 * attempt)
-        net = FAMILIES[family](rng)
+        net = ALL[family](rng)
         net.module.double()
         plant(net, kind, rng)
         if not silent(net, seed) and not unsteady(net, seed):
@@ -144,7 +203,7 @@ def one(family: str, kind: str, seed: int) -> tuple[Net, list[str], symmetry.Fre
     for adam in (False, True):
         real = truth(net, train(net, adam, seed), seed)
         for layer, own in zip(found, told.layers, strict=True):
-            want = real.get(layer.weight.name)
+            want = next((real[n] for n in (layer.weight.name, layer.name, f"{layer.name}.weight") if n in real), None)
             if want is None:
                 continue
             width = None if own is None else own.width
@@ -161,7 +220,7 @@ def main() -> None:
     parser.add_argument("--family", default="")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    families = [chosen.family] if chosen.family else list(FAMILIES)
+    families = [chosen.family] if chosen.family else list(ALL)
     start = time.time()
     right, all_, tied = Counter(), Counter(), Counter()
     for k in range(chosen.nets):

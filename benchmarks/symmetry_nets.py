@@ -16,6 +16,80 @@ import torch
 from torch import nn
 
 Moves = Mapping[str, np.ndarray]  # by units: where each goes
+Spec = Callable[[Moves, Mapping[str, int]], np.ndarray | None]  # where the indices along an axis go, that several units make together
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Units that may be exchanged: an axis is (chunks, copies, units, extent of each), units exchanged in a chunk."""
+
+    chunks: int
+    units: Mapping[str, tuple[int, int]]  # by name: copies, extent
+
+    def move(self, net: Net, to: Callable[[int], np.ndarray], chosen: Sequence[int]) -> Moves:
+        """Return the permutation that does the same to the units of some chunks."""
+        out = {}
+        for name, (copies, extent) in self.units.items():
+            index = np.arange(net.units[name]).reshape(self.chunks, copies, -1, extent)
+            for chunk in chosen:
+                index[chunk] = index[chunk][:, to(index.shape[2])]
+            out[name] = index.ravel()
+        return out
+
+    def draw(self, net: Net, rng: np.random.Generator) -> list[Moves]:
+        """Return a few exchanges."""
+        out = []
+        for _ in range(int(rng.integers(1, 3))):
+            name, (copies, extent) = next(iter(self.units.items()))
+            n = net.units[name] // (self.chunks * copies * extent)
+            if n < 2:
+                return []
+            some = rng.choice(n, int(rng.integers(2, min(4, n) + 1)), replace=False)
+
+            def to(n: int, some: np.ndarray = some) -> np.ndarray:
+                where = np.arange(n)
+                where[some] = np.roll(some, 1)
+                return where
+
+            out.append(self.move(net, to, [int(rng.integers(self.chunks))]))
+        return out
+
+    def all(self, net: Net) -> list[Moves]:
+        """Return what carries every unit of a chunk into every other, one by one."""
+        return [self.move(net, lambda n: np.roll(np.arange(n), 1), [chunk]) for chunk in range(self.chunks)]
+
+
+def joined(*names: str | tuple[str, int, int]) -> Spec:
+    """Return an axis on which units stand one after the other: names, or (name, copies, extent of each)."""
+    wide = [(one, 1, 1) if isinstance(one, str) else one for one in names]
+
+    def spec(moves: Moves, units: Mapping[str, int]) -> np.ndarray | None:
+        if not any(name in moves for name, _, _ in wide):
+            return None
+        parts, at = [], 0
+        for name, copies, extent in wide:
+            n = units[name]
+            to = moves.get(name, np.arange(n))
+            own = np.arange(copies * n * extent).reshape(copies, n, extent)[:, to]
+            parts.append(at + own.ravel())
+            at += own.size
+        return np.concatenate(parts)
+
+    return spec
+
+
+def laid(spec: Spec, shape: Sequence[int], order: Sequence[int]) -> Spec:
+    """Return an axis with the indices of another as an array of a shape, its axes in another order."""
+
+    def other(moves: Moves, units: Mapping[str, int]) -> np.ndarray | None:
+        to = spec(moves, units)
+        if to is None:
+            return None
+        stands = np.arange(int(np.prod(shape))).reshape(shape).transpose(order).ravel()
+        back = np.argsort(stands)
+        return back[to[stands]]
+
+    return other
 
 
 @dataclass
@@ -24,12 +98,14 @@ class Net:
 
     module: nn.Module
     inputs: Callable[[torch.Generator, int], torch.Tensor]
-    axes: dict[str, tuple[str, ...]] = field(default_factory=dict)  # parameter -> units along each axis, "" for none
+    axes: dict[str, tuple[str | Spec, ...]] = field(default_factory=dict)  # parameter -> units along each axis, or ""
     units: dict[str, int] = field(default_factory=dict)  # how many there are
     blocks: dict[str, int] = field(default_factory=dict)  # units that may only move in whole blocks of this size too
     repeats: dict[str, tuple[str, int]] = field(default_factory=dict)  # units that are several copies of others
     groups: dict[str, int] = field(default_factory=dict)  # parameter -> groups of a convolution
     fixed: set[str] = field(default_factory=set)  # units that may not be permuted: inputs and outputs
+    views: dict[str, tuple[Sequence[int], Sequence[int]]] = field(default_factory=dict)  # order of axes, then a shape
+    swaps: list[Swap] = field(default_factory=list)  # what may be exchanged, where that is not each unit by itself
 
 
 _ACTS: dict[str, Callable[[], nn.Module]] = {
@@ -329,21 +405,24 @@ def plant(net: Net, kind: str, rng: np.random.Generator) -> None:
         names = [n for n in net.units if n not in net.fixed]
         if kind == "constant":
             chosen = names if rng.random() < 0.5 else [str(rng.choice(names))]
-            _tie(net, own, [m for n in chosen for m in _all(net, n)])
+            every = [m for one in net.swaps for m in one.all(net) if rng.random() < 0.7]
+            _tie(net, own, every or [m for n in chosen for m in _all(net, n)])
             return
-        chosen = [n for n in names if rng.random() < 0.6] or [str(rng.choice(names))]
-        generators = [move for n in chosen for move in _moves(net, n, kind, rng)]
+        if net.swaps:
+            swaps = [one for one in net.swaps if rng.random() < 0.6] or [net.swaps[rng.integers(len(net.swaps))]]
+            generators = [move for one in swaps for move in one.draw(net, rng)]
+        else:
+            chosen = [n for n in names if rng.random() < 0.6] or [str(rng.choice(names))]
+            generators = [move for n in chosen for move in _moves(net, n, kind, rng)]
         skip = None
         if kind == "one-sided":
-            skip = str(
-                rng.choice(
-                    [
-                        p
-                        for p in own
-                        if not p.endswith(".k.bias") and any(_base(net, a) in chosen for a in net.axes.get(p, ()))
-                    ]
-                )
-            )
+            touched = [
+                p
+                for p in own
+                if not p.endswith(".k.bias")
+                and any(_way(net, a, m) is not None for a in net.axes.get(p, ()) for m in generators)
+            ]
+            skip = str(rng.choice(touched)) if touched else None
         _tie(net, {k: v for k, v in own.items() if k != skip}, generators)
         if kind == "sums":
             _shuffle(net, own, generators, rng)
@@ -388,27 +467,33 @@ def _all(net: Net, name: str) -> list[Moves]:
     return out
 
 
-def _base(net: Net, axis: str) -> str:
-    return net.repeats[axis][0] if axis in net.repeats else axis
+def _way(net: Net, axis: str | Spec, moves: Moves) -> np.ndarray | None:
+    """Return where the indices along an axis go; None where they stay."""
+    if callable(axis):
+        return axis(moves, net.units)
+    name, times = net.repeats.get(axis, (axis, 1))
+    to = moves.get(name) if axis else None
+    if to is None or times == 1:
+        return to
+    if times > 0:
+        return np.concatenate([to + r * len(to) for r in range(times)])
+    return (to[:, None] * -times + np.arange(-times)).ravel()
 
 
 def _carried(net: Net, name: str, moves: Moves, shape: Sequence[int]) -> np.ndarray:
     """Return where each element of a parameter goes."""
-    index = np.arange(int(np.prod(shape))).reshape(shape)
+    index = base = np.arange(int(np.prod(shape))).reshape(shape)
+    if name in net.views:
+        order, wide = net.views[name]
+        index = base = base.transpose(order).reshape(wide)
     groups = net.groups.get(name, 1)
     for k, axis in enumerate(net.axes[name]):
-        to = moves.get(_base(net, axis)) if axis else None
+        to = _way(net, axis, moves)
         if to is None:
             continue
-        if axis in net.repeats:
-            times = net.repeats[axis][1]
-            if times > 0:
-                to = np.concatenate([to + r * len(to) for r in range(times)])
-            else:
-                to = (to[:, None] * -times + np.arange(-times)).ravel()
         if k == 1 and groups > 1:  # inputs of a group: those of other groups are other elements
             each = shape[0] // groups
-            outs = moves.get(_base(net, net.axes[name][0]))
+            outs = _way(net, net.axes[name][0], moves)
             parts = []
             for row in range(shape[0]):
                 came = row if outs is None else int(outs[row])  # the row that stands here now
@@ -418,7 +503,9 @@ def _carried(net: Net, name: str, moves: Moves, shape: Sequence[int]) -> np.ndar
             index = np.stack(parts)
         else:
             index = np.take(index, to, k)
-    return index
+    out = np.empty(index.size, np.int64)
+    out[base.ravel()] = index.ravel()
+    return out
 
 
 def _tie(net: Net, own: Mapping[str, torch.Tensor], generators: Sequence[Moves]) -> None:
@@ -426,7 +513,7 @@ def _tie(net: Net, own: Mapping[str, torch.Tensor], generators: Sequence[Moves])
         if name not in net.axes:
             continue
         label = np.arange(p.numel())
-        carried = [_carried(net, name, moves, tuple(p.shape)).ravel() for moves in generators]
+        carried = [_carried(net, name, moves, tuple(p.shape)) for moves in generators]
         while True:
             before = label.copy()
             for to in carried:
@@ -440,17 +527,15 @@ def _tie(net: Net, own: Mapping[str, torch.Tensor], generators: Sequence[Moves])
 def _shuffle(net: Net, own: Mapping[str, torch.Tensor], generators: Sequence[Moves], rng: np.random.Generator) -> None:
     """Change weights between two pairs of tied units, their sums kept."""
     for name, p in own.items():
-        axes = net.axes.get(name, ())
-        if p.dim() != 2 or any(a in net.repeats for a in axes) or name in net.groups:
+        if p.dim() != 2 or name in net.groups or name not in net.axes:
             continue
         pairs = []
-        for a in axes:
-            found = [(m[a] != np.arange(len(m[a]))).nonzero()[0][:2] for m in generators if a in m]
-            pairs.append(found)
-        for i in pairs[0][:1]:
-            for j in pairs[1][:1]:
-                if net.blocks.get(axes[0]) or net.blocks.get(axes[1]):
-                    continue
+        for axis in net.axes[name]:
+            ways = [to for to in (_way(net, axis, m) for m in generators) if to is not None]
+            moved = [(int(k), int(to[k])) for to in ways for k in (to != np.arange(len(to))).nonzero()[0][:1]]
+            pairs.append(moved[:1])
+        for i in pairs[0]:
+            for j in pairs[1]:
                 step = float(np.round(rng.standard_normal() * 2**12) / 2**14)
                 for a, b, sign in ((0, 0, 1), (0, 1, -1), (1, 0, -1), (1, 1, 1)):
-                    p[int(i[a]), int(j[b])] += sign * step
+                    p[i[a], j[b]] += sign * step

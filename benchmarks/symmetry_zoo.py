@@ -1,30 +1,65 @@
-"""Ties and silent parameters of real architectures, against their own gradients.
+"""Ties and silent parameters of models as their experts initialise them, against their own training.
 
-    python -m benchmarks.symmetry_zoo [--only NAME ...] [--most MILLIONS]
+    python -m benchmarks.symmetry_zoo [--only NAME ...] [--most MILLIONS] [--plant MILLIONS]
 
-Every model is looked at twice. As its experts initialised it: all that is told to sleep, to be dead or to be cancelled
-must get no gradient at the first step. And with most of its weights set constant, the others with a few equal rows and
-columns: what is told tied must still be equal after three steps.
+The models are those of `benchmarks.false_alarms`. Of each it is listed what is claimed as it is built: tied units (also
+nearly, and twins), parameters that never move, that are cancelled, and that sleep. A model with claims is then trained
+three steps in float64, with a loss that is invariant to nothing: what is told silent must get no gradient until it is
+told to wake, and what is told tied must still be equal. Models up to `--plant` are looked at a second time, with most
+of their weights set constant and equal rows and columns in the others, so that there is much to claim.
+
+Each model has a process of its own, one at a time. It exits with 1 where training contradicts a claim.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Iterator, Mapping
+import multiprocessing
+import re
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.zoo import ZOO, build
+from benchmarks import false_alarms_models as models
+from benchmarks.false_alarms import _import_all
+from benchmarks.zoo import Row, build
 from initaudit import layers, symmetry
 from initaudit.audit import live
+from initaudit.freedom import Freedom, LayerFreedom, ParameterFreedom
+from initaudit.symmetry.moving import Moving
+from initaudit.types import Graph, Layer
 
 SMALL = 1e-9  # of the largest gradient, and of a value: below it rounding is all there is
-APART = 1e-8
+APART = 1e-8  # of the largest value: from here two units differ
+NARROW = 1e4  # times as much where a model computes in float32 whatever its weights are
+STEPS = 3
+LIMIT = 900  # seconds for one model
 _LAST, _FIRST = (nn.Linear, nn.Embedding), (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+
+Record = dict[str, Any]
+
+
+# ---- training
+
+
+class Narrow(TorchDispatchMode):
+    """Sees whether anything is computed in float32 or less."""
+
+    seen = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.seen |= torch.is_tensor(out) and out.is_floating_point() and out.dtype != torch.float64 and out.dim() > 0
+        return out
 
 
 def tensors(value: object) -> Iterator[torch.Tensor]:
@@ -62,35 +97,134 @@ def descend(module: nn.Module, inputs: Mapping[str, Any]) -> None:
     total.backward()
 
 
-def silent(module: nn.Module, inputs: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Return what is told of a model as it is, and what of that is wrong."""
+def wide(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return inputs in float64."""
+    return {k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in inputs.items()}
+
+
+def trained(
+    module: nn.Module, inputs: Mapping[str, Any], graph: Graph, moving: Mapping[str, Moving]
+) -> tuple[float, list[str]]:
+    """Train a few steps; return how much rounding is, and which parameters moved before they were told to."""
+    own = dict(learning(module).named_parameters())
+    with Narrow() as sees, torch.no_grad():
+        module(**inputs)
+    rounding = NARROW if sees.seen else 1.0
+    made = torch.optim.SGD(module.parameters(), 1e-3)
+    wrong = []
+    for step in range(1, STEPS + 1):
+        descend(module, inputs)
+        top = max(float(p.grad.abs().max()) for p in own.values() if p.grad is not None)
+        for value, m in moving.items():
+            name = graph.constants[value].name
+            p = own.get(name)
+            if p is None or p.grad is None or tuple(p.shape) != graph.constants[value].shape:
+                continue
+            quiet = np.broadcast_to(m.reach & ((m.step == 0) | (m.step > step)), p.shape)
+            worst = float(p.grad.abs().numpy()[quiet].max(initial=0)) / top
+            if worst > SMALL * rounding:
+                wrong.append(f"{name} moves at step {step} ({worst:.0e} of the largest gradient)")
+        nn.utils.clip_grad_norm_(module.parameters(), 10.0)
+        made.step()
+    return rounding, wrong
+
+
+def parted(
+    module: nn.Module, inputs: Mapping[str, Any], found: Sequence[Layer], told: Freedom, rounding: float
+) -> tuple[int, int, list[str]]:
+    """Return how many units are told equal to another, how many of these were looked at, and which are not equal."""
+    seen: dict[str, list[torch.Tensor]] = {}
+    for name, part in module.named_modules():
+        axis = -1 if isinstance(part, _LAST) else 1 if isinstance(part, _FIRST) else None
+        if axis is not None:
+
+            def hook(_m: object, _x: object, out: torch.Tensor, name: str = name, axis: int = axis) -> None:
+                seen.setdefault(name, []).append(out.detach().movedim(axis, 0).flatten(1))
+
+            part.register_forward_hook(hook)
+    with torch.no_grad():
+        module(**inputs)
+    own = dict(module.named_parameters())
+    tied = checked = 0
+    wrong = []
+    for layer, one in zip(found, told.layers, strict=True):
+        if one is None:
+            continue
+        values = seen.get(layer.name) or _sums(layer, own)
+        for sets, differ in ((one.classes, _differ), (one.twins, _skew)):
+            for units in sets:
+                tied += len(units) - 1
+                fitting = [y for y in values if max(units) < len(y)]
+                checked += (len(units) - 1) * bool(fitting)
+                worst = max((differ(y, units) for y in fitting), default=0.0)
+                if worst > APART * rounding:
+                    wrong.append(f"{layer.name} parts ({worst:.0e})")
+    return tied, checked, wrong
+
+
+def _sums(layer: Layer, own: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Return the sums of each row over all that comes in: equal for tied units, whatever is tied below them."""
+    p = own.get(layer.weight.name)
+    if p is None or layer.axes[:2] != "oi" or tuple(p.shape) != layer.weight.shape:
+        return []
+    return [p.detach().sum(1).flatten(1) if p.dim() > 2 else p.detach().sum(1, keepdim=True)]
+
+
+def _differ(y: torch.Tensor, units: Sequence[int]) -> float:
+    size = float(y.abs().max())
+    return float((y[list(units)] - y[units[0]]).abs().max()) / size if size > SMALL else 0.0
+
+
+def _skew(y: torch.Tensor, units: Sequence[int]) -> float:
+    """Return how far units are from multiples of the first."""
+    first, others = y[units[0]], y[list(units)]
+    scale = (others @ first) / (first @ first).clamp_min(1e-300)
+    size = float(others.abs().max())
+    return float((others - scale[:, None] * first).abs().max()) / size if size > SMALL else 0.0
+
+
+# ---- one model
+
+
+def as_shipped(module: nn.Module, inputs: Mapping[str, Any]) -> Record:
+    """Return what is claimed of a model as it is, and what of that training contradicts."""
     model = live(module, dict(inputs))
     assert model.graph is not None
     found, _ = layers.infer(model)
+    start = time.perf_counter()
     told = symmetry.analyse(model.graph, found)
+    seconds = time.perf_counter() - start
+    record = {
+        "seconds": seconds,
+        "layers": len(told.layers),
+        "unknown": sum(one is None for one in told.layers),
+        "tied": [_widths(one) for one in told.layers if one is not None and one.classes],
+        "nearly": [_widths(one) for one in told.layers if one is not None and one.nearly],
+        "twins": [one.name for one in told.layers if one is not None and one.twins],
+        "dead": [_dead(p) for p in told.parameters if p.dead],
+        "cancelled": [p.name for p in told.parameters if p.cancelled],
+        "asleep": dict(Counter(step for p in told.parameters for step, _ in p.late)),
+        "unread": list(told.unread),
+        "wrong": [],
+        "trained": False,
+    }
+    if not (told.parameters or any(one is not None and (one.classes or one.twins) for one in told.layers)):
+        return record
     moving = symmetry.movements(model.graph)
-    own = dict(learning(module).named_parameters())
-    descend(module, inputs)
-    top = max(float(p.grad.abs().max()) for p in own.values() if p.grad is not None)
-    wrong = []
-    for value, m in moving.items():
-        p = own.get(model.graph.constants[value].name)
-        if p is None or p.grad is None or tuple(p.shape) != model.graph.constants[value].shape:
-            continue
-        quiet = np.broadcast_to(m.reach & (m.step != 1), p.shape)
-        if bool((p.grad.abs().numpy()[quiet] > SMALL * top).any()):
-            wrong.append(f"{model.graph.constants[value].name} moves at the first step")
-    ties = [f"{one.name} {one.width} of {one.units}" for one in told.layers if one is not None and one.classes]
-    dead = [f"{p.name} {p.dead} of {p.size}" for p in told.parameters if p.dead]
-    cancelled = [p.name for p in told.parameters if p.cancelled]
-    asleep = sorted({p.wake for p in told.parameters if p.asleep})
-    return (
-        f"tied: {', '.join(ties) or '-'}; dead: {', '.join(dead) or '-'}; cancelled: {len(cancelled)}; "
-        f"wake at: {asleep or '-'}; not understood: {', '.join(told.unread) or '-'}"
-    ), wrong
+    rounding, wrong = trained(module.double(), wide(inputs), model.graph, moving)
+    *counts, apart = parted(module, wide(inputs), found, told, rounding)
+    return {**record, "trained": True, "wrong": wrong + apart, "units": counts}
 
 
-def planted(module: nn.Module, inputs: Mapping[str, Any], seed: int) -> tuple[int, list[str]]:
+def _widths(one: LayerFreedom) -> str:
+    return f"{one.name} {min(one.width, one.nearly_width)} of {one.units}"
+
+
+def _dead(one: ParameterFreedom) -> str:
+    return f"{one.name} {one.dead} of {one.size}" + (f" ({one.cause})" if one.cause else "")
+
+
+def planted(module: nn.Module, inputs: Mapping[str, Any], seed: int) -> Record:
     """Return how many units are told tied once weights are set constant, and which of them part."""
     rng = np.random.default_rng(seed)
     with torch.no_grad():
@@ -104,65 +238,126 @@ def planted(module: nn.Module, inputs: Mapping[str, Any], seed: int) -> tuple[in
     assert model.graph is not None
     found, _ = layers.infer(model)
     told = symmetry.analyse(model.graph, found)
-    learning(module)
-    made = torch.optim.SGD(module.parameters(), 1e-3)
-    for _ in range(3):
-        descend(module, inputs)
-        nn.utils.clip_grad_norm_(module.parameters(), 10.0)
-        made.step()
-    seen: dict[str, list[torch.Tensor]] = {}
-    for name, part in module.named_modules():
-        axis = -1 if isinstance(part, _LAST) else 1 if isinstance(part, _FIRST) else None
-        if axis is not None:
-
-            def hook(_m: object, _x: object, out: torch.Tensor, name: str = name, axis: int = axis) -> None:
-                seen.setdefault(name, []).append(out.detach().movedim(axis, 0).flatten(1))
-
-            part.register_forward_hook(hook)
-    with torch.no_grad():
-        module(**inputs)
-    tied, wrong = 0, []
-    for layer, own in zip(found, told.layers, strict=True):
-        for units in own.classes if own is not None and layer.name in seen else ():
-            tied += len(units) - 1
-            for y in seen[layer.name]:
-                size = float(y.abs().max())
-                if (
-                    max(units) < len(y)
-                    and float((y[list(units)] - y[units[0]]).abs().max()) > APART * size > APART * SMALL
-                ):
-                    wrong.append(f"{layer.name} parts")
-    return tied, wrong
+    rounding, _ = trained(module.double(), wide(inputs), model.graph, {})
+    tied, checked, wrong = parted(module, wide(inputs), found, told, rounding)
+    return {"planted": (tied, checked), "parted": wrong}
 
 
-def main() -> None:
+def look(row: Row, seed: int, plant: float) -> Record:
+    """Build a model and return what came out."""
+    module, inputs = build(row)
+    size = sum(p.numel() for p in module.parameters())
+    record: Record = {"name": row.name, "parameters": size, "failed": []}
+    twin = copy.deepcopy(module) if size <= plant * 1e6 else None
+    tries: list[tuple[str, Callable[[], Record]]] = [("as shipped", lambda: as_shipped(module, inputs))]
+    if twin is not None:
+        tries.append(("planted", lambda: planted(twin, inputs, seed)))
+    for what, work in tries:
+        try:
+            record.update(work())
+        except Exception as fault:
+            record["failed"].append(f"{what}: {type(fault).__name__}: {' '.join(str(fault).split())[:120]}")
+    return record
+
+
+def _child(row: Row, seed: int, plant: float, pipe: Any) -> None:
+    warnings.filterwarnings("ignore")
+    pipe.send(look(row, seed, plant))
+
+
+def apart(row: Row, seed: int, plant: float) -> Record:
+    """Do the same in a process of its own."""
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe(duplex=False)
+    process = fork.Process(target=_child, args=(row, seed, plant, theirs))
+    process.start()
+    theirs.close()
+    try:
+        if ours.poll(LIMIT):
+            got: Record = ours.recv()
+            return got
+        why = f"more than {LIMIT} s"
+    except EOFError:
+        why = "its process ended"
+    finally:
+        process.kill()
+        process.join()
+    return {"name": row.name, "parameters": 0, "failed": [why]}
+
+
+# ---- what came out
+
+
+def render(records: Sequence[Record]) -> str:
+    """Return the outcome as text."""
+    whole = [r for r in records if "tied" in r]
+    trained_ = [r for r in whole if r["trained"]]
+    second = [r for r in records if "planted" in r]
+    wrong = [(r["name"], w) for r in records for w in (*r.get("wrong", ()), *r.get("parted", ()))]
+    units = [sum(r["units"][k] for r in trained_) for k in (0, 1)]
+    told = [sum(r["planted"][k] for r in second) for k in (0, 1)]
+    million = sum(r["parameters"] for r in whole) / 1e6
+    seconds = sum(r["seconds"] for r in whole)
+    asleep = sum(sum(r["asleep"].values()) for r in whole)
+    lines = [
+        f"- {len(records)} models, {len(whole)} analysed as shipped: {million:.0f} M parameters in {seconds:.0f} s",
+        f"- {sum(r['layers'] for r in whole)} layers, {sum(r['unknown'] for r in whole)} of them with units not known",
+        f"- claims: {units[0]} units equal to another, {_count(whole, 'dead')} tensors dead in whole or in part",
+        f"- and {_count(whole, 'cancelled')} tensors cancelled, {asleep} asleep at first",
+        f"- {len(trained_)} models with claims were trained; {units[1]} of the units were looked at",
+        f"- {len(second)} models planted: {told[0]} units told equal to another, {told[1]} of them looked at",
+        f"- contradicted by training: {len(wrong)}",
+        "",
+    ]
+    lines += [f"- WRONG: {name}: {what}" for name, what in wrong]
+    lines += [f"- failed: {r['name']}: {why}" for r in records for why in r["failed"]]
+    rows = [r for r in whole if r["tied"] or r["nearly"] or r["twins"] or r["dead"]]
+    lines += ["", "| what experts ship | tied, nearly | twins | dead |", "|---|---|---|---|"]
+    lines += [
+        f"| {r['name']} | {_folded((*r['tied'], *r['nearly']))} | {_folded(r['twins'])} | {_folded(r['dead'])} |"
+        for r in rows
+    ]
+    wakes = Counter(int(step) for r in whole for step, n in r["asleep"].items() for _ in range(n))
+    lines += ["", "| wakes at step | parameters | models |", "|---|---|---|"]
+    lines += [f"| {s} | {n} | {sum(s in r['asleep'] for r in whole)} |" for s, n in sorted(wakes.items())]
+    unread = Counter(op for r in whole for op in r["unread"])
+    lines += ["", "Not understood, in models: " + (", ".join(f"{op} {n}" for op, n in unread.most_common()) or "-")]
+    return "\n".join(lines)
+
+
+def _count(records: Sequence[Record], what: str) -> int:
+    return sum(len(r[what]) for r in records)
+
+
+def _folded(names: Sequence[str]) -> str:
+    """Return names that are alike but for a number of their path as one, with how many they are."""
+    groups = Counter(re.sub(r"\d+(?=\.)", "N", name) for name in names)
+    shown = [name if n == 1 else f"{name} (x{n})" for name, n in groups.most_common(6)]
+    return ", ".join(shown) + (f" and {len(groups) - 6} more" if len(groups) > 6 else "") or "-"
+
+
+def main() -> int:
     """Run all of it and print what came out."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--only", nargs="*", default=[])
-    parser.add_argument("--most", type=float, default=2.0)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.symmetry_zoo")
+    parser.add_argument("--only", nargs="*", default=[], help="names of models")
+    parser.add_argument("--most", type=float, default=1000.0, help="millions of parameters of the largest model")
+    parser.add_argument("--plant", type=float, default=0.5, help="the same for models that are planted")
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
-    models = told = bad = 0
-    for row in ZOO:
+    _import_all()
+    records = []
+    for seed, row in enumerate(models.EVERY):
         if chosen.only and row.name not in chosen.only:
             continue
-        module, inputs = build(row)
-        if sum(p.numel() for p in module.parameters()) > chosen.most * 1e6:
+        start = time.perf_counter()
+        record = apart(row, seed, chosen.plant)
+        if record["parameters"] > chosen.most * 1e6:
             continue
-        module.double()
-        inputs = {k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in inputs.items()}
-        try:
-            line, wrong = silent(copy.deepcopy(module), inputs)
-            tied, parted = planted(module, inputs, models)
-        except (RuntimeError, ValueError) as fault:
-            print(f"{row.name}: cannot be trained so: {str(fault)[:80]}", flush=True)
-            continue
-        models, told, bad = models + 1, told + tied, bad + len(wrong) + len(parted)
-        print(
-            f"{row.name}: {line}; planted: {tied} tied{''.join(f'; WRONG: {w}' for w in (*wrong, *parted))}", flush=True
-        )
-    print(f"{models} models, {told} units told tied after planting, {bad} wrong")
+        records.append(record)
+        said = {k: v for k, v in record.items() if v and k not in ("name", "seconds", "layers")}
+        print(f"{row.name}: {time.perf_counter() - start:.0f} s: {said}", file=sys.stderr, flush=True)
+    print(render(records))
+    return int(any(r.get("wrong") or r.get("parted") for r in records))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,7 @@
 """Write the generated pages again: `python -m docs.generate`. They hold what `explain` and `schemes` print.
 
-The README's reports are what `check` and `fix` print of the fixture, its table what `benchmarks.rescue` wrote.
+The README's reports are what `check` and `fix` print of the fixture, its table what `benchmarks.rescue` wrote. The page on
+symmetry shows what `show` prints of another.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from initaudit import activations, audit, rules, schemes
@@ -17,7 +18,7 @@ from initaudit.live.execute.case import OPERATORS
 from initaudit.live.execute.executor import TABLES
 from initaudit.ops import OPS, Op
 from initaudit.repair import fixing
-from initaudit.reporters import repair, reporters
+from initaudit.reporters import freedom, repair, reporters
 from initaudit.reporters.base import Style
 from initaudit.theory import engine
 
@@ -85,6 +86,7 @@ def _by_family(ops: list[Op], name: Callable[[Op], str]) -> str:
 
 _CHECKED = "$ initaudit check fixtures/broken.onnx\n"
 _FIXED = "$ initaudit fix fixtures/broken.onnx\n"
+_FREED = "$ initaudit show fixtures/tied.onnx --symmetry\n"
 _RESCUE = ("<!-- rescue: python -m benchmarks.rescue -->\n", "<!-- end -->")
 
 
@@ -107,11 +109,28 @@ def rescue() -> str:
     return rows[0] if rows else ""
 
 
+def freed() -> str:
+    """Return what `show --symmetry` prints of the fixture with tied units."""
+    report = audit.audit_path("fixtures/tied.onnx", chosen=())
+    return freedom.render(report, Style(width=100))
+
+
 def readme() -> str:
     """Return README.md with what `check` and `fix` print today, and the table of repaired nets."""
-    text = (ROOT / "README.md").read_text()
+    shown = ((_CHECKED, checked, "```"), (_FIXED, fixed, "```"), (_RESCUE[0], rescue, _RESCUE[1]))
+    return _filled(ROOT / "README.md", shown)
+
+
+def symmetry_page() -> str:
+    """Return docs/symmetry.md with what `show --symmetry` prints today."""
+    return _filled(HERE / "symmetry.md", ((_FREED, freed, "```"),))
+
+
+def _filled(page: Path, shown: Sequence[tuple[str, Callable[[], str], str]]) -> str:
+    """Return a page with what is made put between where it starts and where it stops."""
+    text = page.read_text()
     with contextlib.chdir(ROOT):
-        for start, made, stop in ((_CHECKED, checked, "```"), (_FIXED, fixed, "```"), (_RESCUE[0], rescue, _RESCUE[1])):
+        for start, made, stop in shown:
             at = text.find(start)
             if at >= 0:
                 at += len(start)
@@ -127,6 +146,7 @@ def pages() -> dict[str, str]:
         "activations.md": table_page("Activations", "activations", list(activations.listing())),
         "tags.md": tags_page(),
         "operations.md": operations_page(),
+        "symmetry.md": symmetry_page(),
     }
 
 

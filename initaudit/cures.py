@@ -16,6 +16,8 @@ class Cure(StrEnum):
     BRANCHES = "the last weights of residual branches"
     ATTENTION = "the weights that make queries and keys"
     HEAD = "the output layer"
+    TIES = "all but one unit of each tied set"
+    FACTOR = "one of the zeros that block each other"
     NOTHING = "nothing: no draw mends it"
 
 
@@ -29,6 +31,8 @@ CURED: Mapping[str, Cure] = {
     "INI202": Cure.UNITS,
     "INI203": Cure.TENSOR,
     "INI204": Cure.CLONES,
+    "INI205": Cure.FACTOR,
+    "INI206": Cure.NOTHING,
     "INI301": Cure.TENSOR,
     "INI302": Cure.TENSOR,
     "INI401": Cure.NOTHING,
@@ -43,7 +47,7 @@ CURED: Mapping[str, Cure] = {
     "INI509": Cure.ATTENTION,
     "INI510": Cure.HEAD,
     "INI511": Cure.BRANCHES,
-    "INI512": Cure.CHAIN,
+    "INI512": Cure.TIES,
 }
 
 

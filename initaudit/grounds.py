@@ -31,6 +31,9 @@ HARMLESS = {
 _VALUES = {"float64": 1e6, "float32": 1e6, "complex64": 1e6, "complex128": 1e6, "float16": 1e3, "bfloat16": 5e2}
 
 
+ACCIDENT = 1e-6  # pairs of equal units to be expected by accident, up to which such a pair is a copy
+
+
 def operator(m: Measured) -> bool:
     """Whether the weight maps units to units, has values to judge, and is no buffer and no tie to another row."""
     layer = m.layer
@@ -131,13 +134,20 @@ def parted(m: Measured, audit: Audit) -> str:
         return ""
     step = 1 if m.movement is None else m.movement.wake
     if m.freedom is not None and analysed(audit):
-        if tied_copies(m) or not step or (m.movement is not None and m.movement.dead):
+        if tied_copies(m):
+            return f"{acting(m.freedom.breaks)} on them, which sets them apart in practice" if m.freedom.breaks else ""
+        if not step or (m.movement is not None and m.movement.dead):
             return ""
         when = "the first step sets them apart" if step == 1 else f"they come apart once they move, at step {step}"
         return f"what they pass on or get back differs, so {when}"
     if m.probed is None or m.probed.tied != 0 or not m.probed.gradient or audit.risk is None:
         return ""
     return "each gets a gradient of its own, so the first step sets them apart" if audit.risk.by == "probe" else ""
+
+
+def acting(breaks: tuple[str, ...]) -> str:
+    """Return the beginning of a sentence on what acts on tied units."""
+    return f"{' and '.join(breaks)} act{'s' * (len(breaks) == 1)}"
 
 
 def tied_copies(m: Measured) -> bool:

@@ -105,7 +105,7 @@ def shown(found, *, width=100, only=False, **fields):
 def test_tied_units_are_told_with_their_class_and_where_they_start(cli):
     out = told(cli, "tied")
     assert rows(out) == [["0", "12", "9", "itself"]]
-    assert "0: this layer acts as one of width 9\n  tied: 1-3, 7\n" in out
+    assert "0: this layer acts as one of width 9\n  tied: 1-3 and 7\n" in out
     assert out.endswith("1 of 3 layers narrower than they look; every parameter moves at the first step\n")
 
 
@@ -186,7 +186,7 @@ def test_where_the_graph_is_open_what_holds_in_all_is_told(cli):
     assert "  tied:" not in out
     out = cli("show", "tied.pt", "--symmetry", "--activation", "tanh")[1]
     assert "graphs open" not in out
-    assert "  tied: 1-3, 7\n" in out
+    assert "  tied: 1-3 and 7\n" in out
 
 
 def test_the_weakest_of_several():
@@ -243,7 +243,7 @@ def test_near_ties_twins_and_what_parts_them():
     page = shown(found)
     assert rows(page) == [["a", "8", "7", "5", "itself"], ["b", "8", "8", "8", "-"]]
     assert "  tied: 0-1\n  nearly tied: 0-2\n  nearly tied: 4-5\n  parted in practice by dropout 0.1\n" in page
-    assert "b: this layer is as wide as it looks\n  twins: 0, 3\n" in page
+    assert "b: this layer is as wide as it looks\n  twins: 0 and 3\n" in page
     assert page.endswith("1 of 3 layers narrower than they look, 1 with twins; "
                          "every parameter moves at the first step\n")  # fmt: skip
     assert "nearly" not in shown(Freedom((replace(found.layers[0], nearly=()),)))

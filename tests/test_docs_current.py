@@ -5,7 +5,9 @@ import pytest
 from docs import generate
 
 
-@pytest.mark.parametrize("name", ["rules.md", "schemes.md", "activations.md", "tags.md", "operations.md"])
+@pytest.mark.parametrize(
+    "name", ["rules.md", "schemes.md", "activations.md", "tags.md", "operations.md", "symmetry.md"]
+)
 def test_generated_pages_are_current(name):
     assert (generate.HERE / name).read_text() == generate.pages()[name], "run: python3 dev.py docs"
 
@@ -19,11 +21,16 @@ def test_the_generator_shows_what_the_commands_print(monkeypatch, capsys, tmp_pa
 
     (tmp_path / "fixtures").mkdir()
     (tmp_path / "fixtures" / "broken.onnx").write_bytes((generate.ROOT / "fixtures" / "broken.onnx").read_bytes())
+    commands = (
+        ("check fixtures/broken.onnx", generate.checked, generate.ROOT),
+        ("fix fixtures/broken.onnx", generate.fixed, tmp_path),
+        ("show fixtures/tied.onnx --symmetry", generate.freed, generate.ROOT),
+    )
     monkeypatch.setenv("COLUMNS", "100")
-    for command, shown, root in (("check", generate.checked, generate.ROOT), ("fix", generate.fixed, tmp_path)):
+    for command, shown, root in commands:
         monkeypatch.chdir(root)
         expected = shown()
-        monkeypatch.setattr("sys.argv", ["initaudit", command, "fixtures/broken.onnx"])
+        monkeypatch.setattr("sys.argv", ["initaudit", *command.split()])
         with pytest.raises(SystemExit):
             main()
         assert capsys.readouterr().out == expected
@@ -46,3 +53,7 @@ def test_the_page_on_repair_names_every_key_and_every_option(monkeypatch):
     own = {name for option in fix.params for name in option.opts if name.startswith("--")}
     shared = {"--input", "--names", "--activation", "--select", "--ignore", "--jobs", "--quiet", "--verbose", "--probe"}
     assert not {name for name in own - shared if not re.search(rf"{name}\b", page)}
+
+
+def test_the_page_on_symmetry_has_an_example():
+    assert f"{generate._FREED}fixtures/tied.onnx" in (generate.HERE / "symmetry.md").read_text()

@@ -107,6 +107,6 @@ def _cut(values: Array, axis: int, bits: int) -> tuple[Array, Array]:
 
 
 def product(a: Array, b: Array) -> Array:
-    """Return the products of stacked matrices: exact sums in any order for up to 256 terms, of factors cut to 44 bits."""
+    """Return the products of stacked matrices, cut to 44 bits each: up to 256 terms add up exactly, in any order."""
     (a_high, a_low), (b_high, b_low) = _cut(a, 2, 22), _cut(b, 1, 22)
     return np.asarray(np.matmul(a_high, b_high) + (np.matmul(a_high, b_low) + np.matmul(a_low, b_high)))

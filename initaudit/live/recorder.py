@@ -31,6 +31,10 @@ _PLACING = frozenset({"cuda", "xpu", "pin_memory", "cpu"})
 _LEAVES = frozenset({"numpy", "__array__"})
 _ENTERS = frozenset({"tensor", "as_tensor", "from_numpy", "asarray", "frombuffer"})
 _JOINS = frozenset({"cat", "concat", "concatenate"})
+_DROPS = frozenset({
+    "dropout", "alpha_dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "feature_alpha_dropout",
+    "dropout_", "alpha_dropout_", "feature_dropout_", "feature_alpha_dropout_",
+})  # fmt: skip
 _PLACES = ("cuda", "meta", "mps", "xpu", "npu", "hpu")
 
 
@@ -184,8 +188,12 @@ class Recorder(TorchFunctionMode):
             values.wrote(call, mutated, given, list(tensors(result)))
             return
         results = list(tensors(result))
+        if name in _DROPS and len(results) == 1 and given and results[0] is given[0]:
+            if (kwargs.get("p", args[1] if len(args) > 1 else 0.5)) != 0:  # off as long as nothing is trained
+                values.passed(call, given[0])
+            return
         if not results or all(any(r is g for g in given) for r in results):
-            return  # nothing new: a dropout that drops nothing, a cast to what it was
+            return  # nothing new: a cast to what it was
         if not given and name in _ENTERS and results[0].dim():
             if not self._returns(results[0]):
                 values.literal(results[0])

@@ -123,6 +123,15 @@ class Values:
         for tensor, name in zip(new, names[len(written) :], strict=True):
             self._of[tensor] = _Value(name)
 
+    def passed(self, call: Called, tensor: torch.Tensor) -> None:
+        """Write down a call that hands on its argument: it is behind it from here on."""
+        value = self._of.get(tensor)
+        if value is None or value.name in self.read:
+            return  # a parameter
+        target, args, kwargs = self._encoded(call)
+        value.name = self._fresh()
+        self._builder.call(target, args, kwargs, [value.name], [tuple(tensor.shape)], self._scope())
+
     def same(self, tensor: torch.Tensor, other: torch.Tensor) -> None:
         """Make a tensor be the value that another one is."""
         self._of[tensor] = _Value(self.name(other))

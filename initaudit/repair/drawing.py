@@ -122,7 +122,8 @@ def _whole(recipe: Recipe, text: str, form: Form, seed: int) -> Array:
         try:
             if bound:
                 at = centre(form.operator, form.blocks) if row.law == "delta-orthogonal" else (...,)
-                made[n] = _completed(stored[n], marked[n], form.blocks, float(row.params(params).get("gain", 1.0)), rng, at)
+                gain = float(row.params(params).get("gain", 1.0))
+                made[n] = _completed(stored[n], marked[n], form.blocks, gain, rng, at)
                 continue
             if row.name == "orthonormal" and schemes.parse(text)[0] is not row and _shared(form):
                 made[n] = _start(form, seed, rng)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from initaudit.cures import CURED, Cure
 from initaudit.grounds import OPERATORS, varied
 from initaudit.naming import natural, pattern
-from initaudit.types import Array, Finding, Measured, Role, Severity, Tensor
+from initaudit.repair.parting import parted, sets_of
+from initaudit.repair.rows import Anew, again, copies
+from initaudit.repair.waking import first_factor, woken
+from initaudit.types import Audit, Finding, Graph, Measured, Role, Severity, Tensor
 
 _OFF = 1.5  # of a layer's variance against He or Xavier, from which drawing it again changes much
 _FAR = 16.0  # the same where the layers stand in residual branches, whose ends matter more
@@ -24,9 +27,8 @@ _LEAST = 64  # values of a weight that can be told as a clone
 _SAME = 0.1  # of a std, within which two weights may have been drawn by one call
 _BIAS = 0.5  # root mean square of a bias that outweighs a signal of variance 1
 _CHAIN = 3  # layers that are off, from which the chain is at fault and not a layer
-_MOST = 0.5  # share of a run that is off, from which all of it is drawn again; share of copies, likewise
+_MOST = 0.5  # share of a run that is off, from which all of it is drawn again
 _ADDED = frozenset({"position embedding", "segment embedding", "relative position bias"})
-_FIRST = re.compile(r"(^|[._])((lora|ia3|adapter)[._]?(embedding_)?)?(A|down)([._]|$)", re.IGNORECASE)
 _MEANT = frozenset({Role.BRANCH_END, Role.GATE, Role.ADAPTER, Role.HEAD})  # roles in which zeros may be meant
 
 
@@ -90,11 +92,21 @@ class Faults:
     Args:
         measured: all layers, in execution order.
         findings: all that was found in it.
+        graph: that tells which units part and what wakes; None where there is none, or several it may be.
+        fixed: names of layers that are not drawn, whatever is found.
     """
 
-    def __init__(self, measured: Sequence[Measured], findings: Sequence[Finding]) -> None:
+    def __init__(
+        self,
+        measured: Sequence[Measured],
+        findings: Sequence[Finding],
+        graph: Graph | None = None,
+        fixed: Collection[str] = (),
+    ) -> None:
         self.measured = tuple(measured)
         self.findings = tuple(findings)
+        self.graph = graph
+        self.fixed = frozenset(fixed)
         self._named: dict[str, list[Measured]] = defaultdict(list)
         for m in measured:
             self._named[m.layer.name].append(m)
@@ -111,7 +123,11 @@ class Faults:
             yield from self._tensor(finding)
         elif cure is Cure.UNITS:
             for m in run[:1]:
-                yield Fault(m, m.layer.weight, finding.rule, _units(m, finding.rule))
+                yield from self._again(m, finding.rule)
+        elif cure is Cure.TIES:
+            yield from self._tied(finding, run)
+        elif cure is Cure.FACTOR:
+            yield from self._woken  # for all that never moves at once: what wakes one wakes others
         elif cure is Cure.CLONES:
             yield from () if self._copies(finding) else _clones(run, finding.rule)
         elif cure is Cure.CHAIN:
@@ -123,6 +139,64 @@ class Faults:
         elif cure is Cure.HEAD:
             yield from (whole(m, finding.rule) for m in run if operates(m) and (off(m) or not self._grows()))
             yield from (Fault(m, m.layer.bias, finding.rule) for m in run if m.layer.bias is not None and wide_bias(m))
+
+    def _again(self, m: Measured, rule: str) -> Iterator[Fault]:
+        """Yield the units of a layer that have no weights, or that repeat another one's."""
+        if m.stats.nonfinite:
+            yield whole(m, rule)
+            return
+        sets = copies(m)
+        units = [int(k) for k in np.flatnonzero(m.stats.rows.nonzero == 0)] if rule == "INI202" else again(m, sets)
+        if units:
+            yield Fault(m, m.layer.weight, rule, tuple(units))
+
+    def _free(self, m: Measured) -> bool:
+        """Whether a layer may be drawn so that others part or wake."""
+        layer = m.layer
+        own = not layer.tied and not layer.weight.buffer and layer.name not in self.fixed
+        return own and layer.role is not Role.CLOSED_FORM and m.stats.count > 0
+
+    def _tied(self, finding: Finding, run: Sequence[Measured]) -> Iterator[Fault]:
+        """Yield of each set of tied units all but one, where that parts them; where no sets are told, of copies."""
+        if not exact(finding):
+            for m in run:
+                if operates(m) and (units := again(m, copies(m))):
+                    yield Fault(m, m.layer.weight, finding.rule, units)
+            return
+        for m in run:
+            if part := self._parted.get(m.layer.weight.identity):
+                yield Fault(m, m.layer.weight, finding.rule, part)
+
+    @cached_property
+    def _plain(self) -> tuple[Fault, ...]:
+        """What is drawn for findings on single weights: what parts or wakes the rest builds on it."""
+        plain = (Cure.TENSOR, Cure.UNITS, Cure.CLONES)
+        return tuple(x for f in grave(self.findings) if CURED.get(f.rule) in plain for x in self._of(f))
+
+    @cached_property
+    def _parted(self) -> dict[object, tuple[int, ...]]:
+        """The units that are drawn so that no tied ones are left in what findings name, by identity of the weight."""
+        told: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+        for f in grave(self.findings):
+            names = {m.layer.name for m in self.run(f)} if exact(f) else ()
+            for k, m in enumerate(self.measured):
+                told[k] += sets_of(m, str(f.evidence.get("kind", ""))) if m.layer.name in names else ()
+        named = {k: sets for k, sets in told.items() if sets}
+        others = [Anew(x.m, x.tensor, x.units) for x in self._plain]
+        made = parted(self.measured, self.graph, named, self._free, others) if named else {}
+        return {self.measured[k].layer.weight.identity: units for k, units in made.items()}
+
+    @cached_property
+    def _woken(self) -> tuple[Fault, ...]:
+        """What is drawn so that nothing is left of what never moves."""
+        told = [f for f in grave(self.findings) if CURED.get(f.rule) is Cure.FACTOR]
+        dead = {str(name): str(f.evidence.get("cause")) for f in told for name in f.evidence.get("tensors", ())}
+        if self.graph is None or not dead:
+            return ()
+        drawn = [Anew(x.m, x.tensor, x.units) for x in self._plain]
+        drawn += [Anew(m, m.layer.weight, u) for m in self.measured if (u := self._parted.get(m.layer.weight.identity))]
+        found = woken(self.measured, self.graph, dead, self._free, drawn)
+        return tuple(Fault(one.m, one.tensor, told[0].rule, one.units) for one in found)
 
     def run(self, finding: Finding) -> list[Measured]:
         """Return the layers that a finding names, in its order, each once."""
@@ -169,7 +243,7 @@ class Faults:
 
     def _tensor(self, finding: Finding) -> Iterator[Fault]:
         for m in self.run(finding):
-            if m.layer.role is Role.ADAPTER and zero(m) and not _FIRST.search(m.layer.name):
+            if m.layer.role is Role.ADAPTER and zero(m) and not first_factor(m):
                 continue  # of two factors the last one stays shut
             for tensor, _ in m.tensors:
                 if tensor.name == (finding.tensor or m.layer.weight.name):
@@ -181,9 +255,6 @@ class Faults:
         asleep = list(self._asleep(finding, own))
         if asleep:
             yield from asleep
-            return
-        if rule == "INI512":
-            yield from (whole(m, rule) for m in own if len(np.unique(m.stats.rows.hash)) < len(m.stats.rows.hash))
             return
         sides = [*self._biases(rule, self.measured if any(wide_bias(m) for m in own) else ()), *self._norms(rule, run)]
         sides += self._tables(rule)
@@ -283,26 +354,6 @@ class Faults:
         return any(f.rule in grown for f in self.findings)
 
 
-def _units(m: Measured, rule: str) -> tuple[int, ...] | None:
-    """Return the units to draw: those without weights, or those that repeat an earlier one; None for all."""
-    layer, rows = m.layer, m.stats.rows
-    law = m.identified.law if m.identified is not None else ""
-    if law in ("orthogonal", "delta-orthogonal", "identity", "dirac") or m.stats.nonfinite:
-        return None
-    found = np.flatnonzero(rows.nonzero == 0) if rule == "INI202" else _repeats(rows.hash, layer.groups)
-    return tuple(int(k) for k in found) if 0 < len(found) < _MOST * rows.hash.size else None
-
-
-def _repeats(hashes: Array, groups: int) -> Array:
-    """Return the units that equal an earlier one of their group."""
-    table = hashes.reshape(groups, -1) if groups > 1 and hashes.size % groups == 0 else hashes.reshape(1, -1)
-    again = np.ones(table.shape, dtype=bool)
-    for k, row in enumerate(table):
-        _, first = np.unique(row, return_index=True)
-        again[k, first] = False
-    return np.flatnonzero(again)
-
-
 def _clones(run: Sequence[Measured], rule: str) -> Iterator[Fault]:
     groups: dict[tuple[int, int], list[Measured]] = defaultdict(list)
     for m in run:
@@ -314,11 +365,24 @@ def _clones(run: Sequence[Measured], rule: str) -> Iterator[Fault]:
         yield from (whole(m, rule) for m in list(seen.values())[1:])
 
 
+def faults_of(audit: Audit, findings: Sequence[Finding], fixed: Collection[str] = ()) -> Faults:
+    """Return what is at fault in a net that was audited."""
+    graph = None if audit.model.other else audit.model.graph
+    return Faults(audit.measured, findings, graph, fixed)
+
+
 def grave(findings: Iterable[Finding]) -> list[Finding]:
     """Return what is at least a warning, gravest first."""
     return sorted((f for f in findings if f.severity >= Severity.WARNING), key=lambda f: -f.severity)
 
 
+def exact(finding: Finding) -> bool:
+    """Whether a finding is one of the analysis of ties, which tells the sets of units."""
+    return CURED.get(finding.rule) is Cure.TIES and "members" in finding.evidence
+
+
 def signal(finding: Finding) -> bool:
     """Whether a finding is one on signal and gradient in the whole graph."""
-    return CURED.get(finding.rule) in (Cure.CHAIN, Cure.BRANCHES, Cure.ATTENTION, Cure.HEAD)
+    cure = CURED.get(finding.rule)
+    told_by_risk = cure is Cure.TIES and not exact(finding)
+    return told_by_risk or cure in (Cure.CHAIN, Cure.BRANCHES, Cure.ATTENTION, Cure.HEAD)

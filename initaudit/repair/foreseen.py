@@ -14,18 +14,18 @@ import numpy as np
 
 from initaudit import risk, rules, schemes, theory
 from initaudit.cures import CURED, Cure
-from initaudit.edits import Recipe
+from initaudit.edits import Edit, Recipe
 from initaudit.errors import InitauditError
 from initaudit.graph.settled import settled
 from initaudit.repair import drawing, reparametrised
-from initaudit.repair.places import places, storage
+from initaudit.repair.overlaying import laid
 from initaudit.risk.fit import WARNING
 from initaudit.schemes import Fans
-from initaudit.types import Array, Audit, Finding, Graph, Law, Measured, Risk, Severity, Stats, Tensor, Units
+from initaudit.types import Array, Audit, Finding, Law, Measured, Risk, Severity, Stats, Tensor, Units
 
 _ANYWHERE = Fans(1.0, 1.0)
 _FOLLOWS = "it follows from"  # how risk says that a symptom is told by another
-_WHOLE = frozenset({Cure.CHAIN, Cure.BRANCHES, Cure.ATTENTION, Cure.HEAD})  # told by signal and gradient
+_WHOLE = frozenset({Cure.CHAIN, Cure.BRANCHES, Cure.ATTENTION, Cure.HEAD, Cure.TIES})  # told by signal and gradient
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,48 +63,22 @@ def foresee(audit: Audit, recipes: Sequence[Recipe]) -> Foreseen | None:
     if graph is None or audit.theory is None:
         return None
     recipes = [one for recipe in recipes for one in (recipe, *drawing.companions(recipe))]
+    edits = [Edit(recipe.tensor, partial(drawing.draw, recipe, 0)) for recipe in recipes]
     measured = as_drawn(audit.measured, recipes)
     try:
-        made = theory.predict(settled(_overlaid(graph, recipes)), measured, audit.model.examples)
+        made = theory.predict(settled(laid(graph, edits)), measured, audit.model.examples)
     except (InitauditError, ArithmeticError, ValueError, TypeError, LookupError):
         return None
     if made.layers:
         rows = zip(measured, made.layers, strict=True)
         measured = tuple(replace(m, probed=None, predicted=row) for m, row in rows)
     made = replace(made, folded=audit.theory.folded)
-    drawn = replace(audit, measured=measured, theory=made, probe=None, risk=None)
+    drawn = replace(audit, measured=measured, theory=made, probe=None, risk=None, freedom=None)
     drawn = replace(drawn, risk=risk.judge(drawn))
     if drawn.risk is None:
         return None
     told = (f for rule in rules.catalogue() if CURED.get(rule.code) in _WHOLE for f in rule(drawn))
     return Foreseen(drawn, tuple(told))
-
-
-def _overlaid(graph: Graph, recipes: Sequence[Recipe]) -> Graph:
-    """Return the graph with constants that show what would be drawn, should anyone ask for their values."""
-    stored: dict[str, list[Recipe]] = {}
-    for recipe in recipes:
-        stored.setdefault(storage(recipe.tensor), []).append(recipe)
-
-    def shown(tensor: Tensor) -> Tensor:
-        some = stored.get(storage(tensor))
-        return tensor if some is None else replace(tensor, load=partial(_values, tensor, some))
-
-    return replace(graph, constants={value: shown(tensor) for value, tensor in graph.constants.items()})
-
-
-def _values(tensor: Tensor, recipes: Sequence[Recipe]) -> Array:
-    """Return the values of a tensor with those that recipes draw at the same places of its storage."""
-    values = np.array(tensor.load())
-    shown = places(tensor)
-    for recipe in recipes:
-        drawn = drawing.draw(recipe, 0).ravel()
-        own = places(recipe.tensor).ravel()
-        order = np.argsort(own)
-        at = np.searchsorted(own, shown, sorter=order).clip(max=own.size - 1)
-        hit = own[order[at]] == shown
-        values[hit] = drawn[order[at[hit]]].astype(values.dtype)
-    return values
 
 
 def as_drawn(measured: Sequence[Measured], recipes: Sequence[Recipe]) -> tuple[Measured, ...]:
@@ -125,7 +99,7 @@ def _layer(m: Measured, recipes: Mapping[object, list[Recipe]], at: int) -> Meas
     for tensor, stats in m.tensors[1:]:
         for recipe in _of(recipes, tensor):
             others[tensor.name] = _stats(recipe, stats, tensor, _ANYWHERE, 2 * at + 1)
-    return replace(m, others=others)
+    return replace(m, others=others, freedom=None, movement=None)  # of what was there before: theory tells copies
 
 
 def _of(recipes: Mapping[object, list[Recipe]], tensor: Tensor) -> list[Recipe]:

@@ -1,10 +1,14 @@
-"""A model whose tensors show new values, nothing being written: how a live module is judged before it is changed."""
+"""A model whose tensors show new values, nothing being written: how a live module is judged before it is changed.
+
+And how a plan is: its graph shows what would be drawn.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -12,7 +16,7 @@ from initaudit.dtypes import numpy_dtype
 from initaudit.edits import Edit
 from initaudit.errors import UnsupportedError
 from initaudit.formats.patching import cast
-from initaudit.repair.places import storage
+from initaudit.repair.places import places, storage
 from initaudit.strides import strides_of
 from initaudit.types import Array, Graph, Model, Tensor
 
@@ -60,6 +64,36 @@ def overlaid(model: Model, edits: Sequence[Edit]) -> Model:
         graph=None if model.graph is None else _over(model.graph, shown),
         other=tuple(_over(graph, shown) for graph in model.other),
     )
+
+
+def laid(graph: Graph, edits: Sequence[Edit]) -> Graph:
+    """Return a graph whose constants show what is edited of the same places of their storages, should anyone ask."""
+    by_storage: dict[str, list[Edit]] = defaultdict(list)
+    for edit in edits:
+        by_storage[storage(edit.tensor)].append(edit)
+
+    def shown(tensor: Tensor) -> Tensor:
+        some = by_storage.get(storage(tensor))
+        return tensor if some is None else replace(tensor, load=partial(_mixed, tensor, some))
+
+    return _over(graph, shown)
+
+
+def _mixed(tensor: Tensor, edits: Sequence[Edit]) -> Array:
+    """Return the values of a tensor with those that are edited at the same places."""
+    values = np.array(tensor.load())
+    shown = places(tensor)
+    for edit in edits:
+        if edit.tensor.identity == tensor.identity:
+            values = edit.values().astype(values.dtype)
+            continue
+        new = edit.values().ravel()
+        own = places(edit.tensor).ravel()
+        order = np.argsort(own)
+        at = np.searchsorted(own, shown, sorter=order).clip(max=own.size - 1)
+        hit = own[order[at]] == shown
+        values[hit] = new[order[at[hit]]].astype(values.dtype)
+    return values
 
 
 def _over(graph: Graph, shown: Callable[[Tensor], Tensor]) -> Graph:

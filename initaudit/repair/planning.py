@@ -18,10 +18,11 @@ from initaudit.formats.onnx.derivations import QUANTISED, Derivations
 from initaudit.grounds import OPERATORS
 from initaudit.repair import drawing
 from initaudit.repair.auto import STYLES, TEXTBOOK, Auto, Chosen, Style
-from initaudit.repair.faults import Fault, Faults, grave, signal, whole
+from initaudit.repair.faults import Fault, Faults, faults_of, grave, signal, whole
 from initaudit.repair.keeping import meant, summed
 from initaudit.repair.places import apart
 from initaudit.repair.policy import Policy
+from initaudit.repair.rows import own_law
 from initaudit.repair.searching import Attempt, Search
 from initaudit.types import Audit, Measured, Report, Role, Skip, State, Tensor
 
@@ -74,6 +75,8 @@ class _Planner:
         self.named = {t.name: t for t in report.model.tensors}
         self.derivations = Derivations.of(report.model)
         self.scaled = scheme.partition(":")[0].lower() == "lsuv"
+        kept = () if self.fresh is None else [m for m in self.measured if m.layer.name not in self.fresh]
+        self.fixed = frozenset(m.layer.name for m in kept)
 
     def plan(self) -> Plan:
         """Return the plan."""
@@ -100,16 +103,19 @@ class _Planner:
         own = [f for f in told if cured(f.rule)]
         if not own:
             return Attempt(())
-        found = Faults(self.measured, self.report.findings)
+        found = self._faults()
         for finding in own:
             if CURED[finding.rule] is Cure.CLONES and not found.of(finding):
                 self.notes.append(f"{finding.rule} {finding.name}: {_COPIES}")
-        search = Search(self.audit, self._attempt)
+        search = Search(self.audit, self._attempt, self.fixed)
         chosen = search.cure(own, self.report.findings)
         left = grave(search.outcome.findings) if search.outcome is not None and chosen.recipes else ()
         for finding in left:
             self.notes.append(f"no draw that is known cures {finding.rule} {finding.name} here: {finding.remedy}")
         return chosen
+
+    def _faults(self) -> Faults:
+        return faults_of(self.audit, self.report.findings, self.fixed)
 
     def _chosen_layers(self) -> Attempt:
         """Return recipes for the layers that the user names."""
@@ -119,7 +125,7 @@ class _Planner:
                 raise UsageError(f"no layer is called {pattern!r}; the first is {first!r}")
         own = [m for m in self.measured if self.every or any(fnmatchcase(m.layer.name, p) for p in self.only)]
         why = "--layers" if self.only else "--all"
-        found = Faults(self.measured, self.report.findings)
+        found = self._faults()
         told = [finding for finding in grave(self.report.findings) if cured(finding.rule)]
         ill = self.every and any(signal(finding) for finding in told)
         kinds = {*OPERATORS, *(("embedding",) if self.scaled and self.every else ())}
@@ -127,7 +133,11 @@ class _Planner:
         if self.every:
             named = {f.key for f in faults}
             faults += [f for finding in told for f in found.of(finding) if not f.weight and f.key not in named]
-        return Search(self.audit, self._attempt).best([faults], STYLES) if ill else self._attempt(faults, TEXTBOOK)
+        return (
+            Search(self.audit, self._attempt, self.fixed).best([faults], STYLES)
+            if ill
+            else self._attempt(faults, TEXTBOOK)
+        )
 
     def _both(self, m: Measured, why: str, ill: bool) -> Iterator[Fault]:
         """Yield the weight of a layer, and its bias where the scheme or the user names it."""
@@ -232,6 +242,9 @@ class _Planner:
             told = policy.vector(m, fault.tensor) if fault.why != "--all" and not fault.why.startswith("INI5") else None
             return Chosen(*told) if told else self.auto.vector(m, fault.tensor.name, bias=fault.tensor == layer.bias)
         if layer.kind in OPERATORS or layer.kind == "embedding" or layer.role is Role.EMBEDDING:
+            own = own_law(m, fault.units) if fault.units is not None else ""
+            if own:
+                return Chosen(own, "as the units of it that stay")
             told = policy.weight(m) if not (fault.chain or fault.ends) else None
             return Chosen(*told) if told is not None else self.auto.weight(fault, style)
         told = policy.constant(m)

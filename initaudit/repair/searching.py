@@ -6,12 +6,12 @@ its layers, the whole net; styles go from the textbook's to rarer ones. What is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from initaudit.edits import Recipe
 from initaudit.repair.auto import STYLES, TEXTBOOK, TIMES, Style
-from initaudit.repair.faults import Fault, Faults, grave, signal
+from initaudit.repair.faults import Fault, Faults, faults_of, grave, signal
 from initaudit.repair.foreseen import Foreseen, foresee
 from initaudit.risk.fit import BASE, WARNING
 from initaudit.risk.model import severity
@@ -51,10 +51,11 @@ class Search:
     Args:
         audit: of the model as it is.
         make: turns faults and a style into an attempt.
+        fixed: names of layers that are not drawn, whatever is found.
     """
 
-    def __init__(self, audit: Audit, make: Make) -> None:
-        self.audit, self.make = audit, make
+    def __init__(self, audit: Audit, make: Make, fixed: Collection[str] = ()) -> None:
+        self.audit, self.make, self.fixed = audit, make, fixed
         self.at: dict[str, Measured] = {m.layer.weight.name: m for m in audit.measured}
         self.told: Foreseen | None = None  # of the first attempt at the faults of the moment
         self.outcome: Foreseen | None = None  # of the attempt that was taken
@@ -143,7 +144,7 @@ class Search:
         A symptom may follow from a weight that is broken, or from another symptom: what is left out heals with it. And
         what is broken may hide a symptom, which shows once it is mended.
         """
-        found = Faults(self.audit.measured, findings)
+        found = faults_of(self.audit, findings, self.fixed)
         single = [f for f in own if not signal(f)]
         told = [f for f in own if signal(f)]
         faults = [fault for finding in single for fault in found.of(finding)]

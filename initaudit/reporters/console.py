@@ -149,7 +149,7 @@ def _findings(page: Page, report: Report, style: Style) -> None:
     least = Severity.INFO if style.verbosity >= 0 else Severity.WARNING
     for group in _grouped(report.findings, fold=style.verbosity <= 0):
         first = group[0]
-        if first.severity < least:
+        if first.severity < least or (style.verbosity <= 0 and _aside(first)):
             continue
         names = list(dict.fromkeys(f.layer for f in group if f.layer))
         head = f"{MARKS[first.severity]} {first.rule} {first.name}"
@@ -164,6 +164,11 @@ def _findings(page: Page, report: Report, style: Style) -> None:
                 page.line(f"{'by hand' if cure else 'cure'}: {first.remedy}", indent=2)
             page.line((f"why: initaudit explain {first.rule}", "dim"), indent=2)
         page.gap()
+
+
+def _aside(f: Finding) -> bool:
+    """Whether nothing is wrong, and no layer is meant: what only those want to know who ask for all."""
+    return f.severity is Severity.INFO and f.layer is None
 
 
 def _messages(group: Sequence[Finding]) -> Iterator[str]:

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from initaudit.freedom import Cause, Freedom, LayerFreedom, ParameterFreedom
+from initaudit.naming import pattern, places
 from initaudit.reporters.base import Style
 from initaudit.reporters.page import Page
 from initaudit.reporters.table import Column, lines, together
 from initaudit.types import Layer, Report
 
 _CLASSES = 8  # of a layer
-_RUNS = 8  # of a class
 _NAMES = 6  # of a list
 _WORDS = {
     "width": "how many units can ever differ",
@@ -47,9 +47,10 @@ def render(report: Report, style: Style, *, only: bool = False) -> str:
         why = next((skip.why for skip in report.skipped if skip.name == "symmetry"), "")
         page.line("not analysed: " + (why or "there is no graph (--model, --arch or an ONNX export gives one)"))
         return page.text()
-    graphs = 1 + len(report.model.other)
-    if graphs > 1:
-        page.line(f"the file leaves {graphs} graphs open: what follows holds in each (--model or --arch tells which)")
+    if found.graphs > 1:
+        page.line(
+            f"the file leaves {found.graphs} graphs open: what follows holds in each (--model or --arch tells which)"
+        )
         page.gap()
     layers = [m.freedom for m in report.measured if m.freedom is not None]
     unknown = [m.layer.name for m in report.measured if m.freedom is None]
@@ -97,9 +98,9 @@ def _units(page: Page, told: Sequence[LayerFreedom]) -> list[str]:
     """Print layers that are narrower than they look or have twins; return the words used."""
     groups: dict[object, list[LayerFreedom]] = {}
     for one in told:
-        begins = "" if one.start == one.name else _alike(one.start)
+        begins = "" if one.start == one.name else pattern(one.start)
         own = (one.units, one.width, one.classes, one.nearly, one.twins, one.breaks)
-        groups.setdefault((_alike(one.name), *own, begins), []).append(one)
+        groups.setdefault((pattern(one.name), *own, begins), []).append(one)
     rows = list(groups.values())
     nearly = any(one.nearly for one in told)
     table = [
@@ -119,7 +120,7 @@ def _units(page: Page, told: Sequence[LayerFreedom]) -> list[str]:
         page.line(f"{_together(o.name for o in row)}: {which} {acts}")
         for word, sets in (("tied", one.classes), ("nearly tied", one.nearly), ("twins", one.twins)):
             for units in sets[:_CLASSES]:
-                page.line(f"{word}: {_members(units)}", indent=2)
+                page.line(f"{word}: {places(units)}", indent=2)
             if len(sets) > _CLASSES:
                 page.line(f"{word}: {len(sets) - _CLASSES:,} more sets of units", indent=2)
         if one.breaks:
@@ -136,10 +137,6 @@ def _begins(row: Sequence[LayerFreedom]) -> str:
     return _together(dict.fromkeys(one.start for one in row)) or "-"
 
 
-def _alike(name: str) -> str:
-    return re.sub(r"\d+", "N", name)
-
-
 def _together(names: Iterable[str]) -> str:
     return together(list(names))
 
@@ -150,19 +147,6 @@ def _table(page: Page, table: Sequence[Column]) -> None:
     page.gap()
 
 
-def _members(units: Sequence[int]) -> str:
-    """Return units with runs folded: "0-3, 7"."""
-    runs: list[list[int]] = []
-    for unit in units:
-        if runs and unit == runs[-1][1] + 1:
-            runs[-1][1] = unit
-        else:
-            runs.append([unit, unit])
-    told = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs[:_RUNS])
-    left = sum(b - a + 1 for a, b in runs[_RUNS:])
-    return f"{told} and {left:,} more" if left else told
-
-
 # ---- parameters
 
 
@@ -170,8 +154,8 @@ def _still(page: Page, found: Sequence[ParameterFreedom]) -> list[str]:
     """Print parameters that do not move as a whole at the first step; return the words used."""
     groups: dict[object, list[ParameterFreedom]] = {}
     for one in found:
-        blocked = tuple(map(_alike, one.blocked_by))
-        groups.setdefault((_alike(one.name), one.size, _moves(one), one.cause, blocked), []).append(one)
+        blocked = tuple(map(pattern, one.blocked_by))
+        groups.setdefault((pattern(one.name), one.size, _moves(one), one.cause, blocked), []).append(one)
     rows = list(groups.values())
     table = [
         Column("parameter", tuple(_together(one.name for one in row) for row in rows)),

@@ -176,7 +176,7 @@ def _freedom(firsts: Sequence[Measured]) -> list[Column]:
     if any(m.freedom and m.freedom.width < m.freedom.units for m in firsts):
         out.append(Column("width", tuple(map(_width, firsts)), right=True))
     if any(m.movement for m in firsts):
-        out.append(Column("moves", tuple(map(_wakes, firsts)), gives_way=2))
+        out.append(Column("moves", tuple(map(_wakes, firsts)), gives_way=5))
     return out
 
 

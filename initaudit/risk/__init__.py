@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from initaudit.grounds import OPERATORS, born
+from initaudit.grounds import OPERATORS, analysed, born
 from initaudit.risk import model, symptoms
 from initaudit.risk.features import Features, measure, shares
 from initaudit.types import Audit, Measured, Risk, Signals
@@ -16,7 +16,7 @@ _ENOUGH = 0.5  # of the weights, by number of values
 
 def observe(audit: Audit, signals: Signals) -> Features | None:
     """Return what the risk is told by; None where no gradient is known."""
-    return measure(audit.measured, signals, shares(audit.measured, signals))
+    return measure(audit.measured, signals, shares(audit.measured, signals, sure=analysed(audit)))
 
 
 def judge(audit: Audit) -> Risk | None:
@@ -30,7 +30,7 @@ def judge(audit: Audit) -> Risk | None:
     for signals in (audit.probe, audit.theory):
         if signals is None:
             continue
-        found = shares(audit.measured, signals)
+        found = shares(audit.measured, signals, sure=analysed(audit))
         own = measure(audit.measured, signals, found)
         if own is None:
             continue

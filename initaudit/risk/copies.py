@@ -13,7 +13,9 @@ from initaudit.types import Array, Measured, Role
 _RECURRENT = frozenset({"rnn", "lstm", "gru"})
 
 
-def lost(measured: Sequence[Measured], at: int, tied: float | None, *, seen: bool = True) -> tuple[float, float | None]:
+def lost(
+    measured: Sequence[Measured], at: int, tied: float | None, *, seen: bool = True, sure: bool = False
+) -> tuple[float, float | None]:
     """Return the shares of the logarithm of a layer's width that copies cost for ever, and at first.
 
     Channels that are copies still hand on an image or a sequence, and what is added to a stream is not all there is:
@@ -24,6 +26,7 @@ def lost(measured: Sequence[Measured], at: int, tied: float | None, *, seen: boo
         at: the place of the layer.
         tied: share of its units that stay copies, as the judge says; None where it does not know.
         seen: by the probe. Otherwise the weights that read the layer say it better, where these are known.
+        sure: what the graph does not prove tied is not: all of it was understood. Its ties are certain in any case.
     """
     m = measured[at]
     layer, rows = m.layer, m.stats.rows.hash
@@ -31,11 +34,15 @@ def lost(measured: Sequence[Measured], at: int, tied: float | None, *, seen: boo
         return 0.0, None
     units = len(rows)
     distinct = _distinct(rows)
-    own = None if seen and tied is not None else _stays(measured, at)
-    share = next((v for v in (own, tied) if v is not None), 0.0)
+    if m.freedom is not None and (sure or m.freedom.width < m.freedom.units):
+        width = units * m.freedom.width / m.freedom.units
+    else:
+        own = None if seen and tied is not None else _stays(measured, at)
+        share = next((v for v in (own, tied) if v is not None), 0.0)
+        width = max(distinct, (1 - share) * units)
     dense = layer.role is Role.TRUNK and "k" not in layer.axes and m.stats.variance > 0
     return (
-        math.log(units / max(distinct, (1 - share) * units)) / math.log(units),
+        math.log(units / width) / math.log(units),
         math.log(units / distinct) / math.log(units) if dense else None,
     )
 

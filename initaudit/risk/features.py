@@ -80,11 +80,16 @@ class Share:
     around: bool = False  # a path goes around it, so that a net without it still hands something on
 
 
-def shares(measured: Sequence[Measured], signals: Signals) -> tuple[Share, ...]:
+def shares(measured: Sequence[Measured], signals: Signals, *, sure: bool = False) -> tuple[Share, ...]:
     """Return what each layer with a gradient of its own contributes, in the order given.
 
     A layer of which a norm takes the output may have any scale: its gradient goes as 1 / |W|, so that one step heals a
     weight that is too small. Its rate counts as that of a weight of usual size.
+
+    Args:
+        measured: the layers, in execution order.
+        signals: what one judge said of them.
+        sure: the graph was understood altogether, so that what it does not prove tied is not.
     """
     size, asleep = _output(signals), _sleeps(signals)
     out = []
@@ -104,7 +109,8 @@ def shares(measured: Sequence[Measured], signals: Signals) -> tuple[Share, ...]:
         scale = max(held, math.sqrt(m.stats.count)) if gate else held or usual
         tells = contrast + (common if gate and asleep else 0.0)
         telling = math.sqrt(tells) / scale if (operator or gate) and scale > 0 else None
-        lost, copied = copies.lost(measured, at, signal.tied, seen=signals.by == "probe") if operator else (0.0, None)
+        seen = signals.by == "probe"
+        lost, copied = copies.lost(measured, at, signal.tied, seen=seen, sure=sure) if operator else (0.0, None)
         heals_itself = held > 0 and bool(m.layer.normed)
         around = operator and copies.around(measured, at)
         out.append(Share(at, rate, telling, heals_itself, rough, lost, copied, common, contrast, around))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 from initaudit.grounds import (
     blocked,
@@ -65,7 +66,12 @@ def all_zero(audit: Audit) -> Iterator[Finding]:
         if not operator(m) and m.layer.role is not Role.NORM:
             continue
         why, woken = excuse(m, audit), wakes(m, audit)
-        facts = {"count": m.stats.count, "role": str(m.layer.role), "wakes": woken, "wakes_at_step": _step(m)}
+        facts: dict[str, Any] = {
+            "count": m.stats.count,
+            "role": str(m.layer.role),
+            "wakes": woken,
+            "wakes_at_step": _step(m),
+        }
         if m.layer.role is Role.ADAPTER and pairs[_pair(m)] > 1 and not blocked(m):
             yield all_zero.at(
                 m,
@@ -105,7 +111,7 @@ def _doubt(m: Measured, audit: Audit, woken: bool | None) -> str:
     if not born(audit):
         return ""
     if blocked(m):
-        return "; here it never gets one, see INI205"
+        return "; here it never moves, see INI205"
     if _step(m):
         return f"; it wakes at step {_step(m)}"
     return "; here it gets no gradient itself" if woken is False else ""

@@ -40,9 +40,7 @@ def constant(audit: Audit) -> Iterator[Finding]:
             yield constant.at(
                 m,
                 f"all {m.stats.count:,} values of {describe(m)} are {m.stats.min:.4g}: "
-                + (
-                    f"{m.layer.units} units start as one; {apart}" if apart else f"{m.layer.units} units are one"
-                ),
+                + (f"{m.layer.units} units start as one; {apart}" if apart else f"{m.layer.units} units are one"),
                 severity=Severity.WARNING if apart else Severity.ERROR,
                 needs=uniformity(m),
                 value=m.stats.min,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from initaudit.grounds import (
+    ACCIDENT,
     accidents,
     born,
     excuse,
@@ -27,7 +28,7 @@ _SUBPIXEL = (4, 9, 16)  # filters in a run, where images are enlarged by 2, 3, 4
 
 
 @rule("INI201", Severity.ERROR)
-def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
+def copied_units(audit: Audit, *, accident: float = ACCIDENT) -> Iterator[Finding]:
     """Units whose incoming weights equal those of another unit of the same layer.
 
     ## Why it matters
@@ -93,7 +94,7 @@ def copied_units(audit: Audit, *, accident: float = 1e-6) -> Iterator[Finding]:
             apart = parted(m, audit)
             yield copied_units.at(
                 m,
-                message + (f"; {apart}" if apart else ""),
+                message + (f"; {apart}" if apart else "; they stay tied for ever" if stuck else ""),
                 severity=Severity.WARNING if apart else Severity.ERROR,
                 needs=uniformity(m),
                 **facts,

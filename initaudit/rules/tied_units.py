@@ -8,11 +8,25 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from initaudit.grounds import accidents, born, certainty, narrow, operator, plain, solid, varied, wakes
+from initaudit.freedom import Cause, LayerFreedom
+from initaudit.grounds import (
+    ACCIDENT,
+    accidents,
+    acting,
+    born,
+    certainty,
+    narrow,
+    operator,
+    parted,
+    plain,
+    solid,
+    uniformity,
+    wakes,
+)
 from initaudit.naming import places
-from initaudit.registry import rule
+from initaudit.registry import CAP, rule
 from initaudit.symptoms import cases, share
-from initaudit.types import Audit, Cause, Evidence, Finding, LayerFreedom, Measured, Role, Severity
+from initaudit.types import Audit, Finding, Measured, Role, Severity
 
 _FINDINGS = 8  # of one layer
 _KEPT = 64  # units that the evidence names
@@ -56,11 +70,11 @@ def tied_units(audit: Audit) -> Iterator[Finding]:
         left = tuple(m for m in case.run if m.layer.name not in known)
         if known and not left:
             continue
-        case = replace(case, run=left)
+        rest = replace(case, run=left)
         first = bool(left) and all(m.freedom is not None and m.freedom.width == m.freedom.units for m in left)
-        yield case.finding(
+        yield rest.finding(
             f"units {'start as copies of each other' if first else 'are tied'}: copies cost"
-            f" {share(min(case.symptom.value, 1.0))} of the width of {case.worst}, as a logarithm",
+            f" {share(min(case.symptom.value, 1.0))} of the width of {rest.worst}, as a logarithm",
             "draw the weights of these layers at random, each unit by itself",
             share=case.symptom.value,
         )
@@ -86,9 +100,12 @@ def _exact(audit: Audit) -> Iterator[Finding]:
             for tie in ties if len(ties) <= _FINDINGS else ties[: _FINDINGS - 1]:
                 yield _finding(audit, tie)
             if len(ties) > _FINDINGS:
-                rest = ties[_FINDINGS - 1 :]
-                also = list(dict.fromkeys(name for tie in rest for name in tie.also))
-                yield _finding(audit, _Tie(rest[0].where, tuple(s for t in rest for s in t.sets), 1, kind, also), "more ")
+                yield _finding(audit, _together(ties[_FINDINGS - 1 :]), "more ")
+
+
+def _together(ties: list[_Tie]) -> _Tie:
+    also = list(dict.fromkeys(name for tie in ties for name in tie.also))
+    return _Tie(ties[0].where, tuple(one for tie in ties for one in tie.sets), 1, ties[0].kind, also)
 
 
 def _ties(audit: Audit, kind: str) -> Iterator[_Tie]:
@@ -99,7 +116,10 @@ def _ties(audit: Audit, kind: str) -> Iterator[_Tie]:
         if own is None or (kind == "tied" and own.width == own.units):
             continue
         start = own.start or m.layer.name
-        for sets, parts in _folded(own, _sets(own, kind), len(m.layer.parts)):
+        found = _sets(own, kind)
+        if not found and kind != "tied":
+            continue
+        for sets, parts in _folded(own, found, len(m.layer.parts)):
             key = (start, "all" if len(sets) == 1 and len(sets[0]) * parts == own.units else sets)
             first = seen.get(key)
             if first is not None:
@@ -112,8 +132,9 @@ def _ties(audit: Audit, kind: str) -> Iterator[_Tie]:
 def _sets(own: LayerFreedom, kind: str) -> Sets:
     if kind == "tied":
         return own.classes
-    exact = set(own.classes)
-    return tuple(one for one in (own.nearly if kind == "nearly" else own.twins) if one not in exact)
+    exact = [set(one) for one in own.classes]
+    told = own.nearly if kind == "nearly" else own.twins
+    return tuple(one for one in told if not any(known.issuperset(one) for known in exact))
 
 
 def _folded(own: LayerFreedom, sets: Sets, parts: int) -> Iterator[tuple[Sets, int]]:
@@ -150,11 +171,10 @@ def _finding(audit: Audit, tie: _Tie, more: str = "") -> Finding:
     assert own is not None
     lost = math.log(own.units / own.width) / math.log(own.units)
     members = [list(one) for one in tie.sets]
-    message = f"{more}{_who(tie, own)}{_what(tie, own)}"
     severity, doubt = _severity(audit, tie, own)
     return tied_units.at(
         m,
-        message + doubt,
+        f"{_who(tie, own, more)}{_what(tie, own)}{doubt}",
         severity=severity,
         needs=audit.model.graph_evidence,
         remedy="draw all but one of the units that are tied again, each by itself",
@@ -171,10 +191,12 @@ def _finding(audit: Audit, tie: _Tie, more: str = "") -> Finding:
     )
 
 
-def _who(tie: _Tie, own: LayerFreedom) -> str:
+def _who(tie: _Tie, own: LayerFreedom, more: str) -> str:
     each = f" in each of its {tie.parts} parts" if tie.parts > 1 else ""
     if not tie.sets:
         return "units"
+    if more:
+        return f"{sum(map(len, tie.sets))} {more}units in {len(tie.sets)} sets"
     if len(tie.sets) == 1:
         units = tie.sets[0]
         if len(units) * tie.parts == own.units:
@@ -204,39 +226,51 @@ def _severity(audit: Audit, tie: _Tie, own: LayerFreedom) -> tuple[Severity, str
     if tie.where.layer.role is Role.CLOSED_FORM:
         return Severity.INFO, " [a closed form, not drawn at random]"
     if tie.kind == "twins":
-        kept = own.width - sum(len(one) - 1 for one in tie.sets) * tie.parts
-        return (Severity.WARNING if 2 * kept < own.units else Severity.INFO), ""
+        return (Severity.WARNING if 2 * _left(own) < own.units else Severity.INFO), ""
     if tie.kind == "nearly":
         return Severity.WARNING, ""
-    if code := _explained(tie, audit):
-        return Severity.INFO, f" [explained by {tie.where.layer.name}: see {code}]"
     names = {tie.where.layer.name, *tie.also}
     symptoms = audit.risk.symptoms if audit.risk is not None else ()
-    risk = max((s.severity for s in symptoms if s.kind == tied_units.name and names & {*s.layers}), default=Severity.INFO)
-    grave = Severity.ERROR if 2 * own.width <= own.units else max(risk, Severity.WARNING)
-    if own.breaks:
-        return Severity(grave - 1), f"; {' and '.join(own.breaks)} acts on them, which parts them in practice"
-    return grave, ""
+    told = [s.severity for s in symptoms if s.kind == tied_units.name and names.intersection(s.layers)]
+    grave = Severity.ERROR if 2 * own.width <= own.units else max((Severity.WARNING, *told))
+    doubt = f"; {acting(own.breaks)} on them, which parts them in practice" if own.breaks else ""
+    grave = Severity(grave - 1) if own.breaks else grave
+    code, gravity = _explained(tie, audit)
+    if gravity >= grave:
+        return Severity.INFO, f"{doubt} [explained by {tie.where.layer.name}: see {code}]"
+    return grave, doubt
 
 
-def _explained(tie: _Tie, audit: Audit) -> str:
-    """Return the code of the rule that tells the same of the layer, no less gravely, by its values."""
+def _left(own: LayerFreedom) -> int:
+    """Return how many units differ by more than sign and scale."""
+    group = list(range(own.units))
+    for one in (*own.classes, *own.twins):
+        ends = {group[unit] for unit in one}
+        group = [one[0] if at in ends else at for at in group]
+    return len(set(group))
+
+
+def _explained(tie: _Tie, audit: Audit) -> tuple[str, int]:
+    """Return the code of the rule that tells the same of the layer by its values, and how grave it is by that."""
     m = tie.where
-    still = m.movement is not None and m.movement.cause is Cause.ZEROS and m.movement.dead == m.stats.count
-    if not operator(m) or not plain(m) or certainty(m) is not Evidence.TRACED:
-        return "INI205" if still else ""
-    if m.stats.zeros == m.stats.count:
-        return "INI103" if narrow(m) or not wakes(m, audit) else ""
-    if m.stats.constant:
-        return "INI104"
-    hashes = m.stats.rows.hash
-    if not varied(m) or not tie.sets or len(hashes) != m.layer.units:
-        return "INI205" if still else ""
-    units = [list(one) for one in tie.sets]
-    if all((m.stats.rows.nonzero[one] == 0).all() for one in units):
-        return "INI202"
-    alike = all(np.unique(hashes[one]).size == 1 and solid(m)[one].all() for one in units)
-    return "INI201" if alike and accidents(m) < _ACCIDENT else "INI205" if still else ""
+    if operator(m) and plain(m):
+        if m.stats.zeros == m.stats.count:
+            lasting = narrow(m) or not wakes(m, audit)
+            return "INI103", min(Severity.ERROR if lasting else Severity.WARNING, CAP[certainty(m)])
+        copies = min(Severity.WARNING if parted(m, audit) else Severity.ERROR, CAP[uniformity(m)])
+        if m.stats.constant:
+            return "INI104", copies
+        if tie.sets and len(m.stats.rows.hash) == m.layer.units:
+            units = [list(one) for one in tie.sets]
+            if all((m.stats.rows.nonzero[one] == 0).all() for one in units):
+                return "INI202", min(Severity.WARNING, CAP[certainty(m)])
+            alike = all(np.unique(m.stats.rows.hash[one]).size == 1 and solid(m)[one].all() for one in units)
+            if alike and accidents(m) <= ACCIDENT:
+                return "INI201", copies
+    still = m.movement
+    if still is not None and still.cause is Cause.ZEROS and still.dead == m.stats.count:
+        return "INI205", CAP[audit.model.graph_evidence]
+    return "", 0
 
 
 def _capped(members: list[list[int]]) -> list[list[int]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from initaudit.freedom import Freedom, LayerFreedom, ParameterFreedom
 from initaudit.graph.view import View, sound
+from initaudit.symmetry.breaking import broken
 from initaudit.symmetry.causes import Why, explained
 from initaudit.symmetry.engine import Unread, Walk
 from initaudit.symmetry.labels import Labels, TooMany
@@ -31,25 +32,29 @@ def analyse(graph: Graph, layers: Sequence[Layer], frozen: Callable[[Tensor], bo
     """
     kept = frozen or (lambda tensor: tensor.buffer)
     graph = shaped(sound(graph))
+    walk = Walk(View(graph), kept)
+    walk.run(lambda walk: all(one is None or one.width == one.units for one in told(walk, layers)))
     moves, found = _movements(graph, kept)
     why = explained(moves, found)
-    told = (_parameter(graph.constants[name], moving, why.get(name)) for name, moving in found.items())
-    parameters = tuple(p for p in told if p is not None)
+    moved = (_parameter(graph.constants[name], moving, why.get(name)) for name, moving in found.items())
+    parameters = tuple(p for p in moved if p is not None)
     steps = max((max((step for step, _ in p.late), default=1) for p in parameters), default=1)
-    walk = Walk(View(graph), kept)
-    walk.run()
-    if not walk.stable:
+    if not (walk.stable or walk.enough):
         return Freedom((None,) * len(layers), parameters, steps=steps, why="labels did not settle")
-    keys = {name: tensor.identity for name, tensor in graph.constants.items()}
+    made = broken(walk, layers, _started(told(walk, layers)), told)
+    return Freedom(made, parameters, tuple(dict.fromkeys(walk.unread.values())), walk.rounds, steps)
+
+
+def told(walk: Walk, layers: Sequence[Layer]) -> list[LayerFreedom | None]:
+    """Return what the labels of a walk tell of the units of layers; None where that is nothing."""
+    constants = walk.view.graph.constants
     by_key: dict[object, list[Labels]] = {}
     for name, labels in rows(walk).items():
-        by_key.setdefault(keys[name], []).extend(labels)
+        by_key.setdefault(constants[name].identity, []).extend(labels)
     wholes: dict[str, list[Tensor]] = {}
-    for tensor in graph.constants.values():
+    for tensor in constants.values():
         wholes.setdefault(tensor.storage or tensor.name, []).append(tensor)
-    made = [_layer(layer, by_key.get(layer.weight.identity) or _part(layer.weight, wholes, by_key)) for layer in layers]
-    unread = tuple(dict.fromkeys(walk.unread.values()))
-    return Freedom(_started(made), parameters, unread, walk.rounds, steps)
+    return [_layer(layer, by_key.get(layer.weight.identity) or _part(layer.weight, wholes, by_key)) for layer in layers]
 
 
 def _part(part: Tensor, wholes: Mapping[str, Sequence[Tensor]], found: Mapping[object, list[Labels]]) -> list[Labels]:

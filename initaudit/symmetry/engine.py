@@ -183,7 +183,8 @@ class Walk:
         self.uses: list[Use] = []
         self.unread: dict[int, str] = {}
         self.rounds = 0
-        self.stable = False
+        self.stable = False  # no label splits any more: what has one label is tied
+        self.enough = False  # stopped before that, because all that was asked for differs
         self._keys, self._odd = _keys(view.graph.constants)
         self._numbers: dict[str, Array] = {}
 
@@ -223,12 +224,21 @@ class Walk:
 
     # ---- rounds
 
-    def run(self) -> None:
-        """Repeat rounds until no label splits any more."""
+    def run(self, enough: Callable[[Walk], bool] = lambda walk: False) -> None:
+        """Repeat rounds until no label splits any more, or enough is known.
+
+        Args:
+            enough: asked after each way up. Labels only split: what is made of parts that differ in one round is made of
+                parts that differ in the next one. So what is told apart once stays apart, and where all that is asked
+                for is told apart no more rounds are needed. What has one label then need not be tied.
+        """
         before = 0
         while self.rounds < _MOST_ROUNDS:
             self.rounds += 1
             self.up()
+            if enough(self):
+                self.enough = True
+                return
             self.down()
             count = self._classes()
             if count == before:

@@ -1,29 +1,35 @@
-"""Sums of weights over classes of units, exact whatever their order.
+"""Labels of sums of weights over classes of units, exact whatever their order.
 
-Two units are tied only if their sums are equal, and rounding must neither join nor part them. So a weight is written as
-whole numbers of 20 bits at fixed places, and multiplied with three random whole numbers per class, each of 20 bits:
-products and sums of 4096 of them stay below 2^53, where float64 is exact, and a matrix product does the work. Two
-different vectors of sums over classes agree in all the products by chance with a probability of about 2^-60.
+Two units are tied only if their sums are equal, and rounding must neither join nor part them. Of a class of one unit the
+sum is the weight itself: its bits are mixed and multiplied with a random odd number that the class gives. Of a larger
+class the weights are written as whole numbers at fixed places and added, which int64 does exactly; what they sum to is
+mixed and multiplied likewise. The products of all classes are added in integers, so that their order does not matter.
+Two different vectors of sums get one label by chance with a probability of about 2^-60.
+
+How many units each class has is not told by the label of a sum: who compares sums compares the labels of all their terms
+too, so that a class of one is never compared with a larger one.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
 from initaudit.symmetry.labels import chained, mix
 from initaudit.types import Array
 
-_BITS = 20
-_RANDOM = 20
-_COLUMNS = 3
-_CHUNK = 1 << 21  # elements of a weight at a time
-_LONG = 1 << 12  # terms of a sum that surely stays exact
-_FAR = 40  # places from which powers of two no longer fit a number
+_BITS = 48  # of a whole number
+_SLICE = 1 << 14  # terms whose whole numbers surely add up to less than 2^63
+_BLOCK = 1 << 16  # elements of a weight at a time: what fits a processor's cache
+_FAR = 900  # places in bits from which powers of two no longer fit a number
 _U = np.uint64
+_ODD = _U(0x9E3779B97F4A7C15)
+_WHOLE = 2**53  # whole numbers up to here are float64 too
 
 
 class NotFinite(Exception):  # noqa: N818  not an error: such a weight has no sums
-    """A weight holds NaN or infinity."""
+    """A weight holds NaN or infinity, or numbers that float64 does not hold."""
 
 
 def projected(weight: Array, labels: Array) -> Array:
@@ -34,91 +40,176 @@ def projected(weight: Array, labels: Array) -> Array:
         labels: (sets, stack, terms), uint64: which class each term belongs to.
 
     Returns:
-        (sets, stack, rows), uint64: equal where the sums over each class are equal.
+        (sets, stack, rows), uint64: of sets with the same labels, equal where the sums over each class are equal.
 
     Raises:
         NotFinite: the weight holds NaN or infinity.
     """
     stack, rows, terms = weight.shape
-    sets = len(labels)
-    out = np.zeros((sets, stack, rows), _U)
+    out = np.zeros((len(labels), stack, rows), _U)
     if not weight.size:
         return out
-    deep = max(1, _CHUNK // (rows * terms))
-    high = max(1, _CHUNK // min(terms, _LONG)) if deep == 1 else rows
-    for s in range(0, stack, deep):
-        factors = _factors(labels[:, s : s + deep])
-        for r in range(0, rows, high):
-            out[:, s : s + deep, r : r + high] = _labels(_sums(weight[s : s + deep, r : r + high], factors), sets)
-    return out
+    if weight.dtype.kind not in "fiubV" or (weight.dtype.itemsize > 4 and not _fits(weight)):
+        raise NotFinite
+    factors = chained(labels, _U(1)) | _U(1)
+    order = np.argsort(labels, axis=-1, kind="stable")
+    ranked = np.take_along_axis(labels, order, -1)
+    first = np.ones(labels.shape, bool)
+    first[..., 1:] = ranked[..., 1:] != ranked[..., :-1]
+    alone = first.copy()
+    alone[..., :-1] &= first[..., 1:]
+    tied = ~alone.all(-1)
+    if tied.any():
+        single = np.zeros(labels.shape, bool)
+        np.put_along_axis(single, order, alone, -1)
+        _add_bits(weight, np.where(single, factors, _U(0)), out)
+        for k, s in np.argwhere(tied):
+            where = order[k, s][~alone[k, s]]  # the terms of larger classes, class by class
+            starts = np.flatnonzero(first[k, s][~alone[k, s]])
+            _add_sums(weight[s], where, starts, factors[k, s][where[starts]], out[k, s])
+    else:
+        _add_bits(weight, factors, out)
+    return mix(out)
 
 
-def _factors(labels: Array) -> Array:
-    """Return (stack, terms, sets x columns) random whole numbers, equal for equal labels."""
-    column = mix(np.arange(1, _COLUMNS + 1, dtype=_U))
-    random = chained(labels.transpose(1, 2, 0)[..., None], column) >> _U(64 - _RANDOM)
-    return (random.astype(np.float64) - 2.0 ** (_RANDOM - 1)).reshape(*labels.shape[1:], -1)
+def _fits(weight: Array) -> bool:
+    """Whether float64 holds all numbers."""
+    if weight.dtype.kind in "iu":
+        return bool(int(weight.max()) <= _WHOLE and int(weight.min()) >= -_WHOLE)
+    return weight.dtype.itemsize == 8
 
 
-def _sums(weight: Array, factors: Array) -> dict[int, Array]:
-    """Return whole numbers T_s with sum over s of T_s 2^(20 s) = weight @ factors."""
+def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Yield pieces of an array of three axes, as long as can be along the last."""
+    long = min(shape[2], _BLOCK)
+    high = min(shape[1], max(1, _BLOCK // long))
+    deep = min(shape[0], max(1, _BLOCK // (long * high)))
+    for s in range(0, shape[0], deep):
+        for r in range(0, shape[1], high):
+            for t in range(0, shape[2], long):
+                yield slice(s, s + deep), slice(r, r + high), slice(t, t + long)
+
+
+def _add_bits(weight: Array, factors: Array, out: Array) -> None:
+    """Add the mixed bits of each weight times the factor of its term: in (sets, stack, rows)."""
+    turned = abs(weight.strides[2]) > abs(weight.strides[1])  # then the rows lie next to each other
+    if turned:
+        weight = weight.transpose(0, 2, 1)
+    room = np.empty(_BLOCK, np.float64), np.empty(_BLOCK, _U)
+    for at in _blocks(weight.shape):
+        s, r, t = (at[0], at[2], at[1]) if turned else at
+        bits = _mixed(weight[at], room)
+        for k, own in enumerate(factors):
+            if own[s, t].any():
+                out[k, s, r] += np.einsum("str,st->sr" if turned else "srt,st->sr", bits, own[s, t])
+
+
+def _mixed(part: Array, room: tuple[Array, Array]) -> Array:
+    """Return the bits of numbers as float64, each mixed with all others of its own; -0.0 is 0.0."""
+    x, spare = (one[: part.size].reshape(part.shape) for one in room)
+    np.add(part, 0.0, out=x, dtype=np.float64, casting="unsafe")
+    if not np.isfinite(x).all():
+        raise NotFinite
+    bits = x.view(_U)
+    np.multiply(bits, _ODD, out=bits)
+    np.right_shift(bits, _U(32), out=spare)
+    np.bitwise_xor(bits, spare, out=bits)
+    return bits
+
+
+# ---- larger classes
+
+
+def _add_sums(weight: Array, where: Array, starts: Array, factors: Array, out: Array) -> None:
+    """Add the mixed sum over each class times its factor: in (rows,).
+
+    Args:
+        weight: (rows, terms).
+        where: which terms, class by class.
+        starts: where in these each class starts.
+        factors: of the classes.
+        out: added to.
+    """
+    turned = abs(weight.strides[1]) > abs(weight.strides[0])
+    high = max(1, _BLOCK // min(len(where), _SLICE))
+    for r in range(0, len(weight), high):
+        part = weight[r : r + high]
+        sums = _sums(part.T if turned else part, where, starts, 0 if turned else 1)
+        told = _told(sums)
+        if told is not None:
+            out[r : r + high] += np.einsum("tr,t->r" if turned else "rt,t->r", told, factors)
+
+
+def _sums(part: Array, where: Array, starts: Array, axis: int) -> dict[int, Array]:
+    """Return whole numbers T_s, of 48 bits but for the last, with sum over s of T_s 2^(48 s) the sums over classes."""
     sums: dict[int, Array] = {}
-    for start in range(0, weight.shape[2], _LONG):
-        part = weight[:, :, start : start + _LONG].astype(np.float64)
-        own = factors[:, start : start + _LONG]
-        largest = max(float(part.max()), -float(part.min()))
+    ends = np.append(starts[1:], len(where))
+    for begin in range(0, len(where), _SLICE):
+        end = min(begin + _SLICE, len(where))
+        rest = np.take(part, where[begin:end], axis).astype(np.float64)
+        largest = max(float(rest.max()), -float(rest.min()))
         if not np.isfinite(largest):
             raise NotFinite
-        place = _place(largest)
+        here = np.flatnonzero((starts < end) & (ends > begin))
+        cuts = np.clip(np.append(starts[here], ends[here[-1]]), begin, end) - begin
+        whole = np.empty(rest.shape)
         while largest:
-            digits = np.ldexp(part, -_BITS * place) if abs(place) > _FAR else part * 2.0 ** (-_BITS * place)
-            np.trunc(digits, out=digits)
-            found = np.rint(digits @ own).astype(np.int64)
-            sums[place] = sums[place] + found if place in sums else found
-            if abs(place) > _FAR:
-                digits = np.ldexp(digits, _BITS * place)
-            else:
-                digits *= 2.0 ** (_BITS * place)
-            part -= digits
-            largest = max(float(part.max()), -float(part.min()))
-            place = min(place - 1, _place(largest))
+            place = _place(largest)
+            _scaled(rest, -_BITS * place, whole)
+            np.trunc(whole, out=whole)
+            running = np.cumsum(whole.astype(np.int64), axis)
+            running = np.concatenate([np.zeros_like(running.take([0], axis)), running], axis)
+            found = np.diff(running.take(cuts, axis), axis=axis)
+            if place not in sums:
+                shape = list(found.shape)
+                shape[axis] = len(starts)
+                sums[place] = np.zeros(shape, np.int64)
+            sums[place][(slice(None),) * axis + (here,)] += found
+            _scaled(whole, _BITS * place, whole)
+            rest -= whole
+            largest = max(float(rest.max()), -float(rest.min()))
+        if end < len(where):
+            _carried(sums)
     return sums
 
 
 def _place(largest: float) -> int:
-    """Return the first place where a number has a digit that is not zero, or one above."""
+    """Return the first place where a number has a digit that is not zero."""
     return int(np.ceil(np.frexp(largest)[1] / _BITS)) - 1
 
 
-def _labels(sums: dict[int, Array], sets: int) -> Array:
-    """Return (sets, stack, rows) labels of the numbers that whole numbers at several places stand for."""
-    if not sums:
-        return np.zeros((), _U)
-    shape = next(iter(sums.values())).shape
-    total, negative = _digits(sums, shape)
-    other, _ = _digits({place: -value for place, value in sums.items()}, shape)
-    with np.errstate(over="ignore"):
-        found = np.where(negative, mix(other) + _U(1), total).reshape(*shape[:-1], sets, _COLUMNS)
-        column = mix(np.arange(_COLUMNS, dtype=_U))
-        return np.moveaxis(mix(np.asarray(np.sum(mix(found + column), axis=-1, dtype=_U))), -1, 0)
+def _scaled(x: Array, bits: int, out: Array) -> None:
+    if abs(bits) > _FAR:
+        np.ldexp(x, bits, out=out)
+    else:
+        np.multiply(x, 2.0**bits, out=out)
 
 
-def _digits(sums: dict[int, Array], shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """Return a label of the digits of each number, and whether it is negative."""
-    carry = np.zeros(shape, np.int64)
-    out = np.zeros(shape, _U)
-    low, high = min(sums), max(sums)
-    place = low
-    while place <= high + 4:  # what is carried beyond the highest: a sum is below 2^63
-        if place not in sums and not carry.any():
-            later = [p for p in sums if p > place]
-            place = min(later) if later else high + 5
-            continue
-        now = carry + sums.get(place, 0)
-        digit = now & ((1 << _BITS) - 1)
-        carry = now >> _BITS
-        with np.errstate(over="ignore"):
-            own = mix(digit.astype(_U) + (_U((place + 2048) & 0xFFFF) << _U(32)))
-            out += np.where(digit == 0, _U(0), own)
+def _carried(sums: dict[int, Array]) -> None:
+    """Bring all whole numbers but the last below 48 bits; the last is negative where the sum is."""
+    place = min(sums, default=0)
+    while place < max(sums, default=place):
+        over = sums[place] >> _BITS
+        sums[place] &= (1 << _BITS) - 1
+        sums[place + 1] = sums[place + 1] + over if place + 1 in sums else over
         place += 1
-    return out, carry < 0
+
+
+def _told(sums: dict[int, Array]) -> Array | None:
+    """Return a label of each number that whole numbers at several places stand for, 0 for zero; None for no numbers."""
+    if not sums:
+        return None
+    _carried(sums)
+    negative = sums[max(sums)] < 0
+    if negative.any():
+        for place, digits in sums.items():
+            sums[place] = np.where(negative, -digits, digits)
+        _carried(sums)
+    over = sums[max(sums)] >> _BITS
+    sums[max(sums) + 1] = over
+    sums[max(sums) - 1] = sums[max(sums) - 1] & ((1 << _BITS) - 1)
+    total = np.zeros(negative.shape, _U)
+    for place, digits in sums.items():
+        own = mix(digits.view(_U) + (_U((place + 512) & 0xFFF) << _U(_BITS)))
+        total += np.where(digits == 0, _U(0), own)
+    return np.where(negative, mix(total), total)

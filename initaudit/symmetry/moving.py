@@ -19,6 +19,7 @@ from initaudit.registry import ByName
 from initaudit.symmetry.zones import Grad, Held, Zone, alive, anything, dead, lined, loosened, merged
 from initaudit.types import Array, Node, Tensor
 
+import os; DEBUG=os.environ.get('MDEBUG')
 _MOST = 64  # steps
 Given = Mapping[int, Grad]
 Down = Callable[[Sequence[Grad]], Given]
@@ -209,7 +210,12 @@ class Walk:
                 if known is None:
                     raise Unread
                 step = known(Case(self, at))
+                for name, out in zip(node.outputs, step.outs, strict=False):
+                    told = self.shape(name) if name and out is not None else None
+                    if told is not None and out is not None and out.shape != told:
+                        raise Unread
             except _FAULTS:
+                if DEBUG: import traceback; traceback.print_exc(); print(node.op, node.inputs, node.attrs)
                 step = self._unknown(node)
             self.steps[at] = step
             for name, out in zip(node.outputs, step.outs, strict=False):
@@ -233,8 +239,9 @@ class Walk:
                 continue
             given = [self.gradient(name) for name in node.outputs]
             try:
-                found = (self._unknown(node) if missing else self.steps[at]).back(given)
+                found = self._unknown(node).back([alive(())]) if missing else self.steps[at].back(given)
             except _FAULTS:
+                if DEBUG: import traceback; traceback.print_exc(); print(node.op, node.inputs, node.attrs)
                 found = self._unknown(node).back(given)
             lost.update(name for name in node.inputs if name and self._shape(name) is None)
             for place, grad in found.items():
@@ -287,9 +294,10 @@ class Walk:
             shape = self.shape(name)
             outs.append(None if shape is None else anything(shape))
 
-        def back(_: Sequence[Grad]) -> Given:
+        def back(d: Sequence[Grad]) -> Given:
             shapes = {place: self._shape(name) for place, name in enumerate(node.inputs) if name}
-            return {place: alive(shape) for place, shape in shapes.items() if shape is not None}
+            how = alive if any(not g.none for g in d) else dead
+            return {place: how(shape) for place, shape in shapes.items() if shape is not None}
 
         return Step(tuple(outs), back)
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from initaudit.symmetry.moving import Case, Given, Step, Unread, rule
+from initaudit.symmetry.moving import Case, Given, Step, rule
+from initaudit.symmetry.moving_several import convolved
 from initaudit.symmetry.weighed import Weighed, with_bias
 from initaudit.symmetry.zones import (
     Grad,
@@ -22,10 +23,10 @@ from initaudit.types import Array
 def _conv(c: Case) -> Step:
     x, w = c.zone(0), c.held(1)
     shape = c.shape()
-    if w is None:
-        raise Unread
     turned = c.node.op == "conv_transpose"
     groups = c.integer("group", 1)
+    if w is None:
+        return convolved(c, x, c.zone(1), turned=turned, groups=groups)
     space = len(w.shape) - 2
     first = len(shape) - space - 1
     ins = x.shape[first]

@@ -10,7 +10,7 @@ import numpy as np
 
 from initaudit.ops import OPS
 from initaudit.symmetry.bounds import product, total
-from initaudit.symmetry.moving import Case, Given, Step, rule
+from initaudit.symmetry.moving import Case, Given, Step, Unread, rule
 from initaudit.symmetry.zones import (
     Grad,
     Zone,
@@ -34,8 +34,9 @@ def _dip(f: Callable[[Array], Array]) -> Callable[[Zone], Zone]:
     """A function that falls a little below zero before it rises."""
 
     def apply(x: Zone) -> Zone:
-        low = np.where(x.low >= 0, f(x.low), np.where(x.fixed, f(x.low), -0.4))
-        high = np.where(x.high <= 0, np.where(x.fixed, f(x.high), 0.0), f(x.high))
+        known = x.low == x.high
+        low = np.where((x.low >= 0) | known, f(x.low), -0.4)
+        high = np.where((x.high >= 0) | known, f(x.high), 0.0)
         return Zone(low, high, x.shape)
 
     return apply
@@ -74,10 +75,12 @@ _IMAGES: dict[str, Callable[[Zone], Zone]] = {
     "hardswish": _dip(_safe(lambda x: x * np.clip(x + 3, 0, 6) / 6)),
     "elu": _curve(lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0)))),
     "sqrt": _curve(lambda x: np.sqrt(np.maximum(x, 0))),
+    "sign": _curve(np.sign), "floor": _curve(np.floor), "ceil": _curve(np.ceil), "trunc": _curve(np.trunc),
 }  # fmt: skip
+_DETACHED = frozenset({"detach", "detach_"})
 _SLOPES: dict[str, Callable[[Zone], Array]] = {
     "relu": _above, "relu6": lambda x: (x.high > 0) & (x.low < 6), "square": _away, "abs": _away, "relu2": _above,
-    "hardtanh": lambda x: np.ones_like(x.zero),
+    "hardtanh": lambda x: np.ones_like(x.zero), "cos": _away, "cosh": _away, "tanhshrink": _away,
 }  # fmt: skip
 _ZERO_AT_ZERO = frozenset({
     "relu", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "tanh", "relu2", "relu6",
@@ -85,11 +88,11 @@ _ZERO_AT_ZERO = frozenset({
     "expm1", "log1p", "neg", "abs", "square", "sqrt", "sign", "floor", "ceil", "round", "trunc", "fast_gelu",
     "quick_gelu", "rrelu", "hardtanh", "scaled_tanh",
 })  # fmt: skip
-_NO_SLOPE = frozenset({
-    "sign", "floor", "ceil", "round", "trunc", "greater", "less", "equal", "greater_or_equal", "less_or_equal", "and",
-    "or", "not", "xor", "isnan", "isinf", "heaviside",
+_NO_SLOPE = frozenset({"sign", "floor", "ceil", "round", "trunc", "xor", "isnan", "isinf", "heaviside"})  # fmt: skip
+_OTHERS = frozenset({
+    "add", "sub", "mul", "div", "sum", "prelu", "glu", "composite", "where", "pow", "mean", "clip", "max", "min",
+    "greater", "less", "equal", "greater_or_equal", "less_or_equal", "and", "or", "not",
 })  # fmt: skip
-_OTHERS = frozenset({"add", "sub", "mul", "div", "sum", "prelu", "glu", "composite", "where", "pow", "mean"})
 
 
 @rule(*(n for n, row in OPS.items() if row.family in ("activation", "elementwise") and n not in _OTHERS))
@@ -106,6 +109,8 @@ def _each(c: Case) -> Step:
             for k, z in zones.items()
         })  # fmt: skip
     x = zones[places[0]]
+    if op in ("softshrink", "hardshrink", "threshold"):
+        return _flat(c, x)
     if op in _IMAGES and not (op == "elu" and c.attrs.get("alpha", 1.0) != 1.0):
         out = _IMAGES[op](x)
     else:
@@ -130,8 +135,27 @@ def _each(c: Case) -> Step:
     return Step((out, *([None] * (len(c.node.outputs) - 1))), back)
 
 
-@rule("identity", "dropout", "contiguous", "cast_like", "cast")
+def _flat(c: Case, x: Zone) -> Step:
+    """Return a function that is one number within some bounds, and goes on outside of them."""
+    op = c.node.op
+    edge, value = (c.attrs.get(name) for name in ("threshold" if op == "threshold" else "lambd", "value"))
+    if not isinstance(edge, (int, float)) or (op == "threshold" and not isinstance(value, (int, float))):
+        raise Unread
+    inside = x.high <= edge if op == "threshold" else (x.high <= edge) & (x.low >= -edge)
+    other = float(value) if isinstance(value, (int, float)) else 0.0
+    out = Zone(np.where(inside, other, np.minimum(x.low, other)), np.where(inside, other, np.maximum(x.high, other)),
+               x.shape, x.fixed)  # fmt: skip
+    return Step((out,), lambda d: {0: Grad(d[0].live & ~inside, x.shape)})
+
+
+@rule("identity", "dropout", "contiguous", "cast_like")
 def _identity(c: Case) -> Step:
+    shape = c.walk.shape(c.node.outputs[0])
+    if shape is not None and shape != c.value(0).shape:  # packed, or complex
+        raise Unread
+    call = c.node.call.target.rpartition(".")[2] if c.node.call is not None else ""
+    if call in _DETACHED or ".data.__get__" in (c.node.call.target if c.node.call is not None else ""):
+        return Step((c.zone(0),), lambda d: {0: dead(d[0].shape)})
     return Step((c.value(0), *([None] * (len(c.node.outputs) - 1))), lambda d: {0: d[0]})
 
 
@@ -242,21 +266,6 @@ def _glu(c: Case) -> Step:
                 calm = [np.broadcast_to(where & part, live.shape) for part in (two, one & two)]
                 sums.append((which, np.concatenate(calm, axis)))
         return {0: Grad(np.concatenate([live, live & ~zero_], axis), x.shape, tuple(sums))}
-
-    return Step((out,), back)
-
-
-@rule("where")
-def _where(c: Case) -> Step:
-    shape = broadcast(*(c.zone(k).shape for k in range(3)))
-    x, y = c.zone(1), c.zone(2)
-    rank = len(shape)
-    out = Zone(np.minimum(lined(x.low, rank), lined(y.low, rank)), np.maximum(lined(x.high, rank), lined(y.high, rank)),
-               shape)  # fmt: skip
-
-    def back(d: Sequence[Grad]) -> Given:
-        bare = Grad(d[0].live, shape)
-        return {1: reduced(bare, x.shape), 2: reduced(bare, y.shape)}
 
     return Step((out,), back)
 

@@ -25,7 +25,7 @@ from initaudit.symmetry.zones import (
 from initaudit.types import Array
 
 
-def _moved(c: Case, f: Callable[[Array], Array], back: Callable[[Array], Array], shape: Sequence[int],
+def moved(c: Case, f: Callable[[Array], Array], back: Callable[[Array], Array], shape: Sequence[int],
            axes: Callable[[frozenset[int]], frozenset[int] | None]) -> Step:  # fmt: skip
     """Return a step that moves elements; `axes` says which axes before are those after, None where that is lost."""
     x = c.value(0)
@@ -36,14 +36,19 @@ def _moved(c: Case, f: Callable[[Array], Array], back: Callable[[Array], Array],
     def down(d: Sequence[Grad]) -> Given:
         found = [(axes(one), where) for one, where in d[0].sums]
         even = axes(d[0].even)
-        reach = d[0].reach if isinstance(d[0].reach, bool) else back(d[0].reach)
-        cancelled = d[0].cancelled if isinstance(d[0].cancelled, bool) else back(d[0].cancelled)
+        told: tuple[Array, Array] | tuple[()] = ()
         if isinstance(x, Held):
-            reach = back(np.broadcast_to(np.asarray(d[0].reach), [1] * len(shape)))
+            told = tuple(back(lined(np.asarray(v), len(shape))) for v in (d[0].cancelled, d[0].reach))  # type: ignore[assignment]
         sums = tuple((one, _truly(back, where)) for one, where in found if one)
-        return {0: Grad(back(d[0].live), before, sums, even or frozenset(), cancelled, reach)}
+        return {0: Grad(back(d[0].live), before, sums, even or frozenset(), *told)}
 
     return Step((out,), down)
+
+
+def axes_of(c: Case, default: int) -> list[int]:
+    """Return the axis of the first operand that a node is about."""
+    rank = len(c.value(0).shape)
+    return [c.integer("axis", c.integer("dim", default)) % max(1, rank)]
 
 
 def _truly(back: Callable[[Array], Array], where: Array) -> Array:
@@ -61,7 +66,7 @@ def _reshape(c: Case) -> Step:
     def axes(one: frozenset[int]) -> frozenset[int] | None:
         return carried(one, before, shape)
 
-    return _moved(c, there, back, shape, axes)
+    return moved(c, there, back, shape, axes)
 
 
 @rule("transpose")
@@ -79,7 +84,7 @@ def _transpose(c: Case) -> Step:
         raise Unread
     order = [int(a) for a in perm]
     way = [order.index(a) for a in range(rank)]
-    return _moved(c, lambda x: x.transpose(order), lambda x: x.transpose(way), [before[a] for a in order],
+    return moved(c, lambda x: x.transpose(order), lambda x: x.transpose(way), [before[a] for a in order],
                   lambda one: frozenset(order[a] for a in one))  # fmt: skip
 
 
@@ -128,7 +133,7 @@ def _cut(c: Case, index: tuple[Any, ...]) -> Step:
         found = {origin[a] for a in one if origin[a] is not None}
         return frozenset(a for a in found if a is not None) if found <= whole else None
 
-    return _moved(c, there, back, shape, axes)
+    return moved(c, there, back, shape, axes)
 
 
 def _with_axes(index: Sequence[Any]) -> list[tuple[int, Any]]:
@@ -173,12 +178,13 @@ def _split(c: Case) -> Step:
 
     def back(d: Sequence[Grad]) -> Given:
         parts = [step.back([g])[0] for step, g in zip(steps, d, strict=True)]
-        live = parts[0].live
-        reach = np.asarray(parts[0].reach)
-        cancelled = np.asarray(parts[0].cancelled)
+        all_ = merged(parts)
+        if not isinstance(x, Held):
+            return {0: Grad(all_.live, x.shape, all_.sums)}
+        reach, cancelled = np.asarray(parts[0].reach), np.asarray(parts[0].cancelled)
         for p in parts[1:]:
-            live, reach, cancelled = live | p.live, reach | p.reach, cancelled | p.cancelled
-        return {0: Grad(live, x.shape, merged(parts).sums, frozenset(), cancelled, reach)}
+            reach, cancelled = reach | p.reach, cancelled | p.cancelled
+        return {0: Grad(all_.live, x.shape, all_.sums, frozenset(), cancelled, reach)}
 
     return Step(tuple(step.outs[0] for step in steps), back)
 

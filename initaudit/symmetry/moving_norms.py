@@ -16,8 +16,10 @@ from initaudit.symmetry.zones import (
     all_of,
     carried,
     collapsed,
+    dead,
     joined,
     lined,
+    number,
     quiet,
     reduced,
     reshaper,
@@ -147,13 +149,15 @@ def _softmax(c: Case) -> Step:
     x = c.zone(0)
     axis = c.integer("axis", -1) % len(x.shape)
     log = c.node.op == "log_softmax"
+    if x.shape[axis] == 1:
+        return Step((number(x.shape, 0.0 if log else 1.0),), lambda d: {0: dead(x.shape)})
     one = (1,) * len(x.shape)
     out = Zone(np.full(one, -np.inf if log else 0.0), np.full(one, 0.0 if log else 1.0), x.shape,
                collapsed(x.fixed, [axis], np.all))  # fmt: skip
 
     def back(d: Sequence[Grad]) -> Given:
         live = collapsed(d[0].live, [axis], np.any)
-        if x.shape[axis] == 1 or (axis in d[0].even and not log):
+        if axis in d[0].even and not log:
             live = np.zeros_like(live)
         return {0: Grad(live, x.shape, all_of(frozenset({axis}), len(x.shape)))}
 
@@ -165,20 +169,34 @@ def _attention(c: Case) -> Step:
     q, k, v = c.zone(0), c.zone(1), c.zone(2)
     rank = len(q.shape)
     shape = c.shape()
-    if any(len(z.shape) != rank for z in (k, v)) or (rank > 2 and q.shape[:-2] != k.shape[:-2]):
+    if any(len(z.shape) != rank for z in (k, v)) or rank < 2 or q.shape[: max(0, rank - 3)] != k.shape[: rank - 3]:
         raise Unread
+    times = 1
+    if rank > 2 and q.shape[-3] != k.shape[-3]:  # grouped queries
+        times = q.shape[-3] // k.shape[-3]
+        if times * k.shape[-3] != q.shape[-3] or v.shape[-3] != k.shape[-3]:
+            raise Unread
+
+    def grown(x: Array) -> Array:
+        return np.repeat(x, times, -3) if times > 1 and x.shape[-3] > 1 else x
+
+    def again(x: Array) -> Array:
+        if times == 1 or x.shape[-3] == 1:
+            return x
+        return x.reshape(*x.shape[:-3], -1, times, *x.shape[-2:]).any(-3)
+
     places = [rank - 2]
     v = joined(v, places)
-    out = Zone(v.low, v.high, shape, v.fixed)
+    out = Zone(grown(v.low), grown(v.high), shape, grown(v.fixed))
 
     def back(d: Sequence[Grad]) -> Given:
         given = collapsed(d[0].live, places, np.any)
-        score = (given & ~v.fixed).any(-1, keepdims=True)
+        score = (given & ~grown(v.fixed)).any(-1, keepdims=True) & (k.shape[-2] > 1)
         q_, k_ = joined(q, places), joined(k, places)
         found = {
-            0: Grad(score & ~k_.zero & ~_even_keys(k_), q.shape),
-            1: Grad(score & ~q_.zero, k.shape, all_of(frozenset({rank - 2}), rank)),
-            2: Grad(given, v.shape),
+            0: Grad(score & grown(~k_.zero & ~_even_keys(k_)), q.shape),
+            1: Grad(again(score & ~q_.zero), k.shape, all_of(frozenset({rank - 2}), rank)),
+            2: Grad(again(given), v.shape),
         }
         if c.has(3):
             found[3] = alive(c.zone(3).shape)
@@ -193,6 +211,13 @@ def _even_keys(k: Zone) -> Array:
 
 
 _LINEAR = frozenset({"reduce_mean", "reduce_sum"})
+_POSITIVE = frozenset({"reduce_l1", "reduce_l2", "reduce_sum_square", "reduce_var", "reduce_std"})
+
+
+def _zeros(x: Zone, over: Sequence[int]) -> Array:
+    """Return how many of the factors of a product are zero: with another one, no gradient comes to any."""
+    sizes = [n if a in over else m for a, (n, m) in enumerate(zip(x.shape, x.zero.shape, strict=True))]
+    return np.asarray(np.broadcast_to(x.zero, sizes).sum(tuple(over), keepdims=True))
 
 
 @rule("reduce_mean", "reduce_sum", "reduce_max", "reduce_min", "reduce_l1", "reduce_l2", "reduce_sum_square",
@@ -206,18 +231,24 @@ def _reduce(c: Case) -> Step:
     shape = tuple(1 if a in over else n for a, n in enumerate(x.shape) if keep or a not in over)
     kept = [1 if a in over else n for a, n in enumerate(x.shape)]
     turn = reshaper(kept, shape)
-    zero = turn(collapsed(x.zero, over, np.all))
+    op = c.node.op
+    some, every = collapsed(x.zero, over, np.any), collapsed(x.zero, over, np.all)
+    if op in ("reduce_var", "reduce_std"):
+        every = collapsed(x.low, over, np.min) == collapsed(x.high, over, np.max)
+    zero = turn(some if op == "reduce_prod" else np.zeros_like(every) if op == "reduce_log_sum_exp" else every)
     positive = turn(collapsed(x.low, over, np.min)) >= 0
-    if c.node.op not in (*_LINEAR, "reduce_max", "reduce_min", "reduce_l1", "reduce_l2", "reduce_sum_square"):
-        zero = np.zeros_like(zero)
-        positive = zero
+    positive = positive | (op in _POSITIVE) if op != "reduce_log_sum_exp" else np.zeros_like(zero)
     out = Zone(np.where(zero | positive, 0.0, -np.inf), np.where(zero, 0.0, np.inf), shape,
                turn(collapsed(x.fixed, over, np.all)))  # fmt: skip
     again = reshaper(shape, kept)
 
     def back(d: Sequence[Grad]) -> Given:
         live = again(d[0].live)
-        if c.node.op not in _LINEAR:
+        if op in ("reduce_sum_square", "reduce_l1"):
+            return {0: Grad(live & ~x.zero, x.shape)}
+        if op == "reduce_prod":
+            return {0: Grad(live & (_zeros(x, over) <= x.zero), x.shape)}
+        if op not in _LINEAR or c.shape() != shape:
             return {0: Grad(live & np.ones_like(x.zero), x.shape)}
         found = [(carried(one, kept, shape), again(where)) for one, where in d[0].sums]
         sums = tuple((one, where) for one, where in found if one)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from initaudit.symmetry.moving import Case, Given, Step, Unread, rule
+from initaudit.symmetry.moving_several import einsum, equation, spread
 from initaudit.symmetry.weighed import Weighed, with_bias
 from initaudit.symmetry.zones import (
     Grad,
@@ -20,8 +21,7 @@ from initaudit.symmetry.zones import (
 from initaudit.types import Array
 
 
-def _wide(x: Array, shape: Sequence[int]) -> Array:
-    return np.broadcast_to(x, shape)
+_OTHERWISE = frozenset({"inner", "tensordot", "kron", "outer", "ger", "linalg_vecdot", "vdot"})  # which axes meet
 
 
 def _contracted(
@@ -99,9 +99,16 @@ def _contracted(
 
 @rule("linear", "matmul", "gemm", "einsum")
 def _product(c: Case) -> Step:
+    if c.node.op == "einsum" and len(c.node.inputs) != 2:
+        return einsum(c)
+    call = c.node.call.target.rpartition(".")[2] if c.node.call is not None else ""
+    if call in _OTHERWISE:
+        raise Unread
     a, b = c.value(0), c.value(1)
     bias = 2 if c.node.op in ("linear", "gemm") else 9
     al, bl, ol = _letters(c, a.shape, b.shape)
+    if len(set(al)) < len(al) or len(set(bl)) < len(bl):
+        return einsum(c)
     sizes = dict(zip(al, a.shape, strict=True)) | {q: n for q, n in zip(bl, b.shape, strict=True) if n > 1}
     shape = tuple(sizes.get(q, 1) for q in ol)
     for x, xl, w, wl, places in ((a, al, b, bl, (0, 1)), (b, bl, a, al, (1, 0))):
@@ -133,11 +140,7 @@ def _letters(c: Case, a: Sequence[int], b: Sequence[int]) -> tuple[str, str, str
     if c.node.op == "gemm":
         return "im" if c.attrs.get("transA") else "mi", "oi" if c.attrs.get("transB") else "io", "mo"
     if c.node.op == "einsum":
-        equation = str(c.attrs.get("equation", "")).replace(" ", "")
-        left, arrow, right = equation.partition("->")
-        terms = left.split(",")
-        if len(terms) != 2 or "." in equation or not arrow:
-            raise Unread
+        terms, right = equation(c, (len(a), len(b)))
         return terms[0], terms[1], right
     if not a or not b:
         raise Unread
@@ -152,18 +155,10 @@ def _letters(c: Case, a: Sequence[int], b: Sequence[int]) -> tuple[str, str, str
             upper[:deep] + ("m" if len(a) > 1 else "") + ("o" if len(b) > 1 else ""))  # fmt: skip
 
 
-def _spread(v: Array, letters: str, order: str) -> Array:
-    kept = [q for q in order if q in letters]
-    gone = [q for q in letters if q not in order]
-    v = v.transpose([letters.index(q) for q in kept + gone])
-    v = np.asarray(v.any(tuple(range(len(kept), v.ndim))))
-    return v.reshape([v.shape[kept.index(q)] if q in kept else 1 for q in order])
-
-
 def _pairs(x: Zone, xl: str, y: Zone, yl: str, ol: str, shape: Sequence[int]) -> Zone:
     inner = [q for q in dict.fromkeys(xl + yl) if q not in ol]
     order = ol + "".join(inner)
-    alive_ = _spread(~x.zero, xl, order) & _spread(~y.zero, yl, order)
+    alive_ = spread(~x.zero, xl, order) & spread(~y.zero, yl, order)
     live = np.asarray(alive_.any(tuple(range(len(ol), len(order)))))
     still = ~live | bool(x.fixed.all() and y.fixed.all())
     return Zone(np.where(live, -np.inf, 0.0), np.where(live, np.inf, 0.0), tuple(shape), still)
@@ -171,7 +166,7 @@ def _pairs(x: Zone, xl: str, y: Zone, yl: str, ol: str, shape: Sequence[int]) ->
 
 def _pairs_back(d: Grad, ol: str, other: Zone, yl: str, xl: str, shape: Sequence[int]) -> Grad:
     order = "".join(dict.fromkeys(xl + ol + yl))
-    alive_ = _spread(d.live, ol, order) & _spread(~other.zero, yl, order)
+    alive_ = spread(d.live, ol, order) & spread(~other.zero, yl, order)
     gone = tuple(k for k, q in enumerate(order) if q not in xl)
     live = np.asarray(alive_.any(gone))
     still = bool(other.fixed.all())

@@ -12,8 +12,14 @@ from initaudit.types import Array
 class Reading(Protocol):
     """What two numbers, and two sums of weights over classes, must have in common to get one label."""
 
-    def sums(self, weight: Array, labels: Array) -> Array:
-        """Return labels (sets, stack, rows) of sums of (stack, rows, terms) over classes (sets, stack, terms)."""
+    def sums(self, weight: Array, labels: Array, turned: bool = False) -> Array:
+        """Return labels (sets, stack, rows) of sums of (stack, rows, terms) over classes (sets, stack, terms).
+
+        Args:
+            weight: numbers.
+            labels: of the terms.
+            turned: whether rows are what comes in and terms what comes back.
+        """
 
     def values(self, values: Array) -> Array:
         """Return a label for every number."""
@@ -22,7 +28,7 @@ class Reading(Protocol):
 class Exact:
     """Only what is equal to the last bit gets one label, and sums do not depend on their order."""
 
-    def sums(self, weight: Array, labels: Array) -> Array:
+    def sums(self, weight: Array, labels: Array, turned: bool = False) -> Array:  # noqa: ARG002  both ways alike
         """Return labels of sums over classes."""
         return projected(weight, labels)
 

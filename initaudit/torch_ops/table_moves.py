@@ -102,9 +102,10 @@ cast        = convert_element_type : x dtype>
 shape       = size sym_size shape _shape_as_tensor shape.__get__ : x dim>
 size        = numel sym_numel dim len ndimension stride storage_offset sym_stride sym_storage_offset : x *-rest
 size        = item tolist _local_scalar_dense is_nonzero numpy : x
-dropout     = dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout feature_alpha_dropout : x *-rest
-dropout     = native_dropout _fused_dropout : x *-rest
-dropout     = drop_path stochastic_depth : x *-rest
+dropout     = dropout alpha_dropout native_dropout : x p>ratio=0.5 *-rest
+dropout     = dropout1d dropout2d dropout3d feature_dropout feature_alpha_dropout : x p>ratio=0.5 *-rest +per=channel
+dropout     = _fused_dropout : x *-rest
+dropout     = drop_path stochastic_depth : x *-rest +per=sample
 
 max_pool    = max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
               mkldnn_max_pool2d _max_pool1d _max_pool2d _max_pool3d :

@@ -4,9 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from initaudit.freedom import LayerFreedom, ParameterFreedom
 from initaudit.reporters import reporters
 from initaudit.reporters.base import Style
-from initaudit.types import Graph, Risk, Role, Severity, Signal, Signals, Symptom
+from initaudit.types import Finding, Graph, Risk, Role, Severity, Signal, Signals, Symptom
 from tests.build import he, layer, report
 
 
@@ -142,3 +143,42 @@ def test_refusals_and_disagreement_are_told():
     out = " ".join(judged(probed=0.5, risk=Risk(0.5, "probe", (), "fc3 by 1e4")).split())
     assert "theory and probe disagree: fc3 by 1e4" in out
     assert "there is no graph" in " ".join(rendered(layer("fc", he(64, 64))).split())
+
+
+def test_what_is_wrong_with_no_layer_is_told_on_request():
+    spare = Finding("INI206", "cancelled-parameters", Severity.INFO, "6 values of a.bias have no effect")
+    made = replace(report(layer("fc", he(8, 8))), findings=(spare,))
+    shown = [reporters()["console"].render([made], Style(verbosity=v)) for v in (0, 1)]
+    assert [spare.message in page for page in shown] == [False, True]
+    assert all("1 info;" in " ".join(page.split()) for page in shown)
+
+
+def freed(left=8, wake=1, **style) -> str:
+    """The page of six layers of eight units, the last of them narrower, or with a weight that sleeps."""
+    made = report(*(layer(f"fc{k}", he(8, 8, k)) for k in range(6)))
+    classes = (tuple(range(9 - left)),) if left < 8 else ()
+    last = replace(
+        made.measured[-1],
+        freedom=LayerFreedom("fc5", 8, left, classes, "fc5" * bool(classes)),
+        movement=ParameterFreedom("fc5.weight", 64, wake, ((wake, 64),)) if wake != 1 else None,
+    )
+    others = (replace(m, freedom=LayerFreedom(m.layer.name, 8, 8)) for m in made.measured[:-1])
+    return reporters()["console"].render([replace(made, measured=(*others, last))], Style(**style))
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_the_effective_width_has_a_column_where_a_layer_is_narrower_than_it_looks(columns):
+    out = freed(5, width=columns)
+    assert re.search(r" width ", out)
+    assert re.search(r"fc4 .* 8 ", out)
+    assert re.search(r"fc5 .* 5 of 8 ", out)
+    assert max(map(len, out.splitlines())) <= columns
+    assert "width" not in freed(8, width=columns)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", freed(5, width=columns, colour=True)) == out
+
+
+def test_weights_that_sleep_or_never_move_are_told_where_there_is_room():
+    assert re.search(r"fc5 .* step 2 ", freed(wake=2, width=160))
+    assert re.search(r"fc5 .* never ", freed(wake=0, width=160))
+    assert re.search(r"fc4 .* - ", freed(wake=0, width=160))
+    assert "moves" not in freed(width=160)

@@ -1,0 +1,300 @@
+"""Sums of weights over classes of units that agree but for rounding.
+
+A weight that was rounded is off by up to half a step of its dtype; after a sum in another order, or a copy through
+another precision, by a step or two. So two rows agree if, for every class, their sums differ by no more than two steps
+for each term: a step is the dtype's epsilon times the weight, or times the typical weight of the row where that is
+larger, as what is left of a sum that cancels has the error of its terms. A row whose numbers all fit float16 or
+bfloat16 went through it, whatever it is stored in, and has its epsilon.
+
+Rows are found by random projections of their sums, 16 columns bounded by sqrt(3) with variance 1, and then compared
+class by class. That rows agree by chance must not be expected: with rows of few terms, or of numbers that hardly
+differ, it is. So the share p of rows that come as close as the found ones is estimated by the spread of the
+projections along their principal axes, and a set of s among u rows counts only where C(u, s) p^(s - 1) is below 1e-4.
+A tie needs that twice, of what comes in and of what comes back.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from initaudit.symmetry.labels import chained, mix
+from initaudit.types import Array
+
+_COLUMNS = 16
+_STEPS = 2.0  # how far apart two numbers are that are each off by a step
+_TYPICAL = 1.45  # root mean square of that over many terms: one step each, up or down, makes sqrt(2)
+_SPREAD = 1.6  # and over n terms so much more, by sqrt(n)
+_CHANCE = 1e-4  # sets of rows that may be expected to agree by accident
+_CHUNK = 1 << 21
+_FEW = 64  # rows from which spreads are told
+_MOST = 1 << 26  # pairs looked at
+_U = np.uint64
+_BITS = {2: 10, 4: 23, 8: 52}  # of the mantissa, by bytes of a float
+_FINEST = 2.0**-50  # what sums in float64 are exact to
+
+
+def precision(dtype: np.dtype) -> float:  # type: ignore[type-arg]
+    """Return the epsilon of a dtype; of one that holds no fractions zero, of a very short one its own."""
+    if dtype.kind == "f" and dtype.itemsize in _BITS:
+        return max(_FINEST, 2.0 ** -_BITS[dtype.itemsize])
+    return 2.0**-7 if dtype.name == "bfloat16" else 0.0
+
+
+def steps(rows: Array) -> Array:
+    """Return the epsilon of each row: of the dtype, or of the coarser one that all its numbers went through.
+
+    Args:
+        rows: (rows, terms).
+    """
+    own = precision(rows.dtype)
+    out = np.full(len(rows), own)
+    if rows.dtype.kind != "f" or rows.dtype.itemsize < 4 or rows.shape[1] < 8:
+        return out
+    whole = np.ascontiguousarray(rows).view(f"u{rows.dtype.itemsize}")
+    bits = _BITS[rows.dtype.itemsize]
+    used = np.bitwise_or.reduce(whole, axis=1)
+    for kept in (23, 10, 7):
+        if kept < bits:
+            fits = used & whole.dtype.type((1 << (bits - kept)) - 1) == 0
+            for k in np.flatnonzero(fits):
+                if len(np.unique(whole[k] & whole.dtype.type((1 << bits) - 1))) >= 8:  # else they are round numbers
+                    out[k] = 2.0**-kept
+    return out
+
+
+def joined(weight: Array, labels: Array, exact: Array, least: float = 0.0) -> Array:
+    """Return labels of rows of which those that agree but for rounding have one.
+
+    Args:
+        weight: (stack, rows, terms).
+        labels: (sets, stack, terms), which class each term belongs to.
+        exact: (sets, stack, rows) labels that are equal only for equal sums.
+        least: the smallest epsilon to reckon with.
+    """
+    place = np.arange(exact[..., 0].size, dtype=_U).reshape(*exact.shape[:2], 1)
+    kinds, first, where = np.unique(chained(exact, place).ravel(), return_index=True, return_inverse=True)
+    if len(kinds) < 2 or not max(least, precision(weight.dtype)):
+        return exact
+    rows = _Rows(weight, labels, exact.shape, least)
+    leader = rows.leaders(first)
+    if leader is None:
+        return exact
+    out: Array = exact.ravel()[first[leader]][where].reshape(exact.shape)
+    return out
+
+
+class _Rows:
+    """The rows of a stack of weights, each with every set of labels of its terms."""
+
+    def __init__(self, weight: Array, labels: Array, shape: tuple[int, ...], least: float) -> None:
+        self.weight, self.labels, self.shape, self.least = weight, labels, shape, least
+
+    def _at(self, index: Array) -> tuple[Array, Array, Array]:
+        at = np.unravel_index(index, self.shape)
+        return at[0], at[1], at[2]
+
+    def leaders(self, first: Array) -> Array | None:
+        """Return for each of some rows, given by places in the whole, the first one that it agrees with."""
+        seen, slack, size = self._projected(first)
+        live = size > 0
+        near = _flagged(seen, slack, live)
+        if not near.any():
+            return None
+        leader = np.arange(len(first))
+        order = np.flatnonzero(near)[np.argsort(seen[near, 0], kind="stable")]
+        taken = np.zeros(len(first), bool)
+        sets: list[tuple[int, Array]] = []
+        for at, k in enumerate(order):
+            if taken[k]:
+                continue
+            rest = order[at + 1 :]
+            ahead = int(np.searchsorted(seen[rest, 0], seen[k, 0] + 2 * float(slack[order].max()), "right"))
+            rest = rest[:ahead][~taken[rest[:ahead]]]
+            bound = np.maximum(slack[rest], slack[k])[:, None]
+            rest = rest[(np.abs(seen[rest] - seen[k]) <= bound).all(1)]
+            rest = rest[self._agree(int(first[k]), first[rest])] if len(rest) else rest
+            if len(rest):
+                taken[rest] = True
+                sets.append((int(k), rest))
+        if not sets:
+            return None
+        alone = np.flatnonzero(~taken & live)
+        chance = self._chance(seen / np.where(size, size, 1)[:, None], size, first, alone, sets)
+        for k, rest in sets:
+            count = len(rest) + 1
+            ways = _choices(int(live.sum()), count)
+            if ways + len(rest) * chance <= math.log(_CHANCE):
+                leader[rest] = k
+        return leader if (leader != np.arange(len(first))).any() else None
+
+    def _projected(self, first: Array) -> tuple[Array, Array, Array]:
+        """Return projections of the sums of rows, how much rounding may move them, and the norms of the sums."""
+        seen = np.zeros((len(first), _COLUMNS))
+        slack, size = np.zeros(len(first)), np.zeros(len(first))
+        s, t, r = self._at(first)
+        deep = max(1, _CHUNK // max(1, self.weight.shape[2]))
+        for own in np.unique(np.stack([s, t], 1), axis=0):
+            mine = np.flatnonzero((s == own[0]) & (t == own[1]))
+            labels = self.labels[own[0], own[1]]
+            random = factors(labels)
+            order, starts = _classes(labels)
+            for k in range(0, len(mine), deep):
+                part = mine[k : k + deep]
+                raw = self.weight[own[1], r[part]]
+                values = raw.astype(np.float64)
+                bound = self._bounds(raw, values)
+                seen[part] = values @ random
+                tau = np.add.reduceat(bound[:, order], starts, axis=1) if len(starts) < len(labels) else bound
+                sums = np.add.reduceat(values[:, order], starts, axis=1) if len(starts) < len(labels) else values
+                slack[part] = 3 * _STEPS * np.sqrt((tau**2).sum(1))
+                size[part] = np.sqrt((sums**2).sum(1))
+        return seen, slack, size
+
+    def _bounds(self, raw: Array, values: Array) -> Array:
+        """Return what rounding may have done to each number."""
+        typical = np.sqrt((values**2).mean(1, keepdims=True))
+        eps = np.maximum(steps(raw), self.least)[:, None]
+        return np.asarray(eps * 2.0 ** (np.frexp(np.maximum(np.abs(values), typical))[1] - 1.0))
+
+    def _agree(self, one: int, others: Array) -> Array:
+        """Return which rows have the sums of one, class by class."""
+        (s,), (t,), (r,) = self._at(np.array([one]))
+        raw = self.weight[t, r][None]
+        values = raw.astype(np.float64)
+        bound = self._bounds(raw, values)[0]
+        out = np.zeros(len(others), bool)
+        so, to, ro = self._at(others)
+        mine, order, starts = self._sums(values, s, t)
+        deep = max(1, _CHUNK // max(1, self.weight.shape[2]))
+        for k in range(0, len(others), deep):
+            for own in np.unique(np.stack([so[k : k + deep], to[k : k + deep]], 1), axis=0):
+                part = k + np.flatnonzero((so[k : k + deep] == own[0]) & (to[k : k + deep] == own[1]))
+                given = self.weight[own[1], ro[part]]
+                theirs = given.astype(np.float64)
+                if own[0] == s and own[1] == t:
+                    bounds = np.maximum(bound, self._bounds(given, theirs))
+                    tau = np.add.reduceat(bounds[:, order], starts, axis=1)
+                    found, _, _ = self._sums(theirs, s, t)
+                    off = np.abs(found - mine) / np.where(tau > 0, tau, 1)
+                    off[(tau == 0) & (found != mine)] = np.inf
+                    rms = np.sqrt((off**2).mean(1))
+                    limit = _TYPICAL + _SPREAD / math.sqrt(len(starts))
+                    out[part] = (off <= _STEPS).all(1) & ((rms <= limit) | (len(starts) < len(order)))
+                else:  # other terms: their projections agree, which is all that there is
+                    out[part] = True
+        return out
+
+    def _sums(self, values: Array, s: int, t: int) -> tuple[Array, Array, Array]:
+        order, starts = _classes(self.labels[s, t])
+        return np.add.reduceat(values[:, order], starts, axis=1), order, starts
+
+    def _chance(
+        self, seen: Array, size: Array, first: Array, alone: Array, sets: list[tuple[int, Array]]
+    ) -> float:
+        """Return the logarithm of the share of pairs of rows that come as close as those found."""
+        gap = max(float(np.abs(seen[rest] - seen[k]).max()) for k, rest in sets)
+        spread = seen[alone]
+        if len(alone) < _FEW:  # too few to tell: their terms, in any order, are as likely
+            spread = np.concatenate([spread, *(self._shuffled(int(first[k])) / size[k] for k in alone[:_FEW])])
+        powers = np.linalg.eigvalsh(spread.T @ spread / len(spread))
+        widths = np.sqrt(np.maximum(powers, 0.0))
+        shares = np.divide(0.56 * gap, widths, out=np.ones_like(widths), where=widths > 0.56 * gap)
+        return float(np.log(np.maximum(shares, 1e-300)).sum())
+
+    def _shuffled(self, one: int) -> Array:
+        (s,), (t,), (r,) = self._at(np.array([one]))
+        sums, order, starts = self._sums(self.weight[t, r][None].astype(np.float64), s, t)
+        random = factors(self.labels[s, t][order[starts]])
+        rng = np.random.default_rng(0)
+        return np.concatenate([rng.permutation(sums[0])[None] @ random for _ in range(4)])
+
+
+def factors(labels: Array) -> Array:
+    """Return random numbers (terms, columns) of mean 0, variance 1, and at most sqrt(3), equal for equal labels."""
+    column = mix(np.arange(1, _COLUMNS + 1, dtype=_U))
+    bits = chained(labels[:, None], column) >> _U(11)
+    return np.asarray((bits.astype(np.float64) * 2.0**-52 - 1.0) * math.sqrt(3.0))
+
+
+def _classes(labels: Array) -> tuple[Array, Array]:
+    """Return an order in which classes stand together, and where each starts."""
+    order = np.argsort(labels, kind="stable")
+    ranked = labels[order]
+    starts = np.flatnonzero(np.concatenate(([True], ranked[1:] != ranked[:-1])))
+    return order, starts
+
+
+def _flagged(seen: Array, slack: Array, live: Array) -> Array:
+    """Return which rows have another one within reach in all projections."""
+    out = np.zeros(len(seen), bool)
+    order = np.flatnonzero(live)[np.argsort(seen[live, 0], kind="stable")]
+    values, reach = seen[order], slack[order]
+    widest = float(reach.max()) if len(order) else 0.0
+    looked = 0
+    for shift in range(1, len(order)):
+        near = np.flatnonzero(values[shift:, 0] - values[:-shift, 0] <= widest)
+        looked += len(order)
+        if not len(near) or looked > _MOST:
+            break
+        bound = np.maximum(reach[near], reach[near + shift])
+        for c in range(_COLUMNS):
+            close = np.abs(values[near + shift, c] - values[near, c]) <= bound
+            near, bound = near[close], bound[close]
+            if not len(near):
+                break
+        out[order[near]] = out[order[near + shift]] = True
+        if out[order].all():
+            break
+    return out
+
+
+def _choices(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+def linked(values: Array, groups: Array, *, strict: bool) -> Array:
+    """Return for each number the place of the first one of its group that it is nearly equal to, by way of others.
+
+    Args:
+        values: numbers of a float dtype, one axis.
+        groups: those of different groups are never equal.
+        strict: numbers that are joined only by way of others stay as they are.
+    """
+    wide = values.astype(np.float64)
+    own = np.arange(len(wide))
+    eps = _each(values)
+    order = np.lexsort((wide, groups))
+    ranked, kinds, step = wide[order], groups[order], eps[order]
+    reach = _STEPS * np.maximum(step[1:], step[:-1]) * np.maximum(np.abs(ranked[1:]), np.abs(ranked[:-1]))
+    apart = (kinds[1:] != kinds[:-1]) | ~(ranked[1:] - ranked[:-1] <= reach)
+    starts = np.flatnonzero(np.concatenate(([True], apart)))
+    ends = np.concatenate((starts[1:], [len(order)]))
+    chain = np.repeat(np.arange(len(starts)), ends - starts)
+    low, high = ranked[starts], ranked[ends - 1]
+    widest = np.maximum.reduceat(step, starts)
+    narrow = high - low <= _STEPS * widest * np.maximum(np.abs(low), np.abs(high))
+    firsts = np.minimum.reduceat(order, starts)
+    if strict:
+        equal = np.flatnonzero(np.concatenate(([True], (ranked[1:] != ranked[:-1]) | (kinds[1:] != kinds[:-1]))))
+        same = np.repeat(np.minimum.reduceat(order, equal), np.diff(np.concatenate((equal, [len(order)]))))
+        own[order] = np.where(narrow[chain], firsts[chain], same)
+    else:
+        own[order] = firsts[chain]
+    return own
+
+
+def _each(values: Array) -> Array:
+    """Return the epsilon of each number: of its dtype, or of one that it fits though it is no round number."""
+    out = np.full(values.shape, precision(values.dtype))
+    if values.dtype.kind != "f" or values.dtype.itemsize < 4:
+        return out
+    bits = _BITS[values.dtype.itemsize]
+    whole = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
+    one = whole.dtype.type
+    for kept in (23, 10, 7):
+        if kept < bits:
+            fits = (whole & one((1 << (bits - kept)) - 1) == 0) & (whole & one((1 << (bits - 4)) - 1) != 0)
+            out[fits] = 2.0**-kept
+    return out

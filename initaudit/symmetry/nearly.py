@@ -1,0 +1,83 @@
+"""Ties that rounding hides: units that would be tied if their weights had not been rounded.
+
+The rounds are those of exact ties, with sums and numbers that count as equal where they agree but for rounding. Single
+numbers, of which many may be close by chance, are compared only with those that nothing else tells apart: with the
+elements of their own tensor that got one label in the round before. First all that is joined by way of others counts as
+equal; when nothing splits any more, only what is within reach of each other.
+
+Nothing is proved of such units: training keeps them close for a while, and may part them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from initaudit.symmetry.close import joined, linked, precision
+from initaudit.symmetry.engine import Walk, Weight
+from initaudit.symmetry.exact import projected
+from initaudit.symmetry.labels import Labels, TooMany, chained, of_numbers
+from initaudit.types import Array
+
+
+class Rounded:
+    """A reading in which what agrees but for rounding counts as equal.
+
+    Args:
+        raw: the numbers of the tensor that is read, before anything moved them.
+        factors: labels of its gradient by the round before.
+        strict: whether numbers must be within reach of each other.
+    """
+
+    def __init__(self, raw: Callable[[], Array], factors: tuple[Labels, ...], *, strict: bool) -> None:
+        self.raw, self.factors, self.strict = raw, factors, strict
+
+    def sums(self, weight: Array, labels: Array, turned: bool = False) -> Array:  # noqa: ARG002  both ways alike
+        """Return labels of sums over classes."""
+        return joined(weight, labels, projected(weight, labels))
+
+    def values(self, values: Array) -> Array:
+        """Return a label for every number."""
+        found = of_numbers(values)
+        if not precision(values.dtype) or values.size < 2 or not np.isfinite(values.astype(np.float64)).all():
+            return found
+        groups = self._groups(values)
+        strict = self.strict
+        if groups is None:  # moved: nothing is known of what else tells them apart
+            groups, strict = np.zeros(values.size, np.uint64), True
+        elif len(np.unique(groups)) == values.size:
+            return found
+        leader = linked(values.ravel(), groups, strict=strict)
+        return np.asarray(found.ravel()[leader].reshape(values.shape))
+
+    def _groups(self, values: Array) -> Array | None:
+        if not self.factors:
+            return np.zeros(values.size, np.uint64)
+        if self.factors[0].shape != values.shape:
+            return None
+        raw = self.raw()
+        if raw.shape != values.shape or not np.array_equal(raw, values):
+            return None
+        try:
+            return chained(*(f.flat(f.shape) for f in self.factors)).ravel()
+        except TooMany:
+            return None
+
+
+class Nearly(Walk):
+    """Rounds of labels in which what agrees but for rounding counts as equal."""
+
+    strict = False
+
+    def _constant(self, name: str) -> Weight:
+        found = super()._constant(name)
+        return replace(found, reading=Rounded(found.numbers, found.factors, strict=self.strict))
+
+    def settle(self) -> None:
+        """Run to the end: what is joined by way of others counts first, and then only what is within reach."""
+        self.run()
+        if self.stable:
+            self.strict, self.stable = True, False
+            self.run()
