@@ -12,7 +12,7 @@ import argparse
 import copy
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from benchmarks.symmetry_more import MORE, Tap
 from benchmarks.symmetry_nets import FAMILIES, PLANTS, Net, Stack, plant
 from initaudit import layers, symmetry
 from initaudit.audit import live
+from initaudit.types import Layer
 
 STEPS = 50
 APART = 1e-8
@@ -130,6 +131,9 @@ def _watched(
 
         def hook(_m: nn.Module, _x: tuple[torch.Tensor, ...], out: Any) -> None:
             found.update(dict.fromkeys(names, int(*times or "1") * distinct(out.detach(), part.axes)))
+            if len(part.axes) > 1:  # of each of several in one tensor
+                for k, own in enumerate(out.detach().unbind(part.axes[0])):
+                    found[f"{names[0]}[{k}]"] = distinct(own, (part.axes[1] - 1,))
 
     elif own is not None:
 
@@ -163,9 +167,11 @@ def _recurrent(name: str, part: nn.RNNBase, x: tuple[torch.Tensor, ...]) -> dict
     for layer in range(part.num_layers):
         outs = []
         for way in ("", "_reverse") if part.bidirectional else ("",):
-            options = {"batch_first": part.batch_first, "proj_size": part.proj_size}
+            options: dict[str, Any] = {"batch_first": part.batch_first}
             if isinstance(part, nn.RNN):
                 options["nonlinearity"] = part.nonlinearity
+            if part.proj_size:
+                options["proj_size"] = part.proj_size
             one = type(part)(y.shape[-1], part.hidden_size, **options).double()
             for key, _ in one.named_parameters():
                 getattr(one, key).data.copy_(getattr(part, key[:-1] + str(layer) + way))
@@ -181,6 +187,14 @@ def _recurrent(name: str, part: nn.RNNBase, x: tuple[torch.Tensor, ...]) -> dict
                 found[f"{name}.weight_{which}_l{layer}{way}"] = gates * distinct(cells, (-1,))
         y = torch.cat(outs, -1)
     return found
+
+
+def _name(layer: Layer, real: Mapping[str, int]) -> str:
+    """Return by what name the truth knows a layer: its parameter's, or one of several in that."""
+    known = next((n for n in (layer.weight.name, layer.name, f"{layer.name}.weight") if n in real), "")
+    if known and len(layer.weight.shape) == 2 and f"{known}[0]" in real:
+        return f"{known}[{layer.weight.offset // layer.weight.size}]"
+    return known
 
 
 def one(family: str, kind: str, seed: int) -> tuple[Net, list[str], symmetry.Freedom]:
@@ -203,7 +217,7 @@ def one(family: str, kind: str, seed: int) -> tuple[Net, list[str], symmetry.Fre
     for adam in (False, True):
         real = truth(net, train(net, adam, seed), seed)
         for layer, own in zip(found, told.layers, strict=True):
-            want = next((real[n] for n in (layer.weight.name, layer.name, f"{layer.name}.weight") if n in real), None)
+            want = real.get(_name(layer, real))
             if want is None:
                 continue
             width = None if own is None else own.width

@@ -451,6 +451,281 @@ def routed(rng: np.random.Generator) -> Net:
     return net
 
 
+# ---- convolutions
+
+
+def spatial(rng: np.random.Generator) -> Net:
+    """Return convolutions of all kinds, and what may stand between them."""
+    kind = str(
+        rng.choice([
+            "one", "three", "multiplier", "turned", "groups", "instance", "excite", "layerscale", "shuffle", "pixels",
+            "unpixels", "resize", "pool", "cat", "unfold", "block", "patches", "flat", "rows",
+        ])  # fmt: skip
+    )
+    c, size = 6, 4
+    act = _act(rng)
+    net = Net(nn.Identity(), _rows(2, size, size), fixed={"in", "out"}, units={"c": c, "d": c})
+    net.swaps = [Swap(1, {"c": (1, 1)}), Swap(1, {"d": (1, 1)})]
+    parts: dict[str, nn.Module | nn.Parameter] = {"stem": nn.Conv2d(2, c, 3, padding=1), "act": act}
+    net.axes |= {"stem.weight": ("c", "in", "", ""), "stem.bias": ("c",)}
+    head, feed = "d", c
+
+    def conv(name: str, out: str | Spec, inp: str | Spec, space: int = 2, groups: int = 1) -> None:
+        net.axes |= {f"{name}.weight": (out, inp, *[""] * space), f"{name}.bias": (out,)}
+        if groups > 1:
+            net.groups[f"{name}.weight"] = groups
+
+    middle: Callable[[Made, torch.Tensor], torch.Tensor]
+    if kind == "one":
+        parts["a"] = nn.Conv1d(c, c, 3, stride=2, padding=2, dilation=2)
+        conv("a", "d", "c", 1)
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(m.a(x.flatten(2)))
+    elif kind == "three":
+        parts["a"] = nn.Conv3d(c, c, 2, padding=1)
+        conv("a", "d", "c", 3)
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(m.a(x.unflatten(-1, (2, 2))))
+    elif kind == "multiplier":
+        parts |= {"a": nn.Conv2d(c, 2 * c, 3, padding=1, groups=c), "b": nn.Conv2d(2 * c, c, 1)}
+        net.units["e"] = 2 * c
+        net.swaps = [Swap(1, {"c": (1, 1), "e": (1, 2)}), Swap(c, {"e": (1, 1)}), Swap(1, {"d": (1, 1)})]
+        net.axes |= {"a.weight": ("e", "", "", ""), "a.bias": ("e",)}
+        conv("b", "d", "e")
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            return m.b(torch.tanh(m.a(x)))
+    elif kind == "turned":
+        parts["a"] = nn.ConvTranspose2d(c, c, 3, stride=2, groups=2, output_padding=1)
+        net.units["d"] = c
+        half = c // 2
+        net.swaps = [Swap(2, {"c": (1, 1)}), Swap(2, {"d": (1, 1)}), Swap(1, {"c": (1, half), "d": (1, half)})]
+        net.axes |= {"a.weight": ("c", "d", "", ""), "a.bias": ("d",)}
+        net.groups["a.weight"] = 2
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(m.a(x))
+    elif kind in ("groups", "instance"):
+        parts |= {"n": nn.GroupNorm(3, c) if kind == "groups" else nn.InstanceNorm2d(c, affine=True)}
+        parts["a"] = nn.Conv2d(c, c, 3, padding=1)
+        if kind == "groups":
+            net.swaps[0] = Swap(3, {"c": (1, 1)})
+            net.swaps.append(Swap(1, {"c": (1, c // 3)}))
+        _norm(net, "n", "c")
+        conv("a", "d", "c")
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(m.a(m.n(x)))
+    elif kind == "excite":
+        net.units["e"] = 4
+        net.swaps.append(Swap(1, {"e": (1, 1)}))
+        parts |= {"p": nn.Linear(c, 4), "q": nn.Conv2d(4, c, 1), "a": nn.Conv2d(c, c, 3)}
+        _linear(net, "p", "e", "c")
+        conv("q", "c", "e")
+        conv("a", "d", "c")
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            gate = torch.sigmoid(m.q(F.silu(m.p(F.adaptive_avg_pool2d(x, 1).flatten(1)))[..., None, None]))
+            return torch.tanh(m.a(x * gate))
+    elif kind == "layerscale":
+        head = "c"
+        net.units["d"] = 7
+        parts |= {"w": nn.Conv2d(c, c, 3, padding=1, groups=c), "n": nn.LayerNorm(c), "a": nn.Linear(c, 7)}
+        parts |= {"b": nn.Linear(7, c), "g": _par(c)}
+        net.axes |= {"w.weight": ("c", "", "", ""), "w.bias": ("c",), "g": ("c",)}
+        _norm(net, "n", "c")
+        _linear(net, "a", "d", "c")
+        _linear(net, "b", "c", "d")
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            y = m.g * m.b(F.gelu(m.a(m.n(m.w(x).permute(0, 2, 3, 1)))))
+            return x + y.permute(0, 3, 1, 2)
+    elif kind == "shuffle":
+        parts |= {"a": nn.Conv2d(c, c, 3, padding=1, groups=2)}
+        half = c // 2
+        net.swaps = [Swap(2, {"c": (1, 1)}), Swap(2, {"d": (1, 1)}), Swap(1, {"c": (1, half), "d": (1, half)})]
+        conv("a", "d", "c", groups=2)
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            y = torch.tanh(m.a(x))
+            b, n, h, w = y.shape
+            return y.view(b, 2, n // 2, h, w).transpose(1, 2).reshape(b, n, h, w)
+
+        head = laid(joined("d"), (2, half), (1, 0))
+    elif kind == "pixels":
+        parts |= {"a": nn.Conv2d(c, 4 * c, 1)}
+        conv("a", joined(("d", 1, 4)), "c")
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            return F.pixel_shuffle(torch.tanh(m.a(x)), 2)
+    elif kind == "unpixels":
+        parts |= {"a": nn.Conv2d(4 * c, c, 1)}
+        conv("a", "d", joined(("c", 1, 4)))
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(m.a(F.pixel_unshuffle(x, 2)))
+    elif kind == "resize":
+        parts["a"] = nn.Conv2d(c, c, 3, padding=1, padding_mode=str(rng.choice(["zeros", "reflect", "circular"])))
+        conv("a", "d", "c")
+        how = str(rng.choice(["nearest", "bilinear"]))
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(m.a(F.interpolate(x, scale_factor=2, mode=how)))
+    elif kind == "pool":
+        parts["a"] = nn.Conv2d(c, c, 3, padding=1)
+        conv("a", "d", "c")
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            y = m.a(F.max_pool2d(x, 3, 2, 1, ceil_mode=True))
+            return F.avg_pool2d(F.pad(torch.tanh(y), (1, 0, 1, 0)), 2, 1) + y.amax((2, 3), keepdim=True)
+    elif kind == "cat":
+        parts |= {"a": nn.Conv2d(c, c, 1), "b": nn.Conv2d(2 * c, c, 3)}
+        net.units["e"] = c
+        net.swaps.append(Swap(1, {"e": (1, 1)}))
+        conv("a", "e", "c")
+        conv("b", "d", joined("c", "e"))
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(m.b(torch.cat([x, F.silu(m.a(x))], 1)))
+    elif kind == "unfold":
+        parts |= {"a": nn.Linear(9 * c, c)}
+        _linear(net, "a", "d", joined(("c", 1, 9)))
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(m.a(F.unfold(x, 3).transpose(1, 2))).transpose(1, 2)
+    elif kind == "block":
+        parts |= {"a": nn.Conv2d(c, 2 * c, 1), "b": nn.BatchNorm2d(c), "w": nn.Conv2d(c, c, 1, bias=False)}
+        conv("a", joined("d", "d"), "c")
+        _norm(net, "b", "d")
+        net.axes["w.weight"] = ("d", "d", "", "")
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            a, b = m.a(x).chunk(2, 1)
+            y = m.b(a * torch.sigmoid(b))
+            return y + torch.tanh(m.w(y))
+    elif kind == "patches":
+        parts |= {"a": nn.Conv2d(c, c, 2, stride=2), "n": nn.LayerNorm([c, 2, 2])}
+        conv("a", "d", "c")
+        net.axes |= {"n.weight": ("d", "", ""), "n.bias": ("d", "", "")}
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(m.n(m.a(x)))
+    elif kind == "flat":
+        parts["a"] = nn.Linear(c * size * size, c)
+        _linear(net, "a", "d", joined(("c", 1, size * size)))
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(m.a(x.flatten(1)))[..., None]
+    else:
+        parts["a"] = nn.Linear(size * c, c)
+        _linear(net, "a", "d", joined(("c", size, 1)))
+
+        def middle(m: Made, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(m.a(x.permute(0, 2, 3, 1).reshape(x.shape[0], size, -1))).transpose(1, 2)
+
+    parts["head"] = nn.Linear(feed, 3)
+    _linear(net, "head", "out", head)
+    net.module = Made(lambda m, x: m.head(middle(m, m.act(m.stem(x))).flatten(2).mean(-1)), **parts)
+    return net
+
+
+# ---- along tokens, and what is odd
+
+
+def odd(rng: np.random.Generator) -> Net:
+    """Return what is seldom seen."""
+    kind = str(rng.choice(["mixer", "three", "bags", "tied", "running", "written", "gathered", "two heads", "inplace"]))
+    d, h, t = int(rng.integers(4, 7)), int(rng.integers(4, 7)), 4
+    net = Net(nn.Identity(), _rows(t, 3), fixed={"in", "out"}, units={"d": d, "h": h})
+    net.swaps = [Swap(1, {"d": (1, 1)}), Swap(1, {"h": (1, 1)})]
+    parts: dict[str, nn.Module | nn.Parameter] = {"stem": nn.Linear(3, d), "head": nn.Linear(d, 3)}
+    _linear(net, "stem", "d", "in")
+    _linear(net, "head", "out", "d")
+    parts |= {"a": nn.Linear(d, h), "b": nn.Linear(h, d)}
+    _linear(net, "a", "h", "d")
+    _linear(net, "b", "d", "h")
+    if kind == "mixer":
+        net.units["m"] = 5
+        net.swaps.append(Swap(1, {"m": (1, 1)}))
+        parts |= {"n": nn.LayerNorm(d), "p": nn.Linear(t, 5), "q": nn.Linear(5, t)}
+        _norm(net, "n", "d")
+        _linear(net, "p", "m", "")
+        _linear(net, "q", "", "m")
+
+        def run(m: Made, x: torch.Tensor) -> torch.Tensor:
+            x = m.stem(x)
+            x = x + m.q(F.gelu(m.p(m.n(x).transpose(1, 2)))).transpose(1, 2)
+            return m.head(x + m.b(F.gelu(m.a(x))))
+    elif kind == "three":
+        parts |= {"w": _par(d, h), "w_tap": Tap("w", -1)}
+        net.axes["w"] = ("d", "h")
+
+        def run(m: Made, x: torch.Tensor) -> torch.Tensor:
+            x = torch.tanh(m.stem(x))
+            y = torch.sigmoid(m.a(x))
+            return m.head(x + m.b(m.w_tap(torch.einsum("btd,dh,bth->bth", x, m.w, y))))
+    elif kind == "bags":
+        net.inputs = lambda g, n: torch.randint(0, 7, (n, t), generator=g)
+        parts |= {"stem": nn.EmbeddingBag(7, d, mode=str(rng.choice(["mean", "sum"])))}
+        del net.axes["stem.bias"]
+        net.axes["stem.weight"] = ("in", "d")
+
+        def run(m: Made, x: torch.Tensor) -> torch.Tensor:
+            x = m.stem(x)
+            return m.head(x + m.b(torch.tanh(m.a(x))))
+    elif kind == "tied":
+        net.inputs = lambda g, n: torch.randint(0, 7, (n, t), generator=g)
+        parts |= {"stem": nn.Embedding(7, d, padding_idx=0)}
+        del parts["head"], net.axes["stem.bias"], net.axes["head.weight"], net.axes["head.bias"]
+        net.axes["stem.weight"] = ("in", "d")
+
+        def run(m: Made, x: torch.Tensor) -> torch.Tensor:
+            x = m.stem(x)
+            return F.linear(x + m.b(torch.tanh(m.a(x))), m.stem.weight)
+    elif kind == "running":
+
+        def run(m: Made, x: torch.Tensor) -> torch.Tensor:
+            x = torch.cumsum(torch.tanh(m.stem(x)), 1)
+            return m.head(x + m.b(torch.tanh(m.a(x)).flip(1)))
+    elif kind == "written":
+
+        def run(m: Made, x: torch.Tensor) -> torch.Tensor:
+            x = torch.tanh(m.stem(x))
+            y = torch.zeros_like(x)
+            y[:, 1:] = x[:, :-1]
+            y.add_(m.b(torch.tanh(m.a(x))))
+            return m.head(y)
+    elif kind == "gathered":
+        where = torch.tensor([2, 0, 3, 1])
+
+        def run(m: Made, x: torch.Tensor) -> torch.Tensor:
+            x = torch.tanh(m.stem(x))
+            best = x.abs().sum(-1).argmax(1)
+            first = x[torch.arange(x.shape[0]), best]
+            x = x.index_select(1, where) + first[:, None] + x.max(-1, keepdim=True).values
+            return m.head(x + m.b(torch.tanh(m.a(x))))
+    elif kind == "two heads":
+        parts |= {"other": nn.Linear(h, 2)}
+        _linear(net, "other", "out", "h")
+
+        def run(m: Made, x: torch.Tensor) -> torch.Tensor:
+            x = torch.tanh(m.stem(x))
+            y = torch.tanh(m.a(x))
+            return torch.cat([m.head(x + m.b(y)), m.other(y)], -1)
+    else:
+
+        def run(m: Made, x: torch.Tensor) -> torch.Tensor:
+            x = torch.tanh(m.stem(x))
+            for _ in range(2):  # one layer, used twice
+                x = F.layer_norm(x, x.shape[-1:]) + m.b(F.elu_(m.a(x)))
+            return m.head(x)
+
+    net.module = Made(run, **parts)
+    return net
+
+
 MORE: dict[str, Callable[[np.random.Generator], Net]] = {
-    "gated": gated, "stacks": stacks, "heads": heads, "routed": routed,
+    "gated": gated, "stacks": stacks, "heads": heads, "routed": routed, "spatial": spatial, "odd": odd,
 }  # fmt: skip

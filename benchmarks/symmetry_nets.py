@@ -392,6 +392,9 @@ PLANTS = ("none", "copies", "copies", "sums", "one-sided", "constant", "blocks")
 # ---- plants
 
 
+_UNSEEN = ("k.bias", "qkv.bias", "in_proj_bias")  # a softmax does not see a bias of its keys
+
+
 def plant(net: Net, kind: str, rng: np.random.Generator) -> None:
     """Tie units of a network."""
     own = {f"{name}": p for name, p in net.module.named_parameters()}
@@ -419,7 +422,7 @@ def plant(net: Net, kind: str, rng: np.random.Generator) -> None:
             touched = [
                 p
                 for p in own
-                if not p.endswith(".k.bias")
+                if not p.endswith(_UNSEEN)
                 and any(_way(net, a, m) is not None for a in net.axes.get(p, ()) for m in generators)
             ]
             skip = str(rng.choice(touched)) if touched else None

@@ -46,6 +46,7 @@ LIMIT = 900  # seconds for one model
 _LAST, _FIRST = (nn.Linear, nn.Embedding), (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 
 Record = dict[str, Any]
+Part = tuple[str, int, int, str]  # name, how many of it, of how many, why
 
 
 # ---- training
@@ -200,7 +201,7 @@ def as_shipped(module: nn.Module, inputs: Mapping[str, Any]) -> Record:
         "unknown": sum(one is None for one in told.layers),
         "tied": [_widths(one) for one in told.layers if one is not None and one.classes],
         "nearly": [_widths(one) for one in told.layers if one is not None and one.nearly],
-        "twins": [one.name for one in told.layers if one is not None and one.twins],
+        "twins": [_flipped(one) for one in told.layers if one is not None and one.twins],
         "dead": [_dead(p) for p in told.parameters if p.dead],
         "cancelled": [p.name for p in told.parameters if p.cancelled],
         "asleep": dict(Counter(step for p in told.parameters for step, _ in p.late)),
@@ -216,12 +217,16 @@ def as_shipped(module: nn.Module, inputs: Mapping[str, Any]) -> Record:
     return {**record, "trained": True, "wrong": wrong + apart, "units": counts}
 
 
-def _widths(one: LayerFreedom) -> str:
-    return f"{one.name} {min(one.width, one.nearly_width)} of {one.units}"
+def _widths(one: LayerFreedom) -> Part:
+    return one.name, min(one.width, one.nearly_width), one.units, ""
 
 
-def _dead(one: ParameterFreedom) -> str:
-    return f"{one.name} {one.dead} of {one.size}" + (f" ({one.cause})" if one.cause else "")
+def _flipped(one: LayerFreedom) -> Part:
+    return one.name, sum(map(len, one.twins)), one.units, ""
+
+
+def _dead(one: ParameterFreedom) -> Part:
+    return one.name, one.dead, one.size, f"({one.cause})" if one.cause else ""
 
 
 def planted(module: nn.Module, inputs: Mapping[str, Any], seed: int) -> Record:
@@ -329,11 +334,16 @@ def _count(records: Sequence[Record], what: str) -> int:
     return sum(len(r[what]) for r in records)
 
 
-def _folded(names: Sequence[str]) -> str:
-    """Return names that are alike but for a number of their path as one, with how many they are."""
-    groups = Counter(re.sub(r"\d+(?=\.)", "N", name) for name in names)
-    shown = [name if n == 1 else f"{name} (x{n})" for name, n in groups.most_common(6)]
-    return ", ".join(shown) + (f" and {len(groups) - 6} more" if len(groups) > 6 else "") or "-"
+def _folded(parts: Sequence[Part]) -> str:
+    """Return parts whose names differ in a number between dots only as one, with how many they are."""
+    groups: dict[tuple[str, str], list[Part]] = {}
+    for part in parts:
+        groups.setdefault((re.sub(r"(?<![^.])\d+(?![^.])", "N", part[0]), part[3]), []).append(part)
+    told = [
+        f"{f"{name} (x{len(own)})" if len(own) > 1 else own[0][0]} {sum(p[1] for p in own)} of {sum(p[2] for p in own)} {why}"
+        for (name, why), own in groups.items()
+    ]
+    return ", ".join(one.strip() for one in told[:8]) + (f" and {len(told) - 8} more" if len(told) > 8 else "") or "-"
 
 
 def main() -> int:

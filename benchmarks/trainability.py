@@ -32,6 +32,7 @@ import initaudit
 from benchmarks import trainability_fit as fits
 from benchmarks import trainability_report as reports
 from benchmarks.trainability_nets import Pair
+from initaudit.grounds import analysed
 from initaudit.risk import features
 from initaudit.types import Report, Severity, Signals
 
@@ -62,7 +63,8 @@ def seen(pair: Pair, module: str = NETS) -> Row:
 def _features(report: Report, signals: Signals | None) -> dict[str, float] | None:
     if signals is None:
         return None
-    found = features.measure(report.measured, signals, features.shares(report.measured, signals))
+    shares = features.shares(report.measured, signals, sure=analysed(report.freedom))
+    found = features.measure(report.measured, signals, shares)
     return None if found is None else {name: round(value, 4) for name, value in asdict(found).items()}
 
 

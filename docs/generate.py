@@ -1,7 +1,6 @@
 """Write the generated pages again: `python -m docs.generate`. They hold what `explain` and `schemes` print.
 
-The README's reports are what `check` and `fix` print of the fixture, its table what `benchmarks.rescue` wrote. The page on
-symmetry shows what `show` prints of another.
+The README's reports are what `check`, `fix` and `show` print of the fixtures, its table what `benchmarks.rescue` wrote.
 """
 
 from __future__ import annotations
@@ -117,7 +116,12 @@ def freed() -> str:
 
 def readme() -> str:
     """Return README.md with what `check` and `fix` print today, and the table of repaired nets."""
-    shown = ((_CHECKED, checked, "```"), (_FIXED, fixed, "```"), (_RESCUE[0], rescue, _RESCUE[1]))
+    shown = (
+        (_CHECKED, checked, "```"),
+        (_FIXED, fixed, "```"),
+        (_FREED, freed, "```"),
+        (_RESCUE[0], rescue, _RESCUE[1]),
+    )
     return _filled(ROOT / "README.md", shown)
 
 

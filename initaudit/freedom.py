@@ -31,7 +31,23 @@ class LayerFreedom:
     @property
     def nearly_width(self) -> int:
         """How many units differ by more than rounding."""
-        return self.width if not self.nearly else self.units - sum(len(one) - 1 for one in self.nearly)
+        return self.units - _spare((*self.nearly, *self.classes)) if self.nearly else self.width
+
+    @property
+    def twin_width(self) -> int:
+        """How many units differ by more than rounding, a sign or a scale."""
+        return self.units - _spare((*self.twins, *self.nearly, *self.classes)) if self.twins else self.nearly_width
+
+
+def _spare(sets: Sequence[tuple[int, ...]]) -> int:
+    """Return how many units repeat another one; a set may hold smaller ones, which come after it."""
+    seen: set[int] = set()
+    spare = 0
+    for one in sets:
+        if seen.isdisjoint(one):
+            spare += len(one) - 1
+            seen.update(one)
+    return spare
 
 
 @dataclass(frozen=True, slots=True)

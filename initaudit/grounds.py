@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from initaudit.freedom import Freedom
 from initaudit.types import Array, Audit, Evidence, Measured, Role, Severity, State, Stats, Tensor
 
 # Kinds that map input units to output units; everything else is told by value only.
@@ -119,9 +120,9 @@ def narrow(m: Measured) -> bool:
     return m.signal is not None and (m.signal.tied or 0.0) > 0.5
 
 
-def analysed(audit: Audit) -> bool:
+def analysed(freedom: Freedom | None) -> bool:
     """Whether the graph alone tells for sure that units are not tied: all of its operations were understood."""
-    return audit.freedom is not None and not audit.freedom.unread and not audit.freedom.why
+    return freedom is not None and not freedom.unread and not freedom.why
 
 
 def parted(m: Measured, audit: Audit) -> str:
@@ -133,10 +134,11 @@ def parted(m: Measured, audit: Audit) -> str:
     if audit.risk is not None and any(one.severity >= Severity.WARNING for one in audit.risk.symptoms):
         return ""
     step = 1 if m.movement is None else m.movement.wake
-    if m.freedom is not None and analysed(audit):
+    if m.freedom is not None and analysed(audit.freedom):
         if tied_copies(m):
             return f"{acting(m.freedom.breaks)} on them, which sets them apart in practice" if m.freedom.breaks else ""
-        if not step or (m.movement is not None and m.movement.dead):
+        dead = not step or (m.movement is not None and m.movement.dead > 0)
+        if dead or tied_copies(m, nearly=True) or _read_alike(m, audit):
             return ""
         when = "the first step sets them apart" if step == 1 else f"they come apart once they move, at step {step}"
         return f"what they pass on or get back differs, so {when}"
@@ -150,14 +152,28 @@ def acting(breaks: tuple[str, ...]) -> str:
     return f"{' and '.join(breaks)} act{'s' * (len(breaks) == 1)}"
 
 
-def tied_copies(m: Measured) -> bool:
-    """Whether units with equal incoming weights are tied for ever, as far as the graph tells."""
-    if m.freedom is None or m.freedom.width == m.freedom.units:
+def tied_copies(m: Measured, *, nearly: bool = False) -> bool:
+    """Whether units with equal incoming weights are tied for ever, as far as the graph tells; or nearly so."""
+    if m.freedom is None:
         return False
+    sets = (*m.freedom.classes, *(m.freedom.nearly if nearly else ()))
     hashes = m.stats.rows.hash
-    if not m.freedom.classes or len(hashes) != m.freedom.units:
-        return True  # which ones is not known
-    return any(len(np.unique(hashes[list(units)])) < len(units) for units in m.freedom.classes)
+    if not sets or len(hashes) != m.freedom.units:
+        return m.freedom.width < m.freedom.units  # which ones is not known
+    return any(len(np.unique(hashes[list(units)])) < len(units) for units in sets)
+
+
+def _read_alike(m: Measured, audit: Audit) -> bool:
+    """Whether the next weight that takes so many inputs weighs some copies equally: no proof, but reason to doubt."""
+    hashes, layer = m.stats.rows.hash, m.layer
+    size = len(hashes) // max(1, len(layer.parts))
+    at = next((k for k, other in enumerate(audit.measured) if other is m), 0)
+    for other in (*((m,) if layer.kind in ("rnn", "lstm", "gru") else ()), *audit.measured[at + 1 :]):
+        columns = other.stats.columns.hash
+        if other.layer.kind in OPERATORS and len(columns) == size:
+            pairs = np.stack([hashes[:size], columns], 1)[solid(m)[:size]]
+            return len(np.unique(pairs, axis=0)) < len(pairs)
+    return False
 
 
 def accidents(m: Measured) -> float:

@@ -1,5 +1,6 @@
 """`initaudit show --symmetry`."""
 
+import importlib
 import sys
 from dataclasses import replace
 
@@ -111,6 +112,24 @@ def test_tied_units_are_told_with_their_class_and_where_they_start(cli):
 
 def test_what_training_parts_is_not_told(cli):
     assert rows(told(cli, "halved")) == [["0", "12", "10", "itself"]]  # unit 7 gets another gradient
+
+
+def test_the_example_of_the_docs_needs_every_sum_to_agree(cli, tmp_path):
+    from initaudit import audit
+
+    onnx, make = pytest.importorskip("onnx"), importlib.import_module("fixtures.make")
+
+    def widths(name="", at=(0, 0), by=0.0):
+        tensors = make.tied()
+        if name:
+            tensors[f"{name}.weight"][at] += by
+        onnx.save(make.tied_graph(tensors), tmp_path / "net.onnx")
+        found = audit.audit_path(tmp_path / "net.onnx", chosen=()).measured
+        return {m.layer.name: m.freedom.width for m in found if m.layer.name in ("fc1", "fc2")}
+
+    assert widths() == {"fc1": 4, "fc2": 3}
+    for name, at in (("fc1", (1, 0)), ("fc2", (0, 1)), ("head", (0, 1))):
+        assert widths(name, at, 0.5) == {"fc1": 6, "fc2": 4}
 
 
 def test_of_a_healthy_net_one_line_says_so(cli):
@@ -242,7 +261,7 @@ def test_near_ties_twins_and_what_parts_them():
     )
     page = shown(found)
     assert rows(page) == [["a", "8", "7", "5", "itself"], ["b", "8", "8", "8", "-"]]
-    assert "  tied: 0-1\n  nearly tied: 0-2\n  nearly tied: 4-5\n  parted in practice by dropout 0.1\n" in page
+    assert "  tied: 0-1\n  nearly tied: 0-2; 4-5\n  parted in practice by dropout 0.1\n" in page
     assert "b: this layer is as wide as it looks\n  twins: 0 and 3\n" in page
     assert page.endswith("1 of 3 layers narrower than they look, 1 with twins; "
                          "every parameter moves at the first step\n")  # fmt: skip
@@ -309,3 +328,15 @@ def test_options_that_would_do_nothing_are_refused(cli):
     assert "leave --probe out" in err
     code, out, err = cli("show", HEALTHY, "--symmetry", "--data", "none.npy")
     assert (code, out) == (2, "")
+
+
+def test_the_bar_says_when_ties_are_looked_for():
+    from initaudit import audit
+    from initaudit.cli.checking import _step
+
+    shown, calls = [], []
+    audit.audit_path(HEALTHY, chosen=(), progress=lambda done, total: calls.append((done, total)))
+    for done, total in calls:
+        _step(lambda *told: shown.append(told), "net.onnx", done, total)
+    assert shown[0][0] == "net.onnx"
+    assert shown[-1] == ("net.onnx: ties", 0, 0)

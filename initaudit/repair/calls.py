@@ -87,10 +87,15 @@ def lines(recipe: Recipe, scales: Mapping[str, float], name: str) -> Iterator[Li
     if recipe.units is None:
         yield from _filled(recipe, target, own)
     else:
+        units = [int(k) for k in form_of(layer, tensor).units(recipe.units)]
         yield own.around("w = ", "")
-        yield Line("drawn = torch.empty_like(w)")
-        yield from _filled(recipe, target, Line("drawn"))
-        yield from _taken(target.form, recipe.units)
+        scheme, params = schemes.resolve(recipe.scheme, layer, tensor)
+        if scheme.law in ("orthogonal", "delta-orthogonal") and target.form.weight and not recipe.by_part:
+            yield from _completed(scheme, _gain(scheme, params), target, units)
+        else:
+            yield Line("drawn = torch.empty_like(w)")
+            yield from _filled(recipe, target, Line("drawn"))
+            yield from _taken(target.form, units)
     row = padding(recipe) if target.form.weight else None
     if row is not None:
         yield own.around("", f"[{':, ' * target.form.axes.index('i')}{row}].zero_()")
@@ -220,6 +225,33 @@ def _turned(axes: str) -> str:
     if order == [1, 0, *range(2, len(axes))]:
         return ".transpose(0, 1)"
     return f".permute({', '.join(map(str, order))})"
+
+
+def _completed(row: Scheme, gain: float, target: Target, units: Sequence[int]) -> Iterator[Line]:
+    """Yield what draws some units of `w` so that each operator is orthogonal beside the units that stay."""
+    form = target.form
+    stacked = form.axes.count("s")
+    inner = form.axes[stacked:]
+    each = form.out // form.blocks
+    chosen = [[u % each for u in units if u // each == n] for n in range(form.stack * form.blocks)]
+    table: Sequence[object] = chosen
+    at, indent, named = "w", "", str(chosen[0])
+    if stacked:
+        table = [chosen[n : n + form.blocks] if form.blocks > 1 else chosen[n] for n in range(form.stack)]
+        cut = f".flatten(0, {stacked - 1})" if stacked > 1 else ""
+        yield Line(f"for operator, units in zip(w{cut}, {table}):")
+        at, indent, named = "operator", "    ", "units"
+    if form.blocks > 1:
+        yield Line(f"{indent}for part, some in zip({at}{target.chunks}, {named if stacked else table}):")
+        at, indent, named = "part", indent + "    ", "some"
+    view, outs = f"{at}{_turned(inner)}", inner.count("o")
+    if outs > 1:
+        view = f"{view}.flatten(0, {outs - 1})"
+    if row.law == "delta-orthogonal":
+        yield Line(f"{indent}{view}[{named}] = 0")
+        centre = [str(n // 2) for n, label in zip(form.shape, form.axes, strict=True) if label == "k"]
+        view = f"{view}[{', '.join([':', ':', *centre])}]"
+    yield Line(f"{indent}complete_({view}, {named}{'' if gain == 1 else f', gain={gain:.6g}'})")
 
 
 # ---- what goes with a weight, and what is left of it

@@ -59,6 +59,11 @@ def whole(m: Measured, why: str, *, ends: bool = False, chain: bool = False) -> 
     return Fault(m, m.layer.weight, why, ends=ends, chain=chain)
 
 
+def some(m: Measured, units: Sequence[int], why: str) -> Fault:
+    """Return units of the weight of a layer as a fault; all of them are the whole."""
+    return Fault(m, m.layer.weight, why, tuple(units) if len(units) < m.stats.rows.hash.size else None)
+
+
 def operates(m: Measured) -> bool:
     """Whether a layer has a weight of its own that maps units to units, broken or not."""
     return m.layer.kind in OPERATORS and not m.layer.tied and m.stats.count > 0
@@ -145,27 +150,26 @@ class Faults:
         if m.stats.nonfinite:
             yield whole(m, rule)
             return
-        sets = copies(m)
-        units = [int(k) for k in np.flatnonzero(m.stats.rows.nonzero == 0)] if rule == "INI202" else again(m, sets)
-        if units:
-            yield Fault(m, m.layer.weight, rule, tuple(units))
+        empty = tuple(int(k) for k in np.flatnonzero(m.stats.rows.nonzero == 0))
+        if units := empty if rule == "INI202" else again(m, copies(m)):
+            yield some(m, units, rule)
 
     def _free(self, m: Measured) -> bool:
-        """Whether a layer may be drawn so that others part or wake."""
+        """Whether a layer has weights from unit to unit that may be drawn so that others part or wake."""
         layer = m.layer
         own = not layer.tied and not layer.weight.buffer and layer.name not in self.fixed
-        return own and layer.role is not Role.CLOSED_FORM and m.stats.count > 0
+        return own and {"i", "o"} <= {*layer.axes} and layer.role is not Role.CLOSED_FORM and m.stats.count > 0
 
     def _tied(self, finding: Finding, run: Sequence[Measured]) -> Iterator[Fault]:
         """Yield of each set of tied units all but one, where that parts them; where no sets are told, of copies."""
         if not exact(finding):
             for m in run:
                 if operates(m) and (units := again(m, copies(m))):
-                    yield Fault(m, m.layer.weight, finding.rule, units)
+                    yield some(m, units, finding.rule)
             return
         for m in run:
             if part := self._parted.get(m.layer.weight.identity):
-                yield Fault(m, m.layer.weight, finding.rule, part)
+                yield some(m, part, finding.rule)
 
     @cached_property
     def _plain(self) -> tuple[Fault, ...]:
@@ -245,6 +249,10 @@ class Faults:
         for m in self.run(finding):
             if m.layer.role is Role.ADAPTER and zero(m) and not first_factor(m):
                 continue  # of two factors the last one stays shut
+            one = copies(m) if finding.rule == "INI203" else ()
+            if len(one) == 1 and len(one[0]) == m.stats.rows.hash.size:  # of rank 1 because all units are one
+                yield some(m, again(m, one), finding.rule)
+                continue
             for tensor, _ in m.tensors:
                 if tensor.name == (finding.tensor or m.layer.weight.name):
                     yield Fault(m, tensor, finding.rule)

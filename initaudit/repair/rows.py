@@ -98,7 +98,8 @@ def own_law(m: Measured, units: Sequence[int]) -> str:
         law = laws.identify(m.layer, measured)
     except (InitauditError, ArithmeticError, ValueError):
         return ""
-    if law is not None and law.scheme and law.law in ("normal", "uniform", "truncated"):
+    told = law is not None and law.scheme and kept.size >= laws.LEAST
+    if told and law is not None and law.law in ("normal", "uniform", "truncated"):
         return law.scheme
     std = math.sqrt(measured.variance + measured.mean**2)
     if not std > 0:

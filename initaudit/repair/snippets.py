@@ -30,4 +30,25 @@ def first_singular_(u: torch.Tensor, v: torch.Tensor | None, w: torch.Tensor) ->
         v.copy_(right)
 '''
 
-HELPERS = {"orthogonal_": ORTHOGONAL, "delta_orthogonal_": DELTA, "first_singular_": SPECTRAL}
+COMPLETE = '''
+def complete_(w: torch.Tensor, units: list[int], gain: float = 1.0) -> None:
+    """Draw units of a view (out, in, *kernel) that make it orthogonal again beside those that stay."""
+    if not units:
+        return
+    stay = [n for n in range(len(w)) if n not in units]
+    kept = w.flatten(1)[stay].double() / gain
+    rows, columns = len(w), kept.shape[1]
+    drawn = torch.randn(len(units), columns).to(kept)
+    if rows <= columns:
+        basis = torch.linalg.qr(kept.T)[0]
+        drawn = torch.linalg.qr((drawn - drawn @ basis @ basis.T).T)[0].T
+    else:
+        values, vectors = torch.linalg.eigh(torch.eye(columns).to(kept) - kept.T @ kept)
+        factor = (values.clamp(min=0).sqrt() * vectors).T[-len(units) :]
+        fits = values.min() > -0.01 and (values[: -len(units)] < 0.01).all()
+        turn = torch.nn.init.orthogonal_(torch.empty(len(units), len(factor))).to(kept)
+        drawn = turn @ factor if fits else drawn / rows**0.5
+    w[units] = (gain * drawn).view(-1, *w.shape[1:]).to(w)
+'''
+
+HELPERS = {"complete_": COMPLETE, "orthogonal_": ORTHOGONAL, "delta_orthogonal_": DELTA, "first_singular_": SPECTRAL}

@@ -119,10 +119,11 @@ def _units(page: Page, told: Sequence[LayerFreedom]) -> list[str]:
         acts = f"acts as one of width {one.width:,}" if one.width < one.units else "is as wide as it looks"
         page.line(f"{_together(o.name for o in row)}: {which} {acts}")
         for word, sets in (("tied", one.classes), ("nearly tied", one.nearly), ("twins", one.twins)):
-            for units in sets[:_CLASSES]:
-                page.line(f"{word}: {places(units)}", indent=2)
+            shown = [places(units) for units in sets[:_CLASSES]]
             if len(sets) > _CLASSES:
-                page.line(f"{word}: {len(sets) - _CLASSES:,} more sets of units", indent=2)
+                shown.append(f"{len(sets) - _CLASSES:,} more sets")
+            if shown:
+                page.line(f"{word}: {'; '.join(shown)}", indent=2)
         if one.breaks:
             page.line(f"parted in practice by {', '.join(one.breaks)}", indent=2)
     page.gap()

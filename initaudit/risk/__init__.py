@@ -16,7 +16,7 @@ _ENOUGH = 0.5  # of the weights, by number of values
 
 def observe(audit: Audit, signals: Signals) -> Features | None:
     """Return what the risk is told by; None where no gradient is known."""
-    return measure(audit.measured, signals, shares(audit.measured, signals, sure=analysed(audit)))
+    return measure(audit.measured, signals, shares(audit.measured, signals, sure=analysed(audit.freedom)))
 
 
 def judge(audit: Audit) -> Risk | None:
@@ -30,7 +30,7 @@ def judge(audit: Audit) -> Risk | None:
     for signals in (audit.probe, audit.theory):
         if signals is None:
             continue
-        found = shares(audit.measured, signals, sure=analysed(audit))
+        found = shares(audit.measured, signals, sure=analysed(audit.freedom))
         own = measure(audit.measured, signals, found)
         if own is None:
             continue

@@ -38,13 +38,15 @@ def copied_units(audit: Audit, *, accident: float = ACCIDENT) -> Iterator[Findin
     ## How it is measured
     Every unit's values are hashed bit by bit. A copy counts when fewer than `accident` such pairs were to be expected
     from the number of units, their length and the precision of the type. Zero units are not copies (see INI202), nor
-    are those with a single weight, as in stacks of identities. Where the probe measured that each copy gets a gradient
-    of its own, and the net learns all the same, it is a warning: the first step sets them apart.
+    are those with a single weight, as in stacks of identities. Where the graph proves that no two copies are tied, or
+    the probe measured that each gets a gradient of its own, and the net learns all the same, it is a warning: the first
+    step sets them apart. So it is where dropout acts on copies that are tied (see INI512). Whole heads of keys and
+    values that are repeated for several queries are info.
 
     ## When to ignore it
     Sub-pixel (ICNR) convolutions start with runs of r^2 equal filters on purpose; tables of relative positions that an
-    exporter read out; fixed kernels, closed forms, embeddings of reserved tokens, heads replicated for key-value
-    sharing.
+    exporter read out; fixed kernels, closed forms, embeddings and output rows of reserved tokens, heads replicated for
+    key-value sharing.
 
     ## Seen in the wild
     InternLM/InternLM#405, modelscope/ms-swift#7944, NVIDIA-NeMo/Megatron-Bridge#4485, srenevey/neuro#4.
@@ -101,7 +103,10 @@ def copied_units(audit: Audit, *, accident: float = ACCIDENT) -> Iterator[Findin
                 remedy=redraw(m),
             )
         else:
-            held = Evidence.NAMED if m.layer.role in (Role.HEAD, Role.BRANCH_END, Role.ROUTER) else Evidence.ASSUMED
+            sure = m.layer.role in (Role.HEAD, Role.BRANCH_END, Role.ROUTER)
+            if m.layer.role is Role.HEAD and _one_set(hashes, live):  # tokens that are kept for later
+                sure = False
+            held = Evidence.NAMED if sure else Evidence.ASSUMED
             yield copied_units.at(
                 m,
                 f"{message} ({m.layer.role}): {why}",
@@ -129,6 +134,11 @@ def _copies(hashes: Array, nonzero: Array) -> tuple[int, int, int]:
             first = k * row.size + int(index[original[inverse[repeated[0]]]])
             second = k * row.size + int(index[repeated[0]])
     return copies, first, second
+
+
+def _one_set(hashes: Array, live: Array) -> bool:
+    """Whether all the copies are copies of one unit."""
+    return bool((np.unique(hashes[live], return_counts=True)[1] > 1).sum() == 1)
 
 
 def _shared(m: Measured, size: int) -> bool:

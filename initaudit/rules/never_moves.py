@@ -85,7 +85,7 @@ def _blocked(
         needs=audit.model.graph_evidence,
         tensor=(zeros or beside)[0],
         remedy=f"draw {'one of them' if len(zeros) > 1 else 'what is zero'} again, and leave the rest as it is",
-        also=_also(rows, where, [*zeros, *beside]),
+        also=_also(rows, where, zeros),
         cause=str(Cause.ZEROS),
         blocked_by=zeros[:_NAMED],
         tensors=[p.name for p in own][:_NAMED],

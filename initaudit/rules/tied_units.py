@@ -174,7 +174,7 @@ def _finding(audit: Audit, tie: _Tie, more: str = "") -> Finding:
     severity, doubt = _severity(audit, tie, own)
     return tied_units.at(
         m,
-        f"{_who(tie, own, more)}{_what(tie, own)}{doubt}",
+        f"{_who(tie, own, more)}{_what(tie, own)}{_where(tie)}{doubt}",
         severity=severity,
         needs=audit.model.graph_evidence,
         remedy="draw all but one of the units that are tied again, each by itself",
@@ -219,6 +219,11 @@ def _what(tie: _Tie, own: LayerFreedom) -> str:
     )
 
 
+def _where(tie: _Tie) -> str:
+    left = len(tie.also) - 3
+    return f"; the same in {', '.join(tie.also[:3])}{f' and {left} more' if left > 0 else ''}" if tie.also else ""
+
+
 def _severity(audit: Audit, tie: _Tie, own: LayerFreedom) -> tuple[Severity, str]:
     """Return how grave ties are, and what makes them less so."""
     if not born(audit):
@@ -226,7 +231,7 @@ def _severity(audit: Audit, tie: _Tie, own: LayerFreedom) -> tuple[Severity, str
     if tie.where.layer.role is Role.CLOSED_FORM:
         return Severity.INFO, " [a closed form, not drawn at random]"
     if tie.kind == "twins":
-        return (Severity.WARNING if 2 * _left(own) < own.units else Severity.INFO), ""
+        return (Severity.WARNING if 2 * own.twin_width < own.units else Severity.INFO), ""
     if tie.kind == "nearly":
         return Severity.WARNING, ""
     names = {tie.where.layer.name, *tie.also}
@@ -239,15 +244,6 @@ def _severity(audit: Audit, tie: _Tie, own: LayerFreedom) -> tuple[Severity, str
     if gravity >= grave:
         return Severity.INFO, f"{doubt} [explained by {tie.where.layer.name}: see {code}]"
     return grave, doubt
-
-
-def _left(own: LayerFreedom) -> int:
-    """Return how many units differ by more than sign and scale."""
-    group = list(range(own.units))
-    for one in (*own.classes, *own.twins):
-        ends = {group[unit] for unit in one}
-        group = [one[0] if at in ends else at for at in group]
-    return len(set(group))
 
 
 def _explained(tie: _Tie, audit: Audit) -> tuple[str, int]:

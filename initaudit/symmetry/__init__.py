@@ -3,6 +3,7 @@
 from initaudit.freedom import Freedom, LayerFreedom, ParameterFreedom
 from initaudit.symmetry import (  # noqa: F401  they fill the tables
     attention,
+    choices,
     convolutions,
     joins,
     moves,

@@ -10,10 +10,12 @@ import numpy as np
 
 from initaudit.freedom import Freedom, LayerFreedom, ParameterFreedom
 from initaudit.graph.view import View, sound
+from initaudit.symmetry.alike import Alike, First
 from initaudit.symmetry.breaking import broken
 from initaudit.symmetry.causes import Why, explained
-from initaudit.symmetry.engine import Unread, Walk
+from initaudit.symmetry.engine import Unread, Walk, Weight
 from initaudit.symmetry.labels import Labels, TooMany
+from initaudit.symmetry.lenient import lenient
 from initaudit.symmetry.moves import taken
 from initaudit.symmetry.moving import Moving
 from initaudit.symmetry.moving import Walk as Moves
@@ -32,17 +34,26 @@ def analyse(graph: Graph, layers: Sequence[Layer], frozen: Callable[[Tensor], bo
     """
     kept = frozen or (lambda tensor: tensor.buffer)
     graph = shaped(sound(graph))
-    walk = Walk(View(graph), kept)
-    walk.run(lambda walk: all(one is None or one.width == one.units for one in told(walk, layers)))
-    moves, found = _movements(graph, kept)
+    view = View(graph)
+    walk = Walk(view, kept)
+    made: list[LayerFreedom | None] = []
+    first = First()
+
+    def apart(walk: Walk) -> bool:
+        first.see(walk)
+        made[:] = told(walk, layers)
+        return all(one is None or one.width == one.units for one in made)
+
+    walk.run(apart)
+    moves, found = _movements(view, kept, walk, first)
     why = explained(moves, found)
     moved = (_parameter(graph.constants[name], moving, why.get(name)) for name, moving in found.items())
     parameters = tuple(p for p in moved if p is not None)
     steps = max((max((step for step, _ in p.late), default=1) for p in parameters), default=1)
     if not (walk.stable or walk.enough):
         return Freedom((None,) * len(layers), parameters, steps=steps, why="labels did not settle")
-    made = broken(walk, layers, _started(told(walk, layers)), told)
-    return Freedom(made, parameters, tuple(dict.fromkeys(walk.unread.values())), walk.rounds, steps)
+    units_ = broken(walk, layers, _started(lenient(walk, layers, made, told)), told)
+    return Freedom(units_, parameters, tuple(dict.fromkeys(walk.unread.values())), walk.rounds, steps)
 
 
 def told(walk: Walk, layers: Sequence[Layer]) -> list[LayerFreedom | None]:
@@ -54,23 +65,32 @@ def told(walk: Walk, layers: Sequence[Layer]) -> list[LayerFreedom | None]:
     wholes: dict[str, list[Tensor]] = {}
     for tensor in constants.values():
         wholes.setdefault(tensor.storage or tensor.name, []).append(tensor)
-    return [_layer(layer, by_key.get(layer.weight.identity) or _part(layer.weight, wholes, by_key)) for layer in layers]
+    names = {tensor.identity: name for name, tensor in constants.items()}
+    made = []
+    for layer in layers:
+        part = layer.weight
+        found = by_key.get(part.identity) or _part(part, wholes, by_key)
+        value = walk.value(names[part.identity]) if part.identity in names else None
+        if not found and isinstance(value, Weight) and not set(layer.axes) - {"o", "s"}:  # each element is a unit
+            found = [value.labels()]
+        made.append(_layer(layer, found))
+    return made
 
 
 def _part(part: Tensor, wholes: Mapping[str, Sequence[Tensor]], found: Mapping[object, list[Labels]]) -> list[Labels]:
-    """Return labels of what is one of several in a tensor: a direction, an expert."""
+    """Return labels of what is one of several in a tensor, or some of its rows: a direction, an expert, queries."""
     for whole in wholes.get(part.storage or part.name, ()):
         deep = len(whole.shape) - len(part.shape)
-        at, rest = divmod(part.offset - whole.offset, max(1, part.size))
-        if (
-            deep > 0
-            and whole.shape[deep:] == part.shape
-            and whole.strides is None
-            and part.strides is None
-            and not rest
-            and 0 <= at < math.prod(whole.shape[:deep])
-        ):
-            out = found.get(whole.identity, [])
+        if deep < 0 or not part.size or whole.strides is not None or part.strides is not None:
+            continue
+        each = part.size if deep else math.prod(part.shape[1:])
+        at, rest = divmod(part.offset - whole.offset, max(1, each))
+        out = found.get(whole.identity, [])
+        if rest or at < 0 or not out:
+            continue
+        if not deep and whole.shape[1:] == part.shape[1:] and at + part.shape[0] <= whole.shape[0]:
+            return [taken(labels, 0, np.arange(at, at + part.shape[0])) for labels in out]
+        if deep and whole.shape[deep:] == part.shape and at < math.prod(whole.shape[:deep]):
             for k in np.unravel_index(at, whole.shape[:deep]):
                 out = [taken(labels, 0, np.array([k]), keep=False) for labels in out]
             return out
@@ -113,15 +133,19 @@ def _layer(layer: Layer, found: Sequence[Labels]) -> LayerFreedom | None:
         labels = units(fitting, layer.axes, shape, layer.groups)
     except (Unread, TooMany):
         return None
-    return LayerFreedom(layer.name, len(labels), len(np.unique(labels)), classes(labels))
+    tied = classes(labels)
+    return LayerFreedom(layer.name, len(labels), len(labels) - sum(len(one) - 1 for one in tied), tied)
 
 
 def classes(labels: Array) -> tuple[tuple[int, ...], ...]:
     """Return the sets of two or more equal labels, by the places they stand at."""
     order = np.argsort(labels, kind="stable")
     ranked = labels[order]
-    ends = np.flatnonzero(np.diff(ranked)) + 1
-    return tuple(sorted(tuple(int(k) for k in part) for part in np.split(order, ends) if len(part) > 1))
+    starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
+    sizes = np.diff(np.append(starts, len(order)))
+    wide = sizes > 1
+    pairs = zip(starts[wide].tolist(), sizes[wide].tolist(), strict=True)
+    return tuple(sorted(tuple(order[start : start + size].tolist()) for start, size in pairs))
 
 
 def movements(graph: Graph, frozen: Callable[[Tensor], bool] | None = None) -> dict[str, Moving]:
@@ -130,12 +154,15 @@ def movements(graph: Graph, frozen: Callable[[Tensor], bool] | None = None) -> d
     What would not move whatever the numbers in the graph were has no path to an output here: that is no fault of the
     numbers, and not told.
     """
-    return _movements(shaped(sound(graph)), frozen or (lambda tensor: tensor.buffer))[1]
+    view, kept = View(shaped(sound(graph))), frozen or (lambda tensor: tensor.buffer)
+    ties, first = Walk(view, kept), First()
+    ties.run(first.see)
+    return _movements(view, kept, ties, first)[1]
 
 
-def _movements(graph: Graph, kept: Callable[[Tensor], bool]) -> tuple[Moves, dict[str, Moving]]:
-    view = View(graph)
-    walk = Moves(view, kept)
+def _movements(view: View, kept: Callable[[Tensor], bool], ties: Walk, first: First) -> tuple[Moves, dict[str, Moving]]:
+    lasting = Alike(ties.values, ties.grads) if ties.stable else None
+    walk = Moves(view, kept, alike=lasting, first=first.alike)
     walk.run()
     found = {name: walk.moving[key] for name, key in walk.key.items() if key in walk.moving}
     if all(_ever(moving) for moving in found.values()):

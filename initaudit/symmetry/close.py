@@ -16,6 +16,7 @@ A tie needs that twice, of what comes in and of what comes back.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -29,17 +30,24 @@ _SPREAD = 1.6  # and over n terms so much more, by sqrt(n)
 _CHANCE = 1e-4  # sets of rows that may be expected to agree by accident
 _CHUNK = 1 << 21
 _FEW = 64  # rows from which spreads are told
+_MANY = 1 << 14  # rows of which not all that may be near each other are looked at
 _MOST = 1 << 26  # pairs looked at
 _U = np.uint64
 _BITS = {2: 10, 4: 23, 8: 52}  # of the mantissa, by bytes of a float
+_NAMED = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}
 _FINEST = 2.0**-50  # what sums in float64 are exact to
 
 
-def precision(dtype: np.dtype) -> float:  # type: ignore[type-arg]
+def precision(dtype: np.dtype[Any]) -> float:
     """Return the epsilon of a dtype; of one that holds no fractions zero, of a very short one its own."""
     if dtype.kind == "f" and dtype.itemsize in _BITS:
         return max(_FINEST, 2.0 ** -_BITS[dtype.itemsize])
-    return 2.0**-7 if dtype.name == "bfloat16" else 0.0
+    return _NAMED.get(dtype.name, 0.0)
+
+
+def epsilon(dtype: str) -> float:
+    """Return the epsilon of a dtype as torch spells it; of one that is not known zero."""
+    return max(_FINEST, _NAMED.get(dtype, 0.0))
 
 
 def steps(rows: Array) -> Array:
@@ -64,7 +72,7 @@ def steps(rows: Array) -> Array:
     return out
 
 
-def joined(weight: Array, labels: Array, exact: Array, least: float = 0.0) -> Array:
+def joined(weight: Array, labels: Array, exact: Array, least: float) -> Array:
     """Return labels of rows of which those that agree but for rounding have one.
 
     Args:
@@ -75,7 +83,7 @@ def joined(weight: Array, labels: Array, exact: Array, least: float = 0.0) -> Ar
     """
     place = np.arange(exact[..., 0].size, dtype=_U).reshape(*exact.shape[:2], 1)
     kinds, first, where = np.unique(chained(exact, place).ravel(), return_index=True, return_inverse=True)
-    if len(kinds) < 2 or not max(least, precision(weight.dtype)):
+    if len(kinds) < 2 or not precision(weight.dtype):
         return exact
     rows = _Rows(weight, labels, exact.shape, least)
     leader = rows.leaders(first)
@@ -190,9 +198,7 @@ class _Rows:
         order, starts = _classes(self.labels[s, t])
         return np.add.reduceat(values[:, order], starts, axis=1), order, starts
 
-    def _chance(
-        self, seen: Array, size: Array, first: Array, alone: Array, sets: list[tuple[int, Array]]
-    ) -> float:
+    def _chance(self, seen: Array, size: Array, first: Array, alone: Array, sets: list[tuple[int, Array]]) -> float:
         """Return the logarithm of the share of pairs of rows that come as close as those found."""
         gap = max(float(np.abs(seen[rest] - seen[k]).max()) for k, rest in sets)
         spread = seen[alone]
@@ -254,17 +260,18 @@ def _choices(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
-def linked(values: Array, groups: Array, *, strict: bool) -> Array:
+def linked(values: Array, groups: Array, least: float, *, strict: bool) -> Array:
     """Return for each number the place of the first one of its group that it is nearly equal to, by way of others.
 
     Args:
         values: numbers of a float dtype, one axis.
         groups: those of different groups are never equal.
+        least: the smallest epsilon to reckon with.
         strict: numbers that are joined only by way of others stay as they are.
     """
     wide = values.astype(np.float64)
     own = np.arange(len(wide))
-    eps = _each(values)
+    eps = np.maximum(_each(values), least)
     order = np.lexsort((wide, groups))
     ranked, kinds, step = wide[order], groups[order], eps[order]
     reach = _STEPS * np.maximum(step[1:], step[:-1]) * np.maximum(np.abs(ranked[1:]), np.abs(ranked[:-1]))
@@ -298,3 +305,28 @@ def _each(values: Array) -> Array:
             fits = (whole & one((1 << (bits - kept)) - 1) == 0) & (whole & one((1 << (bits - 4)) - 1) != 0)
             out[fits] = 2.0**-kept
     return out
+
+
+def alike(rows: Array) -> bool:
+    """Return whether two rows may be proportional but for rounding; none are missed, some are found by chance.
+
+    Args:
+        rows: (rows, terms), of any dtype.
+    """
+    count, terms = rows.shape
+    random = factors(np.arange(terms, dtype=_U)).astype(np.float32)
+    seen, size = np.zeros((count, _COLUMNS), np.float32), np.zeros(count, np.float32)
+    deep = max(1, _CHUNK // terms)
+    for k in range(0, count, deep):
+        part = rows[k : k + deep].astype(np.float32)
+        seen[k : k + deep] = part @ random
+        size[k : k + deep] = np.sqrt(np.einsum("ij,ij->i", part, part))
+    live = np.isfinite(size) & (size > 0)
+    coarse = terms >= 2 * _COLUMNS and count <= _MANY  # what went through bfloat16 too, whatever it is stored in
+    eps = _NAMED["bfloat16"] if coarse else precision(rows.dtype)
+    seen = seen[live] / size[live, None]
+    seen *= np.where(seen[:, :1] < 0, -1, 1).astype(np.float32)
+    slack = np.full(len(seen), 12 * eps + 4e-6)
+    edge = seen[:, 0] <= slack  # whose sign is not sure
+    both = np.concatenate([seen, -seen[edge]])
+    return bool(_flagged(both, np.concatenate([slack, slack[edge]]), np.ones(len(both), bool)).any())

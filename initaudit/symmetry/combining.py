@@ -63,8 +63,10 @@ def aligned(given: Sequence[Labels]) -> list[Labels]:
 
     Where one is free along an atom, all that are dense there become free too.
     """
-    rank = max(x.rank for x in given)
     out = list(given)
+    if all(x.sizes == out[0].sizes and x.free == out[0].free and x.groups == out[0].groups for x in out[1:]):
+        return out
+    rank = max(x.rank for x in given)
     for k in range(len(out)):
         while out[k].rank < rank:
             out[k] = out[k].added(0)

@@ -85,7 +85,7 @@ class Use:
 
 _FAULTS = (
     Unread, TooMany, NotFinite, InitauditError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError,
-    AttributeError, AssertionError, MemoryError,
+    AttributeError, AssertionError, MemoryError, StopIteration,
 )  # fmt: skip
 op: ByName[Callable[[Case], Step]] = ByName()  # what this analysis knows of operations
 

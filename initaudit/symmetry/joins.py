@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from initaudit.symmetry.combining import combined, reduced, reshaped, spread
-from initaudit.symmetry.engine import Case, Given, Step, Unread, Weight, op
+from initaudit.symmetry.engine import Case, Given, Step, Unread, Value, Weight, op
 from initaudit.symmetry.labels import Labels, chained, word
-from initaudit.symmetry.moves import taken
+from initaudit.symmetry.moves import chain, picked, taken
 
 
 @op("concat")
@@ -153,15 +153,17 @@ def _within(c: Case) -> Step:
     x = c.labels(0)
     axes = c.attrs.get("axes", c.attrs.get("dims"))
     if c.node.op == "trilu":
-        axes = (-1, -2)
+        axes = (-2, -1)
+    elif c.node.op == "reverse_sequence":
+        axes = (c.attrs.get("batch_axis", 1), c.attrs.get("time_axis", 0))
     axes = (axes,) if isinstance(axes, int) else axes
     if not axes:
         raise Unread
-    out = x
-    for a in axes:
-        if not (x.is_free(a) or x.shape[a] == 1):
-            raise Unread
+    index = _turned(c, x, axes)
+    if index is not None:
+        return chain(c.value(0), index)
     tag = (c.node.op, str(sorted((k, repr(v)) for k, v in c.attrs.items() if not k.startswith("@"))))
+    out = x
     for a in axes:
         out = out.freed(a)
 
@@ -172,3 +174,23 @@ def _within(c: Case) -> Step:
         return {0: given.tagged(*tag, "back")}
 
     return Step((out.tagged(*tag),), back)
+
+
+def _turned(c: Case, x: Labels, axes: Sequence[int]) -> list[Callable[[Value], Step]] | None:
+    """Return steps that take units in another order; None where axes have no units, or the order is not known."""
+    if c.node.op != "roll" or all(x.is_free(a) or x.shape[a] == 1 for a in axes):
+        return None
+    shifts = c.attrs.get("shifts")
+    shifts = (shifts,) if isinstance(shifts, int) else shifts
+    name = c.node.call.target.split(".")[-1] if c.node.call is not None else ""
+    steps: list[Callable[[Value], Step]] = []
+    for k, a in enumerate(axes):
+        own = np.arange(x.shape[a])
+        if name == "flip" and c.attrs.get("reverse"):
+            own = own[::-1]
+        elif name == "roll" and isinstance(shifts, (tuple, list)) and len(shifts) == len(axes):
+            own = np.roll(own, int(shifts[k]))
+        else:
+            return None
+        steps.append(lambda v, a=a % x.rank, i=own: picked(v, a, i))  # type: ignore[misc]
+    return steps

@@ -29,6 +29,7 @@ _U = np.uint64
 _GOLDEN = _U(0x9E3779B97F4A7C15)
 _A = _U(0xBF58476D1CE4E5B9)
 _B = _U(0x94D049BB133111EB)
+_ALL = 2**64 - 1
 MOST = 1 << 25  # entries of a label array
 
 
@@ -45,8 +46,21 @@ def mix(x: Array) -> Array:
     return out
 
 
+def _mixed(x: int) -> int:
+    """Return what `mix` makes of one number, sooner."""
+    x = (x + 0x9E3779B97F4A7C15) & _ALL
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _ALL
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _ALL
+    return x ^ (x >> 31)
+
+
 def chained(*parts: Array) -> Array:
     """Return one label for several in this order, element by element."""
+    if all(part.size == 1 for part in parts):
+        one = _mixed(int(parts[0].item()))
+        for part in parts[1:]:
+            one = _mixed((one * 3 + int(part.item())) & _ALL)
+        return np.full((1,) * max(part.ndim for part in parts), one, _U)
     with np.errstate(over="ignore"):
         out: Array = mix(np.asarray(parts[0], _U))
         for part in parts[1:]:
@@ -112,6 +126,8 @@ class Labels:
     @property
     def shape(self) -> tuple[int, ...]:
         """The extents of the value."""
+        if len(self.groups) == len(self.sizes):
+            return self.sizes
         out, at = [], 0
         for count in self.groups:
             out.append(math.prod(self.sizes[at : at + count]))
@@ -126,6 +142,8 @@ class Labels:
     def span(self, axis: int) -> range:
         """Return the places of the atoms of an axis."""
         axis %= len(self.groups)
+        if len(self.groups) == len(self.sizes):
+            return range(axis, axis + 1)
         start = sum(self.groups[:axis])
         return range(start, start + self.groups[axis])
 

@@ -12,6 +12,7 @@ import numpy as np
 from initaudit.symmetry.combining import added, combined, reshaped, spread
 from initaudit.symmetry.engine import Case, Given, Step, Unread, Value, Weight, op
 from initaudit.symmetry.labels import Labels, dense, mix
+from initaudit.symmetry.products import looked_up
 from initaudit.symmetry.shares import merged, moved_back
 from initaudit.types import Array
 
@@ -177,7 +178,8 @@ def put(d: Labels, axis: int, index: Array, size: int, *, is_free: bool, weight:
     return Labels(data, (*whole.sizes[:at], size, *whole.sizes[at + 1 :]), whole.free, whole.groups)
 
 
-def _taken(x: Value, axis: int, index: Array, *, keep: bool = True) -> Step:
+def picked(x: Value, axis: int, index: Array, *, keep: bool = True) -> Step:
+    """Return a step that takes elements at places along an axis; a single one may lose it."""
     size = x.shape[axis]
     is_free = isinstance(x, Labels) and x.is_free(axis)
 
@@ -202,7 +204,7 @@ def _taken(x: Value, axis: int, index: Array, *, keep: bool = True) -> Step:
     return moved(x, lambda v: taken(v, axis, index, keep=keep), down, numbers, support)
 
 
-def _chain(x: Value, steps: Sequence[Callable[[Value], Step]]) -> Step:
+def chain(x: Value, steps: Sequence[Callable[[Value], Step]]) -> Step:
     """Return one step that does several."""
     done = []
     for step in steps:
@@ -246,16 +248,16 @@ def indexed(x: Value, index: tuple[Any, ...]) -> Step:
         elif isinstance(one, slice):
             chosen = np.arange(x.shape[source])[one]
             if len(chosen) < x.shape[source] or (len(chosen) and chosen[0] != 0):
-                steps.append(lambda v, a=axis, i=chosen: _taken(v, a, i))  # type: ignore[misc]
+                steps.append(lambda v, a=axis, i=chosen: picked(v, a, i))  # type: ignore[misc]
             source += 1
             axis += 1
         elif isinstance(one, (int, np.integer)) and not isinstance(one, bool):
             chosen = np.arange(x.shape[source])[[int(one)]]
-            steps.append(lambda v, a=axis, i=chosen: _taken(v, a, i, keep=False))  # type: ignore[misc]
+            steps.append(lambda v, a=axis, i=chosen: picked(v, a, i, keep=False))  # type: ignore[misc]
             source += 1
         else:
             raise Unread
-    return _chain(x, steps)
+    return chain(x, steps)
 
 
 def _new_axis(x: Value, axis: int) -> Step:
@@ -301,7 +303,7 @@ def _split(c: Case) -> Step:
     if sizes is None or sum(sizes) != extent or len(sizes) != count:
         raise Unread
     starts = np.cumsum([0, *sizes])
-    steps = [_taken(x, axis, np.arange(starts[k], starts[k + 1]), keep=keep) for k in range(count)]
+    steps = [picked(x, axis, np.arange(starts[k], starts[k + 1]), keep=keep) for k in range(count)]
     outs = tuple(step.outs[0] for step in steps)
 
     def back(d: Sequence[Any]) -> Mapping[int, Given]:
@@ -327,13 +329,16 @@ def _gather(c: Case) -> Step:
     if index is not None and index.dtype.kind in "iu":
         index = np.where(index < 0, index + x.shape[axis], index)
         if index.ndim <= 1:
-            return _taken(x, axis, index.reshape(-1), keep=index.ndim == 1)
+            return picked(x, axis, index.reshape(-1), keep=index.ndim == 1)
         wide = (*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
         flat = (*x.shape[:axis], index.size, *x.shape[axis + 1 :])
-        return _chain(x, (
-            lambda v: _taken(v, axis, index.reshape(-1)),
+        return chain(x, (
+            lambda v: picked(v, axis, index.reshape(-1)),
             lambda v: moved(v, lambda w: reshaped(w, wide), lambda d: reshaped(d, flat), lambda n: n.reshape(wide)),
         ))  # fmt: skip
+    weight = c.weight(0)
+    if weight is not None and weight.factors:
+        return looked_up(c, weight, c.labels(1), axis)
     return _by_value(c, axis)
 
 

@@ -7,19 +7,18 @@ repeated until nothing more moves: what has not moved by then never will.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from initaudit.errors import InitauditError
 from initaudit.graph.view import View
 from initaudit.registry import ByName
-from initaudit.symmetry.zones import Grad, Held, Zone, alive, anything, dead, lined, loosened, merged
+from initaudit.symmetry.zones import Grad, Held, Zone, alive, anything, dead, lined, loosened, merged, slim
 from initaudit.types import Array, Node, Tensor
 
-import os; DEBUG=os.environ.get('MDEBUG')
 _MOST = 64  # steps
 Given = Mapping[int, Grad]
 Down = Callable[[Sequence[Grad]], Given]
@@ -42,6 +41,19 @@ _FAULTS = (
     MemoryError,
 )  # fmt: skip
 rule: ByName[Callable[[Case], Step]] = ByName()  # what is known of operations
+
+
+class Ties(Protocol):
+    """What is known of ties between elements."""
+
+    def value(self, name: str, axes: Iterable[int]) -> Array:
+        """Return where all elements along axes are tied; those axes stay, of one entry."""
+
+    def units(self, name: str, axis: int) -> Array:
+        """Return labels of gradients along an axis, of all that is along the others; none where they are not known."""
+
+    def settled(self, name: str, g: Grad) -> Grad:
+        """Return a gradient without what sums to zero over equals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +121,11 @@ class Case:
             return None
         return tuple(int(n) for n in values.ravel())
 
+    def tied(self, place: int, axes: Sequence[int]) -> Array:
+        """Return where all elements of an operand along axes are tied; those axes stay, of one entry."""
+        ties = self.walk.alike
+        return np.zeros((), bool) if ties is None else ties.value(self.node.inputs[place], axes)
+
     def integer(self, name: str, default: int) -> int:
         """Return an attribute that is a whole number."""
         given = self.attrs.get(name)
@@ -124,6 +141,8 @@ class Walk:
         generic: every number of the graph may be anything: what is still zero then, nothing reads.
         freed: by the value that holds it and tensor, which elements may be anything.
         loose: whatever is not identically zero has no bounds.
+        alike: what is known of ties that last.
+        first: what is known of ties at the first step.
     """
 
     def __init__(
@@ -134,8 +153,11 @@ class Walk:
         generic: bool = False,
         freed: Callable[[str, Tensor], Array | bool] | None = None,
         loose: bool = False,
+        alike: Ties | None = None,
+        first: Ties | None = None,
     ) -> None:
         self.view = view
+        self.lasting, self.first = alike, first
         self.generic = generic
         self.freed = freed
         self.loose = loose
@@ -150,6 +172,12 @@ class Walk:
         for name, tensor in view.graph.constants.items():
             self.key[name] = self.names.setdefault(tensor.identity, name)
         self._numbers: dict[str, Array] = {}
+        self._loaded: list[Tensor] = []
+
+    @property
+    def alike(self) -> Ties | None:
+        """What is known of ties at the present step."""
+        return self.first if self.count == 1 and self.first is not None else self.lasting
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Return the shape of a value as far as the graph says."""
@@ -178,6 +206,8 @@ class Walk:
             found = np.asarray(tensor.load()).reshape(tensor.shape)
             if found.size <= 1 << 16:
                 self._numbers[name] = found
+            else:
+                self._loaded.append(tensor)
         return found
 
     def run(self) -> None:
@@ -187,8 +217,17 @@ class Walk:
             with np.errstate(all="ignore"):
                 self.up()
                 self.down()
-                if not self._step():
+                if not self._step() or not self._left():
                     return
+
+    def _left(self) -> bool:
+        """Whether anything is left that could still move."""
+        for name, tensor in self.view.graph.constants.items():
+            if tensor.is_float and not self.frozen(tensor) and self.view.readers(name):
+                known = self.moving.get(self.key[name])
+                if known is None or not ((known.step > 0) | ~known.reach).all():
+                    return True
+        return False
 
     def once(self) -> None:
         """Walk one step."""
@@ -215,12 +254,14 @@ class Walk:
                     if told is not None and out is not None and out.shape != told:
                         raise Unread
             except _FAULTS:
-                if DEBUG: import traceback; traceback.print_exc(); print(node.op, node.inputs, node.attrs)
                 step = self._unknown(node)
             self.steps[at] = step
             for name, out in zip(node.outputs, step.outs, strict=False):
                 if name:
-                    self.values[name] = out
+                    self.values[name] = slim(out) if isinstance(out, Zone) else out
+            for tensor in self._loaded:
+                tensor.release()
+            self._loaded.clear()
 
     def down(self) -> None:
         """Tell which gradients can be other than zero."""
@@ -241,13 +282,15 @@ class Walk:
             try:
                 found = self._unknown(node).back([alive(())]) if missing else self.steps[at].back(given)
             except _FAULTS:
-                if DEBUG: import traceback; traceback.print_exc(); print(node.op, node.inputs, node.attrs)
                 found = self._unknown(node).back(given)
             lost.update(name for name in node.inputs if name and self._shape(name) is None)
             for place, grad in found.items():
                 name = node.inputs[place] if place < len(node.inputs) else ""
                 if name:
                     self.grads.setdefault(name, []).append(grad)
+            for tensor in self._loaded:
+                tensor.release()
+            self._loaded.clear()
 
     def gradient(self, name: str) -> Grad:
         """Return the gradient of a value."""
@@ -257,13 +300,17 @@ class Walk:
             return dead(shape or ())
         if isinstance(self.values.get(name), Held):
             live, cancelled, reach = (np.zeros((1,) * len(shape or ()), bool) for _ in range(3))
+            if len(given) == 1 and given[0].reach is True:
+                one = np.asarray(given[0].cancelled)
+                return Grad(given[0].live, given[0].shape, cancelled=one & ~given[0].live if one.any() else False)
             for g in given:
                 own = np.asarray(g.reach)
                 live = live | (g.live & own)
                 cancelled = cancelled | (np.asarray(g.cancelled) & own)
                 reach = reach | own
             return Grad(live, given[0].shape, cancelled=cancelled & ~live, reach=reach)
-        return merged(given)
+        grad = merged(given)
+        return grad if self.alike is None else self.alike.settled(name, grad)
 
     def _step(self) -> bool:
         any_ = False

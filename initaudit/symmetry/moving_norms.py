@@ -28,8 +28,21 @@ from initaudit.symmetry.zones import (
 from initaudit.types import Array
 
 
-def _affine(c: Case, made: Zone, back: Callable[[Grad], Grad], weight: int, bias: int, axis: int | None) -> Step:
+def _affine(c: Case, made: Zone, back: Callable[[Grad], Grad], weight: int, bias: int, axis: int | None,
+            balanced: frozenset[int] = frozenset()) -> Step:  # fmt: skip
+    """Return a step that scales and shifts what was normalised.
+
+    Args:
+        c: the node.
+        made: what was normalised.
+        back: from its gradient to that of the operand.
+        weight: the place of the scale.
+        bias: the place of the shift.
+        axis: along which both are, None for the last ones.
+        balanced: axes over which what was normalised sums to zero.
+    """
     rank = len(made.shape)
+    level = frozenset(range(rank)) if not c.has(weight) else _level(c, weight, rank, axis)
     zones: dict[int, tuple[Zone, tuple[int, ...]]] = {}
     for place in (weight, bias):
         if c.has(place):
@@ -53,13 +66,24 @@ def _affine(c: Case, made: Zone, back: Callable[[Grad], Grad], weight: int, bias
         if bias in zones:
             found[bias] = _shaped(reduced(d[0], zones[bias][0].shape), zones[bias][1])
         if weight in zones:
-            own = Grad(d[0].live & ~made.zero, d[0].shape)
+            flat = bool(balanced) and axis is not None and balanced <= d[0].even
+            own = Grad(d[0].live & ~made.zero & (not flat), d[0].shape)
             found[weight] = _shaped(reduced(own, zones[weight][0].shape), zones[weight][1])
-            inner = Grad(d[0].live & ~lined(zones[weight][0].zero, rank), d[0].shape)
+            inner = Grad(d[0].live & ~lined(zones[weight][0].zero, rank), d[0].shape, even=d[0].even & level)
         found[0] = back(inner)
         return found
 
     return Step((out, *([None] * (len(c.node.outputs) - 1))), down)
+
+
+def _level(c: Case, weight: int, rank: int, axis: int | None) -> frozenset[int]:
+    """Return the axes along which a scale is the same."""
+    z = c.zone(weight)
+    if axis is not None:
+        return frozenset(range(rank)) - {axis}
+    deep = len(z.shape)
+    same = bool((z.low == z.high).all() and (z.low == z.low.flat[0]).all()) or bool(c.tied(weight, range(deep)).all())
+    return frozenset(range(rank if same else rank - deep))
 
 
 def _shaped(g: Grad, shape: tuple[int, ...]) -> Grad:
@@ -76,6 +100,8 @@ def _over(x: Zone, axes: Sequence[int], zero: Array, sums: frozenset[int]) -> tu
 
     def back(d: Grad) -> Grad:
         live = collapsed(d.live, axes, np.any)
+        if sums <= d.even:  # its mean is taken away, and what was normalised has none
+            live = np.zeros_like(live)
         return Grad(live, x.shape, all_of(sums, len(x.shape)))
 
     return made, back
@@ -93,7 +119,7 @@ def _layer_norm(c: Case) -> Step:
             else [axis % rank] if c.node.op == "l2_norm" else list(range(axis % rank, rank)))  # fmt: skip
     if c.node.op in ("layer_norm", "mean_variance_norm"):
         low, high = collapsed(x.low, axes, np.min), collapsed(x.high, axes, np.max)
-        made, back = _over(x, axes, low == high, frozenset(axes))
+        made, back = _over(x, axes, (low == high) | lined(c.tied(0, axes), rank), frozenset(axes))
     else:
         made, _ = _over(x, axes, x.zero, frozenset())
 
@@ -111,7 +137,7 @@ def _batch_norm(c: Case) -> Step:
     others = [a for a in range(rank) if a != channel]
     thin = joined(x, others)
     made, back = _over(x, others, thin.fixed, frozenset(others))
-    return _affine(c, made, back, 1, 2, channel)
+    return _affine(c, made, back, 1, 2, channel, frozenset(others))
 
 
 @rule("instance_norm")
@@ -119,7 +145,7 @@ def _instance_norm(c: Case) -> Step:
     x = c.zone(0)
     others = list(range(2, len(x.shape)))
     made, back = _over(x, others, joined(x, others).fixed, frozenset(others))
-    return _affine(c, made, back, 1, 2, 1)
+    return _affine(c, made, back, 1, 2, 1, frozenset(others))
 
 
 @rule("group_norm")
@@ -135,13 +161,25 @@ def _group_norm(c: Case) -> Step:
     axes = list(range(2, len(apart)))
     low, high = collapsed(y.low, axes, np.min), collapsed(y.high, axes, np.max)
     made, back = _over(y, axes, low == high, frozenset(axes))
-    alone = frozenset(range(2, len(shape))) if shape[1] == groups else frozenset()
+    alone = shape[1] == groups
 
     def down(d: Grad) -> Grad:
         own = back(Grad(there(d.live), apart))
-        return Grad(again(own.live), shape, all_of(alone, len(shape)))
+        return Grad(again(own.live), shape, ((frozenset(range(2, len(shape))), _groups(c, groups, shape, alone)),))
 
     return _affine(c, made.mapped(again, shape), down, 1, 2, 1)
+
+
+def _groups(c: Case, groups: int, shape: Sequence[int], alone: bool) -> Array:
+    """Return the channels before which a shift of all places is a shift of all that is normalised together."""
+    if alone or c.walk.alike is None:
+        return np.full((1,) * len(shape), alone)
+    labels = c.walk.alike.units(c.node.inputs[0], 1)
+    if labels.size != shape[1]:
+        return np.zeros((1,) * len(shape), bool)
+    cut = labels.reshape(groups, -1)
+    same = np.repeat((cut == cut[:, :1]).all(1), shape[1] // groups)
+    return same.reshape(1, -1, *(1,) * (len(shape) - 2))
 
 
 @rule("softmax", "log_softmax")
@@ -153,7 +191,7 @@ def _softmax(c: Case) -> Step:
         return Step((number(x.shape, 0.0 if log else 1.0),), lambda d: {0: dead(x.shape)})
     one = (1,) * len(x.shape)
     out = Zone(np.full(one, -np.inf if log else 0.0), np.full(one, 0.0 if log else 1.0), x.shape,
-               collapsed(x.fixed, [axis], np.all))  # fmt: skip
+               collapsed(x.fixed, [axis], np.all) | lined(c.tied(0, [axis]), len(x.shape)))  # fmt: skip
 
     def back(d: Sequence[Grad]) -> Given:
         live = collapsed(d[0].live, [axis], np.any)

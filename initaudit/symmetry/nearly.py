@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from initaudit.symmetry.close import joined, linked, precision
+from initaudit.symmetry.close import epsilon, joined, linked, precision
 from initaudit.symmetry.engine import Walk, Weight
 from initaudit.symmetry.exact import projected
 from initaudit.symmetry.labels import Labels, TooMany, chained, of_numbers
@@ -29,14 +29,15 @@ class Rounded:
         raw: the numbers of the tensor that is read, before anything moved them.
         factors: labels of its gradient by the round before.
         strict: whether numbers must be within reach of each other.
+        least: the smallest epsilon to reckon with.
     """
 
-    def __init__(self, raw: Callable[[], Array], factors: tuple[Labels, ...], *, strict: bool) -> None:
-        self.raw, self.factors, self.strict = raw, factors, strict
+    def __init__(self, raw: Callable[[], Array], factors: tuple[Labels, ...], *, strict: bool, least: float) -> None:
+        self.raw, self.factors, self.strict, self.least = raw, factors, strict, least
 
-    def sums(self, weight: Array, labels: Array, turned: bool = False) -> Array:  # noqa: ARG002  both ways alike
+    def sums(self, weight: Array, labels: Array, turned: bool = False) -> Array:
         """Return labels of sums over classes."""
-        return joined(weight, labels, projected(weight, labels))
+        return joined(weight, labels, projected(weight, labels), self.least)
 
     def values(self, values: Array) -> Array:
         """Return a label for every number."""
@@ -49,7 +50,7 @@ class Rounded:
             groups, strict = np.zeros(values.size, np.uint64), True
         elif len(np.unique(groups)) == values.size:
             return found
-        leader = linked(values.ravel(), groups, strict=strict)
+        leader = linked(values.ravel(), groups, self.least, strict=strict)
         return np.asarray(found.ravel()[leader].reshape(values.shape))
 
     def _groups(self, values: Array) -> Array | None:
@@ -69,15 +70,25 @@ class Rounded:
 class Nearly(Walk):
     """Rounds of labels in which what agrees but for rounding counts as equal."""
 
+    made = Rounded
     strict = False
 
     def _constant(self, name: str) -> Weight:
         found = super()._constant(name)
-        return replace(found, reading=Rounded(found.numbers, found.factors, strict=self.strict))
+        least = epsilon(self.view.graph.constants[name].dtype)
+        return replace(found, reading=self.made(found.numbers, found.factors, strict=self.strict, least=least))
 
-    def settle(self) -> None:
-        """Run to the end: what is joined by way of others counts first, and then only what is within reach."""
-        self.run()
-        if self.stable:
-            self.strict, self.stable = True, False
-            self.run()
+    def settle(self, enough: Callable[[Walk], bool]) -> bool:
+        """Run to the end, and return whether there is anything to tell.
+
+        What is joined by way of others counts as equal first, then only what is within reach.
+
+        Args:
+            enough: whether nothing is left that could be told, asked after each way up.
+        """
+        for self.strict in (False, True):
+            self.stable = False
+            self.run(enough)
+            if not self.stable:
+                return False
+        return True

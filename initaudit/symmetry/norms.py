@@ -142,8 +142,6 @@ def _reduce(c: Case) -> Step:
         raise Unread
     over = sorted({a % x.rank for a in axes}) if axes else list(range(x.rank))
     keep = bool(c.attrs.get("keepdims", 1)) and (bool(axes) or c.node.call is None)
-    if c.node.op in _PICKS and any(not x.is_free(a) and x.shape[a] > 1 for a in over):
-        raise Unread  # of equal elements one is picked
     thin = x
     for a in over:
         thin = thin.summed(a)
@@ -153,6 +151,11 @@ def _reduce(c: Case) -> Step:
 
     def back(d: Sequence[Labels]) -> Mapping[int, Given]:
         own = d[0] if keep else reshaped(d[0], kept)
+        if c.node.op in _PICKS:  # of equal elements one is picked
+            wide = combined((own, thin, x), c.node.op, "back", over, keep)
+            for a in over:
+                wide = wide.freed(a).as_free(a, x.shape[a])
+            return {0: wide}
         if c.node.op in _LINEAR:
             return {0: spread(own, x.shape).tagged(c.node.op, "back", over, keep)}
         return {0: combined((own, thin, x), c.node.op, "back", over, keep)}

@@ -67,7 +67,9 @@ def _mul(c: Case) -> Step:
     rank = max(x.rank, y.rank)
     for place, own in ((0, x), (1, y)):
         if c.weight(place) is not None and c.moves(1 - place):  # a scale: its units are those of what it makes
-            c.used(place, {k: rank - own.rank + k for k in range(own.rank)})
+            axes = {k: rank - own.rank + k for k in range(own.rank) if own.shape[k] > 1}
+            if axes:
+                c.used(place, axes)
     return product(x, y)
 
 

@@ -25,6 +25,15 @@ def forgotten(x: Labels, axis: int) -> Labels:
     return x.freed(axis).dropped_free(axis)
 
 
+def alone(x: Labels, rank: int = 0) -> Labels:
+    """Return one label for all of a value, on axes of one element."""
+    while x.rank:
+        x = forgotten(x, 0)
+    for _ in range(rank):
+        x = x.added(0)
+    return x
+
+
 def _arranged(x: Labels, letters: str, *order: str) -> Labels:
     return x.permuted([letters.index(a) for part in order for a in part])
 
@@ -66,7 +75,7 @@ class _Sides:
         if turned:
             numbers = numbers.transpose(0, 2, 1)
         own = chained(tag, x, *(f.reshape(1, f.shape[0], -1) for f in terms))
-        parts = [bag(own, 2), self.reading.sums(numbers, x)]
+        parts = [bag(own, 2), self.reading.sums(numbers, x, turned)]
         parts += [f.reshape(1, f.shape[0], -1) for f in rows]
         for both in self.both:
             f = both.transpose(0, 2, 1) if turned else both
@@ -204,21 +213,9 @@ class Pairs:
 
     def product(self, a: Labels, al: str, b: Labels, bl: str, ol: str) -> Labels:
         """Return labels of one product."""
-        inner = "".join(c for c in dict.fromkeys(al + bl) if c not in ol)
-        order = ol + inner
-        both = []
-        for given, letters in ((a, al), (b, bl)):
-            x, has = given, letters
-            for c in order:
-                if c not in has:
-                    x = x.added(x.rank)
-                    has += c
-            both.append(_arranged(x, has, order))
-        parts = aligned(both)
-        size = math.prod(max(p.data.shape[k] for p in parts) for k in range(parts[0].data.ndim))
-        if size > MOST:
-            raise TooMany
-        out = combined(parts, *self.tag, al, bl, ol)
+        out, order = outer((a, b), (al, bl), *self.tag, ol)
+        inner = "".join(c for c in order if c not in ol)
+        out = _arranged(out, order, ol, inner)
         for _ in inner:
             out = out.summed(out.rank - 1, keep=False)
         return out
@@ -244,22 +241,93 @@ class Pairs:
 
 
 def _multiply(
-    c: Case, first: Value, al: str, second: Value, bl: str, ol: str, *tag: object
+    c: Case,
+    values: Sequence[Value],
+    letters: Sequence[str],
+    ol: str,
+    *tag: object,
+    places: Sequence[int | None] | None = None,
+    whole: str = "",
 ) -> tuple[Labels, Mapping[int, object]]:
-    """Return labels of a product and, by operand, the function that gives its gradient."""
-    for weight, wl, x, xl, places in ((second, bl, first, al, (1, 0)), (first, al, second, bl, (0, 1))):
-        if isinstance(weight, Weight):
-            signal = x.labels() if isinstance(x, Weight) else x
+    """Return labels of a product of operands and, by operand, the function that gives its gradient.
+
+    Args:
+        c: the node.
+        values: the operands.
+        letters: their axes.
+        ol: those of the result.
+        tag: what tells this product from others.
+        places: where the operands stand among those of the node; None for what is none of them.
+        whole: the axes of what the node makes, where that is made in several steps.
+    """
+    whole = whole or ol
+    places = range(len(values)) if places is None else places
+    for k in reversed(range(len(values))):
+        weight = values[k]
+        if isinstance(weight, Weight) and len(values) > 1:
+            others = [j for j in range(len(values)) if j != k]
+            signals = [values[j] for j in others]
+            xs = [v.labels() if isinstance(v, Weight) else v for v in signals]
             try:
-                out, back = contracted(signal, xl, weight, wl, ol, *tag)
+                found = _weighed(weight, letters[k], xs, [letters[j] for j in others], ol, *tag)
             except Unread:
                 continue
-            if c.has(places[0]):
-                c.used(places[0], {wl.index(a): ol.index(a) for a in back.stack + back.rows})
-            return out, {places[0]: back.factors, places[1]: back.signal}
-    a, b = (v.labels() if isinstance(v, Weight) else v for v in (first, second))
-    out, pairs = paired(a, al, b, bl, ol, *tag)
+            out, back, downs = found
+            place = places[k]
+            units = back.stack + back.rows
+            if place is not None and all(a in whole for a in units):
+                c.used(place, {letters[k].index(a): whole.index(a) for a in units})
+            return out, {k: back.factors, **dict(zip(others, downs, strict=True))}
+    if len(values) != 2:
+        raise Unread
+    a, b = (v.labels() if isinstance(v, Weight) else v for v in values)
+    out, pairs = paired(a, letters[0], b, letters[1], ol, *tag)
     return out, {0: pairs.first, 1: pairs.second}
+
+
+def _weighed(
+    weight: Weight, wl: str, xs: Sequence[Labels], letters: Sequence[str], ol: str, *tag: object
+) -> tuple[Labels, Back, list[Callable[[Labels], Labels]]]:
+    """Return labels of a product of a weight and signals, the way back to the weight, and those to the signals."""
+    if len(xs) == 1:
+        out, back = contracted(xs[0], letters[0], weight, wl, ol, *tag)
+        return out, back, [back.signal]
+    whole, wide = outer(xs, letters, *tag)
+    out, back = contracted(whole, wide, weight, wl, ol, *tag)
+
+    def down(k: int) -> Callable[[Labels], Labels]:
+        def signal(d: Labels) -> Labels:
+            others = [j for j in range(len(xs)) if j != k]
+            given, own = outer([d, *(xs[j] for j in others)], [ol, *(letters[j] for j in others)], *tag, "back", k)
+            known = "".join(a for a in letters[k] if a in own + wl)
+            made, _ = contracted(given, own, weight, wl, known, *tag, "back", k)
+            for j, a in enumerate(letters[k]):
+                if a not in known:
+                    made = made.added(j, xs[k].shape[j])
+            return made
+
+        return signal
+
+    return out, back, [down(k) for k in range(len(xs))]
+
+
+def outer(xs: Sequence[Labels], letters: Sequence[str], *tag: object) -> tuple[Labels, str]:
+    """Return labels of the outer product of values, and the letters of its axes."""
+    order = "".join(dict.fromkeys("".join(letters)))
+    both = []
+    for given, own in zip(xs, letters, strict=True):
+        if len(set(own)) < len(own):
+            raise Unread
+        x, has = given, own
+        for a in order:
+            if a not in has:
+                x = x.added(x.rank)
+                has += a
+        both.append(_arranged(x, has, order))
+    parts = aligned(both)
+    if math.prod(max(p.data.shape[k] for p in parts) for k in range(parts[0].data.ndim)) > MOST:
+        raise TooMany
+    return combined(parts, *tag, *letters), order
 
 
 def with_bias(c: Case, out: Labels, place: int, axis: int = -1) -> tuple[Labels, Mapping[int, object]]:
@@ -295,7 +363,9 @@ def _linear(c: Case) -> Step:
     batch = string.ascii_uppercase[: x.rank - 1]
     if len(w.shape) != 2:
         raise Unread
-    out, backs = _multiply(c, x, f"{batch}i", w, "oi", f"{batch}o", "product")
+    out, backs = _multiply(c, (x, w), (f"{batch}i", "oi"), f"{batch}o", "product")
+    if not isinstance(w, Weight) and not c.moves(1):  # computed from parameters
+        c.used(1, {0: x.rank - 1})
     out, bias = with_bias(c, out, 2)
     return finished(out, backs, bias)
 
@@ -327,7 +397,7 @@ def _matrices(c: Case, a: Value, b: Value) -> tuple[Labels, Mapping[int, object]
     first = "".join(al) + ("mi" if ra > 1 else "i")
     second = "".join(bl) + ("io" if rb > 1 else "i")
     out = "".join(ol) + ("m" if ra > 1 else "") + ("o" if rb > 1 else "")
-    return _multiply(c, a, first, b, second, out, "product")
+    return _multiply(c, (a, b), (first, second), out, "product")
 
 
 @op("einsum")
@@ -335,9 +405,9 @@ def _einsum(c: Case) -> Step:
     equation = str(c.attrs.get("equation", "")).replace(" ", "")
     left, arrow, right = equation.partition("->")
     terms = left.split(",")
-    if len(terms) != 2 or len(c.node.inputs) != 2:
+    if len(terms) != len(c.node.inputs):
         raise Unread
-    values = [c.value(0), c.value(1)]
+    values = [c.value(k) for k in range(len(terms))]
     if "..." in equation:
         if "..." not in right:
             raise Unread
@@ -349,8 +419,59 @@ def _einsum(c: Case) -> Step:
     elif not arrow:
         letters = "".join(terms)
         right = "".join(sorted(a for a in set(letters) if letters.count(a) == 1))
-    out, backs = _multiply(c, values[0], terms[0], values[1], terms[1], right, "product")
+    if len(terms) == 1:
+        return finished(*_alone(values[0], terms[0], right))
+    if len(terms) > 2 and sum(isinstance(v, Weight) for v in values) != 1:
+        return finished(*_in_turn(c, values, terms, right))
+    out, backs = _multiply(c, values, terms, right, "product")
     return finished(out, backs)
+
+
+def _alone(value: Value, letters: str, right: str) -> tuple[Labels, Mapping[int, object]]:
+    """Return labels of one operand's sums over axes."""
+    x = value.labels() if isinstance(value, Weight) else value
+    if len(set(letters)) < len(letters) or set(right) - set(letters):
+        raise Unread
+    inner = "".join(a for a in letters if a not in right)
+    out = _arranged(x, letters, right, inner)
+    for _ in inner:
+        out = out.summed(out.rank - 1, keep=False)
+
+    def back(d: Labels) -> Labels:
+        has = right
+        for a in inner:
+            d = d.added(d.rank, x.shape[letters.index(a)])
+            has += a
+        return _arranged(d, has, letters)
+
+    return out.tagged("sums", letters, right), {0: back}
+
+
+def _in_turn(
+    c: Case, values: Sequence[Value], terms: Sequence[str], right: str
+) -> tuple[Labels, Mapping[int, object]]:
+    """Return labels of a product of several operands, two at a time."""
+    made, has = values[0], terms[0]
+    steps: list[Mapping[int, object]] = []
+    for k in range(1, len(values)):
+        later = "".join((*terms[k + 1 :], right))
+        kept = "".join(a for a in dict.fromkeys(has + terms[k]) if a in later) if k < len(values) - 1 else right
+        pair: tuple[Value, Value] = (made, values[k])
+        out, backs = _multiply(c, pair, (has, terms[k]), kept, "product", k, places=(0 if k == 1 else None, k), whole=right)
+        steps.append(backs)
+        made, has = out, kept
+
+    def down(place: int) -> Callable[[Labels], object]:
+        def back(d: Labels) -> object:
+            for k in range(len(steps) - 1, max(place, 1) - 1, -1):
+                d = steps[k][0](d)  # type: ignore[operator]
+            return steps[max(place, 1) - 1][0 if place == 0 else 1](d)  # type: ignore[operator]
+
+        return back
+
+    if not isinstance(made, Labels):
+        raise Unread
+    return made, {k: down(k) for k in range(len(values))}
 
 
 @op("gemm")
@@ -359,32 +480,64 @@ def _gemm(c: Case) -> Step:
         raise Unread
     al = "im" if c.attrs.get("transA") else "mi"
     bl = "oi" if c.attrs.get("transB") else "io"
-    out, backs = _multiply(c, c.value(0), al, c.value(1), bl, "mo", "product")
+    out, backs = _multiply(c, (c.value(0), c.value(1)), (al, bl), "mo", "product")
     out, bias = with_bias(c, out, 2)
     return finished(out, backs, bias)
 
 
 @op("bilinear")
 def _bilinear(c: Case) -> Step:
-    raise Unread
+    x, weight, y = c.labels(0), c.value(1), c.labels(2)
+    batch = string.ascii_uppercase[: x.rank - 1]
+    out, backs = _multiply(c, (x, weight, y), (f"{batch}i", "oij", f"{batch}j"), f"{batch}o", "product")
+    out, bias = with_bias(c, out, 3)
+    return finished(out, backs, bias)
 
 
-@op("embedding")
+@op("embedding", "embedding_bag")
 def _embedding(c: Case) -> Step:
     weight = c.weight(0)
     if weight is None or len(weight.shape) != 2:
         raise Unread
-    ids = c.labels(1)
+    if c.node.op == "embedding":
+        return looked_up(c, weight, c.labels(1), 0)
+    shape = c.shape()
+    if shape is None or len(shape) != 2 or shape[1] != weight.shape[1]:
+        raise Unread
+    others = [alone(c.labels(k)) for k in range(1, len(c.node.inputs)) if c.has(k)]
+    bags = combined(others, "bag", str(c.attrs.get("mode"))).added(0, shape[0], free=True)
+    step = looked_up(c, weight, bags, 0)
+
+    def back(d: Sequence[Labels]) -> Mapping[int, Given]:
+        found = dict(step.back(d))
+        if c.has(3):  # how much each counts
+            found[3] = free(c.labels(3).shape, word("weights", c.at))
+        return found
+
+    return Step(step.outs, back)
+
+
+def looked_up(c: Case, weight: Weight, ids: Labels, axis: int) -> Step:
+    """Return a step that takes parts of a weight by values: any index along the axis may come anywhere."""
     for k in range(ids.rank):
         ids = ids.freed(k)
-    one_hot = free((1, weight.shape[0]), word("row"))
-    columns, back = contracted(one_hot, "bi", weight, "io", "bo", "embedding")
-    out = combined((ids.added(ids.rank), columns.dropped(0)), "embedded")
-    c.used(0, {1: ids.rank})
+    letters = string.ascii_lowercase[: len(weight.shape)]
+    rest = letters[:axis] + letters[axis + 1 :]
+    one_hot = free((1, weight.shape[axis]), word("row"))
+    made, back = contracted(one_hot, f"Z{letters[axis]}", weight, letters, f"Z{rest}", "embedding")
+    made, where = made.dropped(0), ids
+    for k in range(ids.rank):
+        made = made.added(axis + k)
+    for _ in range(axis):
+        where = where.added(0)
+    for _ in range(len(rest) - axis):
+        where = where.added(where.rank)
+    out = combined((where, made), "embedded")
+    c.used(0, {k: k if k < axis else k - 1 + ids.rank for k in range(len(letters)) if k != axis})
 
     def factors(d: Labels) -> list[Labels]:
         for _ in range(ids.rank):
-            d = forgotten(d, 0)
+            d = forgotten(d, axis)
         return back.factors(d.added(0))
 
     return finished(out, {0: factors})

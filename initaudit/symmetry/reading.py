@@ -28,7 +28,7 @@ class Reading(Protocol):
 class Exact:
     """Only what is equal to the last bit gets one label, and sums do not depend on their order."""
 
-    def sums(self, weight: Array, labels: Array, turned: bool = False) -> Array:  # noqa: ARG002  both ways alike
+    def sums(self, weight: Array, labels: Array, turned: bool = False) -> Array:
         """Return labels of sums over classes."""
         return projected(weight, labels)
 

@@ -286,7 +286,8 @@ class _Way:
         if self.op == "gru":
             inner[-1] = chained(d[-1], word("reset"))
         self._gives("in", self.back_in.factors(dense(d.reshape(1, -1))))
-        self._gives("state", wide)
+        if wide:
+            self._gives("state", wide)
         if self.back_mix is not None:
             self._gives("mix", self.back_mix.factors(dense(chained(below, *self._signals(unit))[None])))
         if self.layout.torch:
@@ -319,13 +320,15 @@ class _Way:
     def _slopes(self, unit: Array) -> Array:
         """Return labels of the gradients of the gates, from those of the cells."""
         d = np.stack([chained(unit, *self.pre, word("gate", k)) for k in range(self.gates)])
-        if self.reset_first:
+        if self.reset_first and self.backs:
             through = self._back(1).signal(dense(d[-1:])).dense(1).data[0]
             d[:-1] = chained(d[:-1], through)
         return d
 
     def _signals(self, unit: Array) -> list[Array]:
-        """Return labels of what comes back to the state from the gates."""
+        """Return labels of what comes back to the state from the gates; none where the state is zero for ever."""
+        if not self.backs:
+            return []
         d = self._slopes(unit)
         rows = [d[:-1], d[-1:]] if self.reset_first else [d]
         return [self._back(k).signal(dense(own.reshape(1, -1))).dense(1).data[0] for k, own in enumerate(rows)]

@@ -104,14 +104,11 @@ def _with_bias(walk: Walk, name: str) -> str:
 
 def units(found: Sequence[Labels], axes: str, shape: Sequence[int], groups: int = 1) -> Array:
     """Return one label per output unit of a weight, in the order of its stack and output axes as stored."""
-    label = listed(found, "units")
     at = axes.find("i")
     if groups > 1 and 0 <= at < axes.find("o") and shape[at] % groups == 0:  # the units of a group are along its terms
         shape = (*shape[:at], groups, shape[at] // groups, *shape[at + 1 :])
-        label, axes = reshaped(label, shape), f"{axes[:at]}s{axes[at:]}"
-    for k in reversed(range(len(axes))):
-        if axes[k] not in "so":
-            label = _flat(label, k)
+        found, axes = [reshaped(label, shape) for label in found], f"{axes[:at]}s{axes[at:]}"
+    label = listed([_narrowed(label, axes) for label in found], "units")
     wide = [n for a, n in zip(axes, shape, strict=True) if a in "so"]
     if math.prod(label.shape) != math.prod(wide):
         raise Unread
@@ -119,5 +116,11 @@ def units(found: Sequence[Labels], axes: str, shape: Sequence[int], groups: int 
     return np.where(out == 0, numbered(ZERO.reshape(1), 0, out.size), out)  # what nothing reads is told apart
 
 
-def _flat(label: Labels, axis: int) -> Labels:
-    return forgotten(label, axis)
+def _narrowed(label: Labels, axes: str) -> Labels:
+    """Return labels of units only: of all that is said of each along the other axes, zero where that is nothing."""
+    for axis in reversed(range(len(axes))):
+        if axes[axis] not in "so":
+            silent = (label.data == 0).all(tuple(label.span(axis)))
+            label = forgotten(label, axis)
+            label = label.with_data(np.where(silent, ZERO, label.data))
+    return label

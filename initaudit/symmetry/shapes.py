@@ -247,6 +247,21 @@ def _shapes(node: Node, f: _Finder) -> list[Shape]:
         return [(*shape[:axis], *f.shape(node.inputs[1]), *shape[axis + 1 :])]
     if op == "gather_elements":
         return [f.shape(node.inputs[1])]
+    if op in ("scatter_elements", "scatter_nd", "scatter"):
+        return [shape]
+    if op == "gather_nd" and "index" not in a:
+        ids, deep = f.shape(node.inputs[1]), int(a.get("batch_dims", 0))
+        return [(*ids[:-1], *shape[deep + ids[-1] :])]
+    if op == "one_hot":
+        axis, depth = int(a.get("axis", -1)), int(f.value(node.inputs[1]).ravel()[0])
+        axis %= len(shape) + 1
+        return [(*shape[:axis], depth, *shape[axis:])]
+    if op == "top_k":
+        axis, count = int(a.get("axis", -1)) % len(shape), _ints(node, f, 1, "k") or []
+        return [(*shape[:axis], *count, *shape[axis + 1 :])] * len(node.outputs)
+    if op in ("arg_max", "arg_min"):
+        axis = int(a.get("axis", 0)) % len(shape)
+        return [(*shape[:axis], *[1] * bool(a.get("keepdims", 1)), *shape[axis + 1 :])]
     if op == "embedding":
         return [(*f.shape(node.inputs[1]), shape[1])]
     if op in ("lstm", "gru", "rnn") and a.get("layout") != "torch":

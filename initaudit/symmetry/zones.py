@@ -57,12 +57,15 @@ class Held:
         if self.moved.all():
             low, high = (np.broadcast_to(np.float64(v), self.shape) for v in (-np.inf, np.inf))
             return Zone(low, high, self.shape, np.broadcast_to(np.True_, self.shape))
-        values = np.asarray(self.numbers(), np.float64)
-        if values.size > MOST:
+        if math.prod(self.shape) > MOST:
+            values = np.asarray(self.numbers())
             least, most = float(values.min()), float(values.max())
             if self.moved.any() or least != most:
                 return anything(self.shape)
             return number(self.shape, least)
+        values = np.asarray(self.numbers(), np.float64)
+        if not self.moved.any() and bool(np.isfinite(values).all()):
+            return Zone(values, values, self.shape, np.broadcast_to(np.True_, self.shape))
         values = np.where(np.isfinite(values), values, np.nan)
         odd = np.isnan(values) | self.moved
         still = np.broadcast_to(np.True_, self.shape)
@@ -137,6 +140,13 @@ def thinned(x: Zone) -> Zone:
     if still is not None and low.shape != x.low.shape:
         still = np.ones((1,) * low.ndim, bool)
     return Zone(low, high, x.shape, still)
+
+
+def slim(x: Zone) -> Zone:
+    """Return the same bounds with one entry for all, where nothing is bounded and nothing still."""
+    if x.low.size <= 1 or x.low.flat[0] != -np.inf or x.high.flat[0] != np.inf or (x.still is not None and x.still.any()):
+        return x
+    return anything(x.shape) if bool((x.low == -np.inf).all() and (x.high == np.inf).all()) else x
 
 
 def quiet(zones: Sequence[Zone], rank: int) -> Array:
