@@ -9,10 +9,14 @@ still do the same on random inputs are counted, and compared with what the analy
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import io
+import tempfile
 import time
+import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +27,8 @@ from torch.nn import functional as F
 from benchmarks.symmetry_more import MORE, Tap
 from benchmarks.symmetry_nets import FAMILIES, PLANTS, Net, Stack, plant
 from initaudit import layers, symmetry
-from initaudit.audit import live
-from initaudit.types import Layer
+from initaudit.audit import live, read
+from initaudit.types import Layer, Model
 
 STEPS = 50
 APART = 1e-8
@@ -197,7 +201,7 @@ def _name(layer: Layer, real: Mapping[str, int]) -> str:
     return known
 
 
-def one(family: str, kind: str, seed: int) -> tuple[Net, list[str], symmetry.Freedom]:
+def one(family: str, kind: str, seed: int, files: Sequence[str] = ()) -> tuple[Net, list[str], symmetry.Freedom]:
     """Return what is wrong about one network; nothing where all agrees."""
     for attempt in range(20):
         rng = np.random.default_rng([seed, attempt])
@@ -208,22 +212,54 @@ def one(family: str, kind: str, seed: int) -> tuple[Net, list[str], symmetry.Fre
         if not silent(net, seed) and not unsteady(net, seed):
             break
     g = torch.Generator().manual_seed(seed)
-    model = live(net.module, (net.inputs(g, 3),))
-    if model.graph is None:
-        return net, ["no graph"], symmetry.Freedom()
-    found, _ = layers.infer(model)
-    told = symmetry.analyse(model.graph, found)
-    wrong = [f"not understood: {name}" for name in told.unread]
-    for adam in (False, True):
-        real = truth(net, train(net, adam, seed), seed)
-        for layer, own in zip(found, told.layers, strict=True):
-            want = real.get(_name(layer, real))
-            if want is None:
-                continue
-            width = None if own is None else own.width
-            if width != want:
-                wrong.append(f"{'Adam' if adam else 'SGD'} {layer.name}: {width} told, {want} of {layer.units} true")
-    return net, wrong, told
+    x = net.inputs(g, 3)
+    models = {"": live(net.module, (x,))}
+    wrong: list[str] = []
+    for which in files:
+        found = _written(net.module, x, dynamo=which == "dynamo")
+        if isinstance(found, str):
+            wrong.append(f"{which}: not exported: {found}")
+        else:
+            models[f"{which} "] = found
+    trained = [(name, train(net, name == "Adam", seed)) for name in ("SGD", "Adam")]
+    real = [(name, truth(net, module, seed)) for name, module in trained]
+    first = symmetry.Freedom()
+    for where, model in models.items():
+        if model.graph is None:
+            wrong.append(f"{where}no graph")
+            continue
+        found, _ = layers.infer(model)
+        told = symmetry.analyse(model.graph, found)
+        first = first if where else told
+        wrong += [f"{where}not understood: {name}" for name in told.unread]
+        for name, widths in real:
+            wrong += [f"{where}{name} {line}" for line in _against(found, told, widths)]
+    return net, wrong, first
+
+
+def _against(found: Sequence[Layer], told: symmetry.Freedom, real: Mapping[str, int]) -> Iterator[str]:
+    """Yield what is told otherwise than it is."""
+    for layer, own in zip(found, told.layers, strict=True):
+        want = real.get(_name(layer, real))
+        width = None if own is None else own.width
+        if want is not None and width != want:
+            yield f"{layer.name}: {width} told, {want} of {layer.units} true"
+
+
+def _written(module: nn.Module, x: torch.Tensor, *, dynamo: bool) -> Model | str:
+    """Return a network as it is read from an ONNX file; a reason where it cannot be written."""
+    short = copy.deepcopy(module).float()
+    x = x.float() if x.is_floating_point() else x
+    options: dict[str, Any] = {} if dynamo else {"training": torch.onnx.TrainingMode.PRESERVE, "opset_version": 17}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = f"{folder}/net.onnx"
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                torch.onnx.export(short, (x,), path, dynamo=dynamo, **options)
+        except Exception as fault:  # noqa: BLE001  exporters raise what they like
+            return f"{type(fault).__name__} {str(fault)[:80]!r}"
+        return read(path)
 
 
 def main() -> None:
@@ -232,6 +268,7 @@ def main() -> None:
     parser.add_argument("--nets", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--family", default="")
+    parser.add_argument("--files", nargs="*", default=(), choices=("older", "dynamo"), help="ONNX exporters")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     families = [chosen.family] if chosen.family else list(ALL)
@@ -240,11 +277,11 @@ def main() -> None:
     for k in range(chosen.nets):
         family = families[k % len(families)]
         kind = PLANTS[(k // len(families)) % len(PLANTS)]
-        _, wrong, told = one(family, kind, chosen.seed + k)
+        _, wrong, told = one(family, kind, chosen.seed + k, chosen.files)
         all_[family] += 1
         right[family] += not wrong
         tied[family] += any(own is not None and own.width < own.units for own in told.layers)
-        for line in wrong:
+        for line in dict.fromkeys(wrong):
             print(f"{family} {kind} seed {chosen.seed + k}: {line}", flush=True)
     for family in families:
         print(f"{family:12} {right[family]:4} of {all_[family]:4} right, {tied[family]} with tied units")

@@ -92,7 +92,7 @@ def twins(net: Net, kind: str, rng: np.random.Generator) -> float:
     names = [n for n in net.units if n not in net.fixed and net.units[n] > 3]
     name = str(rng.choice(names))
     within = net.units[name] // max([g for p, g in net.groups.items() if name in net.axes[p]], default=1)
-    pairs = rng.choice(within, 4, replace=False).reshape(2, 2)[: int(rng.integers(1, 3))]
+    pairs = rng.choice(within, 4 if within > 3 else 2, replace=False).reshape(-1, 2)[: int(rng.integers(1, 3))]
     with torch.no_grad():
         for p_name, p in net.module.named_parameters():
             for axis, own in enumerate(net.axes.get(p_name, ())):
@@ -100,7 +100,7 @@ def twins(net: Net, kind: str, rng: np.random.Generator) -> float:
                 if base != name:
                     continue
                 size, each = net.units[name], abs(times)
-                keeps = ".norm" in f".{p_name}" or p_name.startswith("mid_norm") or p_name.startswith("norm")
+                keeps = p_name.startswith(("norm", "mid_norm"))
                 for j, k in pairs:
                     for r in range(each):
                         a, b = (u * each + r if times < 0 else u + r * size for u in (int(j), int(k)))
@@ -124,9 +124,8 @@ def trained(net: Net, seed: int, factor: float, kind: str) -> list[str]:
             if own is None or layer.weight.name not in real or len(real[layer.weight.name]) != own.units:
                 continue
             same = multiples(real[layer.weight.name])
-            for one in (*own.twins, *own.nearly, *own.classes):
-                if not same[np.ix_(one, one)].all():
-                    wrong.append(f"FALSE {'Adam' if adam else 'SGD'} {layer.name}: {one} part")
+            apart = [one for one in (*own.twins, *own.nearly, *own.classes) if not same[np.ix_(one, one)].all()]
+            wrong += [f"FALSE {'Adam' if adam else 'SGD'} {layer.name}: {one} part" for one in apart]
             width = len({int(row.argmax()) for row in same})
             if not adam and own.twin_width != width:
                 wrong.append(f"missed {kind} {layer.name}: {own.twin_width} told, {width} of {own.units} true")
@@ -182,6 +181,9 @@ def one(family: str, kind: str, seed: int) -> list[str]:
         net.module.double()
         if kind in MOVED:
             plant(net, "copies", rng)
+            with torch.no_grad():  # no round numbers
+                for p in net.module.parameters():
+                    p.mul_(1.2345678912345)
             return moved(net, seed, kind)
         act = {"sign": _ODD, "scale": _HOMOGENEOUS}.get(kind)
         if act is not None and isinstance(getattr(net.module, "act", None), nn.Module):

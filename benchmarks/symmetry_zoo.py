@@ -14,7 +14,7 @@ Each model has a process of its own, one at a time. It exits with 1 where traini
 from __future__ import annotations
 
 import argparse
-import copy
+import math
 import multiprocessing
 import re
 import sys
@@ -152,23 +152,27 @@ def parted(
         if one is None:
             continue
         values = seen.get(layer.name) or _sums(layer, own)
-        for sets, differ in ((one.classes, _differ), (one.twins, _skew)):
+        for what, sets, differ in (("ties", one.classes, _differ), ("twins", one.twins, _skew)):
+            parts = []
             for units in sets:
                 tied += len(units) - 1
                 fitting = [y for y in values if max(units) < len(y)]
                 checked += (len(units) - 1) * bool(fitting)
-                worst = max((differ(y, units) for y in fitting), default=0.0)
-                if worst > APART * rounding:
-                    wrong.append(f"{layer.name} parts ({worst:.0e})")
+                parts.append(max((differ(y, units) for y in fitting), default=0.0))
+            over = [worst for worst in parts if worst > APART * rounding]
+            if over:
+                wrong.append(f"{layer.name}: {len(over)} of {len(sets)} {what} part ({max(over):.0e})")
     return tied, checked, wrong
 
 
 def _sums(layer: Layer, own: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
     """Return the sums of each row over all that comes in: equal for tied units, whatever is tied below them."""
-    p = own.get(layer.weight.name)
-    if p is None or layer.axes[:2] != "oi" or tuple(p.shape) != layer.weight.shape:
+    p, axes = own.get(layer.weight.name), layer.axes
+    if p is None or tuple(p.shape) != layer.weight.shape or len(axes) != p.dim():
         return []
-    return [p.detach().sum(1).flatten(1) if p.dim() > 2 else p.detach().sum(1, keepdim=True)]
+    units, terms, rest = ([a for a, c in enumerate(axes) if c in which] for which in ("so", "i", "k"))
+    shape = [math.prod(p.shape[a] for a in some) for some in (units, terms, rest)]
+    return [p.detach().permute(*units, *terms, *rest).reshape(shape).sum(1)]
 
 
 def _differ(y: torch.Tensor, units: Sequence[int]) -> float:
@@ -253,10 +257,9 @@ def look(row: Row, seed: int, plant: float) -> Record:
     module, inputs = build(row)
     size = sum(p.numel() for p in module.parameters())
     record: Record = {"name": row.name, "parameters": size, "failed": []}
-    twin = copy.deepcopy(module) if size <= plant * 1e6 else None
     tries: list[tuple[str, Callable[[], Record]]] = [("as shipped", lambda: as_shipped(module, inputs))]
-    if twin is not None:
-        tries.append(("planted", lambda: planted(twin, inputs, seed)))
+    if size <= plant * 1e6:
+        tries.append(("planted", lambda: planted(*build(row), seed)))
     for what, work in tries:
         try:
             record.update(work())
@@ -339,10 +342,10 @@ def _folded(parts: Sequence[Part]) -> str:
     groups: dict[tuple[str, str], list[Part]] = {}
     for part in parts:
         groups.setdefault((re.sub(r"(?<![^.])\d+(?![^.])", "N", part[0]), part[3]), []).append(part)
-    told = [
-        f"{f"{name} (x{len(own)})" if len(own) > 1 else own[0][0]} {sum(p[1] for p in own)} of {sum(p[2] for p in own)} {why}"
-        for (name, why), own in groups.items()
-    ]
+    told = []
+    for (name, why), own in groups.items():
+        called = f"{name} (x{len(own)})" if len(own) > 1 else own[0][0]
+        told.append(f"{called} {sum(p[1] for p in own)} of {sum(p[2] for p in own)} {why}")
     return ", ".join(one.strip() for one in told[:8]) + (f" and {len(told) - 8} more" if len(told) > 8 else "") or "-"
 
 

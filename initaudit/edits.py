@@ -93,6 +93,14 @@ class Row:
     verdict_after: str | None
     reached: tuple[Reached, ...] = ()
 
+    @property
+    def widths(self) -> tuple[int, int] | None:
+        """How many units of the layer could ever differ, before and after; None where that is not known or the same."""
+        if self.after is None or self.after.freedom is None or self.recipe.measured.freedom is None:
+            return None
+        before, after = self.recipe.measured.freedom.width, self.after.freedom.width
+        return (before, after) if before != after else None
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Repair:

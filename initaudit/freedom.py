@@ -12,6 +12,7 @@ class Cause(StrEnum):
 
     ZEROS = "zeros"  # parameters that are zero multiply each other
     OFF = "off"  # units that no input can switch on
+    TIED = "tied"  # what it feeds is tied, so that its effect cancels: a norm over equal channels, a choice of equals
     DESIGN = "design"  # it would not move whatever the parameters were: zero inputs, masks
 
 

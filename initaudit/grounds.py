@@ -152,15 +152,15 @@ def acting(breaks: tuple[str, ...]) -> str:
     return f"{' and '.join(breaks)} act{'s' * (len(breaks) == 1)}"
 
 
-def tied_copies(m: Measured, *, nearly: bool = False) -> bool:
-    """Whether units with equal incoming weights are tied for ever, as far as the graph tells; or nearly so."""
+def tied_copies(m: Measured, *, nearly: bool = False) -> int:
+    """Return how many units with the weights of another are tied to it for ever, by the graph; or nearly so."""
     if m.freedom is None:
-        return False
+        return 0
     sets = (*m.freedom.classes, *(m.freedom.nearly if nearly else ()))
     hashes = m.stats.rows.hash
     if not sets or len(hashes) != m.freedom.units:
-        return m.freedom.width < m.freedom.units  # which ones is not known
-    return any(len(np.unique(hashes[list(units)])) < len(units) for units in sets)
+        return m.freedom.units - m.freedom.width  # which ones is not known
+    return sum(len(units) - len(np.unique(hashes[list(units)])) for units in sets)
 
 
 def _read_alike(m: Measured, audit: Audit) -> bool:

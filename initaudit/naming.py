@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # Tensors that training moves without gradients; a state_dict does not mark them.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -35,3 +35,11 @@ def places(given: Sequence[int], most: int = 8) -> str:
     if left:
         return f"{', '.join(told[:most])} and {left:,} more"
     return " and ".join(part for part in (", ".join(told[:-1]), told[-1]) if part) if told else ""
+
+
+def folded(names: Iterable[str]) -> list[str]:
+    """Return names with those that differ by numbers only as one pattern, in the order of the first of each."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        groups.setdefault(pattern(name), []).append(name)
+    return [own[0] if len(own) == 1 else like for like, own in groups.items()]

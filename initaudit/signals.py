@@ -14,7 +14,7 @@ from initaudit.errors import InitauditError, UsageError
 from initaudit.freedom import weakest
 from initaudit.graph.settled import settled
 from initaudit.layers.merged import merged
-from initaudit.owned import owned
+from initaudit.layers.owned import owned
 from initaudit.risk.fit import WARNING
 from initaudit.types import Audit, Evidence, Graph, Measured, Signal, Signals, Skip
 

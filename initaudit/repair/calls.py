@@ -237,7 +237,8 @@ def _completed(row: Scheme, gain: float, target: Target, units: Sequence[int]) -
     table: Sequence[object] = chosen
     at, indent, named = "w", "", str(chosen[0])
     if stacked:
-        table = [chosen[n : n + form.blocks] if form.blocks > 1 else chosen[n] for n in range(form.stack)]
+        own = [chosen[n * form.blocks : (n + 1) * form.blocks] for n in range(form.stack)]
+        table = own if form.blocks > 1 else chosen
         cut = f".flatten(0, {stacked - 1})" if stacked > 1 else ""
         yield Line(f"for operator, units in zip(w{cut}, {table}):")
         at, indent, named = "operator", "    ", "units"

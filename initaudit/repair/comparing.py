@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
+from initaudit.cures import CURED, Cure
 from initaudit.risk import model as fitted
 from initaudit.symptoms import CODES
 from initaudit.types import Finding, Report, Risk, Severity
@@ -112,7 +113,7 @@ def _graver(before: Report, after: Report, touched: frozenset[str]) -> Iterator[
 
 def _group(f: Finding) -> tuple[str, ...] | None:
     """Return the rule and the members of a group that a finding is about: parts that start as copies."""
-    members = f.evidence.get("members")
+    members = f.evidence.get("members") if CURED.get(f.rule) is Cure.CLONES else None
     return (f.rule, *map(str, members)) if members else None
 
 

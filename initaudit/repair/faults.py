@@ -181,13 +181,14 @@ class Faults:
     def _parted(self) -> dict[object, tuple[int, ...]]:
         """The units that are drawn so that no tied ones are left in what findings name, by identity of the weight."""
         told: dict[int, list[tuple[int, ...]]] = defaultdict(list)
-        for f in grave(self.findings):
-            names = {m.layer.name for m in self.run(f)} if exact(f) else ()
+        for f in self.findings:
+            named = exact(f) and (f.severity >= Severity.WARNING or "explained" in f.evidence)
+            names = {m.layer.name for m in self.run(f)} if named else ()
             for k, m in enumerate(self.measured):
                 told[k] += sets_of(m, str(f.evidence.get("kind", ""))) if m.layer.name in names else ()
-        named = {k: sets for k, sets in told.items() if sets}
+        some = {k: sets for k, sets in told.items() if sets}
         others = [Anew(x.m, x.tensor, x.units) for x in self._plain]
-        made = parted(self.measured, self.graph, named, self._free, others) if named else {}
+        made = parted(self.measured, self.graph, some, self._free, others) if some else {}
         return {self.measured[k].layer.weight.identity: units for k, units in made.items()}
 
     @cached_property
@@ -201,6 +202,12 @@ class Faults:
         drawn += [Anew(m, m.layer.weight, u) for m in self.measured if (u := self._parted.get(m.layer.weight.identity))]
         found = woken(self.measured, self.graph, dead, self._free, drawn)
         return tuple(Fault(one.m, one.tensor, told[0].rule, one.units) for one in found)
+
+    def ties(self) -> Iterator[Fault]:
+        """Yield what parts tied units, of sets too that another finding explains: mended alone, it leaves them tied."""
+        for m in self.measured:
+            if not m.layer.tied and (units := self._parted.get(m.layer.weight.identity)):
+                yield some(m, units, "INI512")
 
     def run(self, finding: Finding) -> list[Measured]:
         """Return the layers that a finding names, in its order, each once."""

@@ -99,6 +99,7 @@ def _values(m: Measured, tensor: Tensor, verdict: str | None) -> dict[str, Any]:
         "zeros": stats.zeros if stats else None,
         "identified": m.identified.scheme or None if weight and m.identified else None,
         "variance_ratio": m.variance_ratio if weight else None,
+        "effective_width": m.freedom.width if weight and m.freedom is not None else None,
         "verdict": verdict,
     }
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from initaudit.freedom import Cause, Freedom, LayerFreedom, ParameterFreedom
-from initaudit.naming import pattern, places
+from initaudit.naming import natural, pattern, places
 from initaudit.reporters.base import Style
 from initaudit.reporters.page import Page
 from initaudit.reporters.table import Column, lines, together
@@ -87,7 +87,7 @@ def _called(found: Sequence[ParameterFreedom], layers: Sequence[Layer], *, only:
 
 
 def _renamed(one: ParameterFreedom, names: Mapping[str, str]) -> ParameterFreedom:
-    blocked = tuple(names.get(name, name) for name in one.blocked_by)
+    blocked = tuple(sorted((names.get(name, name) for name in one.blocked_by), key=natural))
     return replace(one, name=names.get(one.name, one.name), blocked_by=blocked)
 
 

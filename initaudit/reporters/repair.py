@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from initaudit.edits import Reached, Repair, Row
+from initaudit.naming import pattern, places
 from initaudit.reporters.base import Style, counts, printable, unjudged
 from initaudit.reporters.curing import typed
 from initaudit.reporters.page import Page
@@ -21,6 +22,7 @@ from initaudit.types import Measured, Report, Severity, Skip, Stats, Tensor
 _MARKS = {"error": ("x", "bold red"), "warning": ("!", "yellow")}
 _MOST = 40  # rows, unless all are asked for
 _FEW = 6  # lines of a list, likewise
+_RUNS = 4  # of units
 
 
 def stats_of(m: Measured, tensor: Tensor) -> Stats | None:
@@ -107,6 +109,7 @@ def _columns(groups: Sequence[Sequence[Row]], *, brief: bool) -> list[Column]:
         Column("layer", tuple(together([_name(row) for row in group]) for group in groups)),
         Column("kind", tuple(_kind(row) for row in firsts), gives_way=1),
         Column("scheme", tuple(schemes), gives_way=3),
+        *_some(firsts),
         Column("for", tuple(row.recipe.why for row in firsts), gives_way=4),
         Column("std before", tuple(_std(row, before=True) for row in firsts), right=True),
         Column("> after", tuple(_std(row, before=False) for row in firsts)),
@@ -123,8 +126,8 @@ def _folded(rows: Sequence[Row], *, fold: bool) -> list[list[Row]]:
     """Return rows in order, those that differ only in a number of their name told as one."""
     groups: dict[object, list[Row]] = {}
     for k, row in enumerate(rows):
-        key = (re.sub(r"\d+", "N", _name(row)), _kind(row), _scheme(row), row.recipe.why, row.verdict_before,
-               row.verdict_after, _rough(row, before=True), _rough(row, before=False))  # fmt: skip
+        key = (pattern(_name(row)), _kind(row), _scheme(row), row.recipe.units, row.widths, row.recipe.why,
+               row.verdict_before, row.verdict_after, _rough(row, before=True), _rough(row, before=False))  # fmt: skip
         groups.setdefault(key if fold else k, []).append(row)
     return list(groups.values())
 
@@ -148,8 +151,23 @@ def _kind(row: Row) -> str:
 
 def _scheme(row: Row) -> str:
     recipe = row.recipe
-    units = f", {len(recipe.units)} units" if recipe.units is not None else ""
-    return recipe.scheme + "".join(f", {part} {scheme}" for part, scheme in recipe.by_part.items()) + units
+    return recipe.scheme + "".join(f", {part} {scheme}" for part, scheme in recipe.by_part.items())
+
+
+def _some(firsts: Sequence[Row]) -> list[Column]:
+    """Return a column of the units that are drawn where it is some of a layer's, and of its width before and after."""
+    out = []
+    if any(row.recipe.units is not None for row in firsts):
+        out.append(Column("units", tuple(map(_units, firsts)), gives_way=3))
+    if any(row.widths for row in firsts):
+        widths = (f"{row.widths[0]} > {row.widths[1]}" if row.widths else "" for row in firsts)
+        out.append(Column("width", tuple(widths), right=True, gives_way=5))
+    return out
+
+
+def _units(row: Row) -> str:
+    units, every = row.recipe.units, row.recipe.measured.layer.units
+    return "all" if units is None else f"{places(units, _RUNS)} of {every:,}"
 
 
 def _side(row: Row, *, before: bool) -> Measured | None:

@@ -191,7 +191,9 @@ def _wakes(m: Measured) -> str:
     """Show when some of a weight first moves; - for at once."""
     if m.movement is None or m.movement.wake == 1:
         return "-"
-    return f"step {m.movement.wake}" if m.movement.wake else "never"
+    if m.movement.wake:
+        return f"step {m.movement.wake}"
+    return "never" if m.movement.dead else "cancelled"
 
 
 def _signal(groups: Sequence[Group]) -> list[Column]:

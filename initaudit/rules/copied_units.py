@@ -96,7 +96,7 @@ def copied_units(audit: Audit, *, accident: float = ACCIDENT) -> Iterator[Findin
             apart = parted(m, audit)
             yield copied_units.at(
                 m,
-                message + (f"; {apart}" if apart else "; they stay tied for ever" if stuck else ""),
+                message + _lasting(copies, stuck, apart),
                 severity=Severity.WARNING if apart else Severity.ERROR,
                 needs=uniformity(m),
                 **facts,
@@ -115,6 +115,12 @@ def copied_units(audit: Audit, *, accident: float = ACCIDENT) -> Iterator[Findin
                 **facts,
                 remedy=redraw(m),
             )
+
+
+def _lasting(copies: int, stuck: int, apart: str) -> str:
+    if apart:
+        return f"; {apart}"
+    return f"; {stuck if stuck < copies else 'all'} of them tied for ever" if stuck else ""
 
 
 def _by_operator(m: Measured, values: Array) -> Array:

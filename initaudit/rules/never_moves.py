@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 
 from initaudit.freedom import Cause, ParameterFreedom
 from initaudit.grounds import born, certainty, excuse, operator, wakes
-from initaudit.naming import pattern
+from initaudit.naming import folded
 from initaudit.registry import rule
-from initaudit.types import Audit, Evidence, Finding, Measured, Severity
+from initaudit.types import Audit, Evidence, Finding, Measured, Role, Severity
 
 _MOST = 0.5  # share of a parameter from which its death is that of the whole
 _NAMED = 16  # tensors that the evidence names
 _OFF = "their units are off, whatever the input"
 _DESIGN = "the graph gives them nothing to learn from, whatever the weights are"
+_TIED = "what they pass on is tied, and a later operation takes away all that is the same, see INI512"
 _LIFT = "start the bias at zero or a little above, and draw the weight again"
 
 
@@ -49,7 +50,7 @@ def never_moves(audit: Audit) -> Iterator[Finding]:
     dead = [p for p in audit.freedom.parameters if p.dead and p.name in rows]
     blocks: dict[tuple[str, ...], list[ParameterFreedom]] = {}
     for p in dead:
-        if p.cause is not Cause.OFF and p.cause is not Cause.DESIGN:
+        if p.cause is Cause.ZEROS:
             blocks.setdefault(p.blocked_by, []).append(p)
     for names, own in blocks.items():
         yield _blocked(audit, rows, names, own)
@@ -60,7 +61,8 @@ def never_moves(audit: Audit) -> Iterator[Finding]:
     grave = [] if told else [p for p in off if p.dead > _MOST * p.size]
     beside = [p for p in off if p not in grave]
     design = [p for p in dead if p.cause is Cause.DESIGN]
-    for some, why in ((grave, _OFF), (beside, _OFF), (design, _DESIGN)):
+    tied = [p for p in dead if p.cause not in (Cause.ZEROS, Cause.OFF, Cause.DESIGN)]
+    for some, why in ((grave, _OFF), (beside, _OFF), (design, _DESIGN), (tied, _TIED)):
         if some:
             severity = Severity.WARNING if some is grave and born(audit) else Severity.INFO
             see = ", see INI508" if told and why is _OFF else ""
@@ -78,6 +80,9 @@ def _blocked(
     message = _between(zeros, beside, whole=whole)
     why = next((code for name in (*names, *(p.name for p in own)) if (code := _explained(audit, rows, name))), "")
     severity = Severity.INFO if why or not born(audit) else Severity.ERROR if whole else Severity.WARNING
+    bare = [rows[p.name].layer.name for p in own if _bare(audit, rows[p.name])]
+    if severity is Severity.ERROR and bare:
+        severity, why = Severity.WARNING, f", unless the exporter left out a zero bias of {_list(bare)}"
     return never_moves.at(
         where,
         message + why,
@@ -92,6 +97,12 @@ def _blocked(
         count=sum(p.dead for p in own),
         of=sum(p.size for p in own),
     )
+
+
+def _bare(audit: Audit, m: Measured) -> bool:
+    """Whether a bias may be missing that would move: torch's newer ONNX exporter leaves out those that are zero."""
+    usual = operator(m) and m.layer.role is not Role.ADAPTER and not m.layer.normed
+    return audit.model.graph_source == "onnx" and usual and m.layer.bias is None
 
 
 def _between(zeros: Sequence[str], beside: Sequence[str], *, whole: bool) -> str:
@@ -123,7 +134,7 @@ def _told(
 ) -> Finding:
     """Return one finding on what no zeros block."""
     where, count = rows[own[0].name], sum(p.dead for p in own)
-    patterns = list(dict.fromkeys(pattern(p.name) for p in own))
+    patterns = folded(p.name for p in own)
     return never_moves.at(
         where,
         f"{count:,} of {sum(p.size for p in own):,} values of {_list(patterns)} never get a gradient: {why}",

@@ -17,6 +17,7 @@ from initaudit.symmetry import (  # noqa: F401  they fill the tables
     moving_recurrent,
     moving_several,
     norms,
+    places,
     pointwise,
     products,
     recurrent,

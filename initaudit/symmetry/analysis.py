@@ -21,6 +21,7 @@ from initaudit.symmetry.moving import Moving
 from initaudit.symmetry.moving import Walk as Moves
 from initaudit.symmetry.rows import rows, units
 from initaudit.symmetry.shapes import shaped
+from initaudit.symmetry.starts import started
 from initaudit.types import Array, Graph, Layer, Tensor
 
 
@@ -33,6 +34,7 @@ def analyse(graph: Graph, layers: Sequence[Layer], frozen: Callable[[Tensor], bo
         frozen: whether a tensor is no trainable parameter; by default what is known to be a buffer.
     """
     kept = frozen or (lambda tensor: tensor.buffer)
+    loose = _open(graph)
     graph = shaped(sound(graph))
     view = View(graph)
     walk = Walk(view, kept)
@@ -45,14 +47,14 @@ def analyse(graph: Graph, layers: Sequence[Layer], frozen: Callable[[Tensor], bo
         return all(one is None or one.width == one.units for one in made)
 
     walk.run(apart)
-    moves, found = _movements(view, kept, walk, first)
+    moves, found = _movements(view, kept, walk, first, loose)
     why = explained(moves, found)
     moved = (_parameter(graph.constants[name], moving, why.get(name)) for name, moving in found.items())
     parameters = tuple(p for p in moved if p is not None)
     steps = max((max((step for step, _ in p.late), default=1) for p in parameters), default=1)
     if not (walk.stable or walk.enough):
         return Freedom((None,) * len(layers), parameters, steps=steps, why="labels did not settle")
-    units_ = broken(walk, layers, _started(lenient(walk, layers, made, told)), told)
+    units_ = broken(walk, layers, started(walk, layers, lenient(walk, layers, made, told)), told)
     return Freedom(units_, parameters, tuple(dict.fromkeys(walk.unread.values())), walk.rounds, steps)
 
 
@@ -95,17 +97,6 @@ def _part(part: Tensor, wholes: Mapping[str, Sequence[Tensor]], found: Mapping[o
                 out = [taken(labels, 0, np.array([k]), keep=False) for labels in out]
             return out
     return []
-
-
-def _started(found: Sequence[LayerFreedom | None]) -> tuple[LayerFreedom | None, ...]:
-    """Say where ties begin: at the first of layers with ties, one after the other."""
-    out: list[LayerFreedom | None] = []
-    start = ""
-    for one in found:
-        if one is not None:
-            start = (start or one.name) if one.classes else ""
-        out.append(replace(one, start=start) if one is not None and one.classes else one)
-    return tuple(out)
 
 
 def _parameter(tensor: Tensor, moving: Moving, why: Why | None) -> ParameterFreedom | None:
@@ -157,17 +148,22 @@ def movements(graph: Graph, frozen: Callable[[Tensor], bool] | None = None) -> d
     view, kept = View(shaped(sound(graph))), frozen or (lambda tensor: tensor.buffer)
     ties, first = Walk(view, kept), First()
     ties.run(first.see)
-    return _movements(view, kept, ties, first)[1]
+    return _movements(view, kept, ties, first, _open(graph))[1]
 
 
-def _movements(view: View, kept: Callable[[Tensor], bool], ties: Walk, first: First) -> tuple[Moves, dict[str, Moving]]:
+def _open(graph: Graph) -> bool:
+    """Whether a graph leaves open how long its inputs are, beyond how many there are."""
+    return any(n is None for shape in graph.inputs.values() for n in (shape or (None, None))[1:])
+
+
+def _movements(view: View, kept: Callable[[Tensor], bool], ties: Walk, first: First, loose: bool) -> tuple[Moves, dict[str, Moving]]:
     lasting = Alike(ties.values, ties.grads) if ties.stable else None
-    walk = Moves(view, kept, alike=lasting, first=first.alike)
+    walk = Moves(view, kept, alike=lasting, first=first.alike, open=loose)
     walk.run()
     found = {name: walk.moving[key] for name, key in walk.key.items() if key in walk.moving}
     if all(_ever(moving) for moving in found.values()):
         return walk, found
-    other = Moves(view, kept, generic=True)
+    other = walk.like(generic=True)
     other.once()
     for name, moving in found.items():
         known = other.moving.get(other.key[name])

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from initaudit.symmetry.combining import combined
 from initaudit.symmetry.engine import Case, Given, Step, Unread, op
 from initaudit.symmetry.labels import ZERO, Labels, even
+from initaudit.symmetry.places import written
 from initaudit.symmetry.pointwise import settings
 from initaudit.symmetry.products import alone, forgotten
 
@@ -171,10 +172,15 @@ def _gather_nd(c: Case) -> Step:
 @op("scatter_nd")
 def _scatter_nd(c: Case) -> Step:
     x = c.labels(0)
-    if c.attrs.get("axis") is not None:
-        raise Unread
-    count, refs = _consumed(c, x, None)
-    last = refs + 1
+    index = c.attrs.get("index")
+    axis = c.attrs.get("axis")
+    if isinstance(axis, int):  # a slice, or one index, along an axis
+        own = index if isinstance(index, int) else slice(*(c.attrs.get(name) for name in ("start", "end", "step")))
+        return written(x, c.labels(1), (*(slice(None),) * (axis % x.rank), own), 1)
+    if isinstance(index, tuple) and all(_plain(i) or i is Ellipsis for i in index):
+        return written(x, c.labels(2), index, 2)
+    count, _ = _consumed(c, x, None)
+    last = 2
     value = c.labels(last)
     kept = x.rank - count
     rest = min(kept, value.rank)
@@ -182,7 +188,7 @@ def _scatter_nd(c: Case) -> Step:
         raise Unread
     lead = value.shape[: value.rank - rest]
     wide = _leading(value, len(lead), ())
-    where = [alone(c.labels(k), x.rank) for k in range(1, 1 + refs)]
+    where = [alone(c.labels(k), x.rank) for k in range(1, len(c.node.inputs)) if k != last and c.has(k)]
     base = _leading(x, count, x.shape[:count])
     tag = ("put at", count, settings(c))
     out = combined((base, wide, *where), *tag)

@@ -3,8 +3,8 @@
 A weight that was rounded is off by up to half a step of its dtype; after a sum in another order, or a copy through
 another precision, by a step or two. So two rows agree if, for every class, their sums differ by no more than two steps
 for each term: a step is the dtype's epsilon times the weight, or times the typical weight of the row where that is
-larger, as what is left of a sum that cancels has the error of its terms. A row whose numbers all fit float16 or
-bfloat16 went through it, whatever it is stored in, and has its epsilon.
+larger, as what is left of a sum that cancels has the error of its terms. Numbers that fit float16 or bfloat16
+went through it, whatever they are stored in, and have its steps.
 
 Rows are found by random projections of their sums, 16 columns bounded by sqrt(3) with variance 1, and then compared
 class by class. That rows agree by chance must not be expected: with rows of few terms, or of numbers that hardly
@@ -16,6 +16,7 @@ A tie needs that twice, of what comes in and of what comes back.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ _MOST = 1 << 26  # pairs looked at
 _U = np.uint64
 _BITS = {2: 10, 4: 23, 8: 52}  # of the mantissa, by bytes of a float
 _NAMED = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}
+_ROUND = 4  # mantissa bits that a number may have by choice: 0.25, 1.5, 0.375
 _FINEST = 2.0**-50  # what sums in float64 are exact to
 
 
@@ -50,26 +52,29 @@ def epsilon(dtype: str) -> float:
     return max(_FINEST, _NAMED.get(dtype, 0.0))
 
 
-def steps(rows: Array) -> Array:
-    """Return the epsilon of each row: of the dtype, or of the coarser one that all its numbers went through.
+def grain(values: Array) -> Array:
+    """Return the epsilon of each number: of its dtype, or of a coarser one that it went through.
+
+    That is told by numbers that fit the coarser one though they are not round: then all that fit it went through it.
 
     Args:
-        rows: (rows, terms).
+        values: (rows, terms); each row has its own history.
     """
-    own = precision(rows.dtype)
-    out = np.full(len(rows), own)
-    if rows.dtype.kind != "f" or rows.dtype.itemsize < 4 or rows.shape[1] < 8:
-        return out
-    whole = np.ascontiguousarray(rows).view(f"u{rows.dtype.itemsize}")
-    bits = _BITS[rows.dtype.itemsize]
-    used = np.bitwise_or.reduce(whole, axis=1)
-    for kept in (23, 10, 7):
-        if kept < bits:
-            fits = used & whole.dtype.type((1 << (bits - kept)) - 1) == 0
-            for k in np.flatnonzero(fits):
-                if len(np.unique(whole[k] & whole.dtype.type((1 << bits) - 1))) >= 8:  # else they are round numbers
-                    out[k] = 2.0**-kept
+    out = np.full(values.shape, precision(values.dtype))
+    for kept, whole, bits in _coarser(values):
+        one = whole.dtype.type
+        fits = (whole & one((1 << (bits - kept)) - 1)) == 0
+        told = fits & ((whole & one((1 << (bits - _ROUND)) - 1)) != 0)
+        out[fits & told.any(-1, keepdims=True)] = 2.0**-kept
     return out
+
+
+def _coarser(values: Array) -> Iterator[tuple[int, Array, int]]:
+    """Yield the mantissa bits of each dtype that floats may have come from, with their bits and how many they have."""
+    if values.dtype.kind == "f" and values.dtype.itemsize in (4, 8):
+        whole = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
+        bits = _BITS[values.dtype.itemsize]
+        yield from ((kept, whole, bits) for kept in (23, 10, 7) if kept < bits)
 
 
 def joined(weight: Array, labels: Array, exact: Array, least: float) -> Array:
@@ -163,7 +168,7 @@ class _Rows:
     def _bounds(self, raw: Array, values: Array) -> Array:
         """Return what rounding may have done to each number."""
         typical = np.sqrt((values**2).mean(1, keepdims=True))
-        eps = np.maximum(steps(raw), self.least)[:, None]
+        eps = np.maximum(grain(raw), self.least)
         return np.asarray(eps * 2.0 ** (np.frexp(np.maximum(np.abs(values), typical))[1] - 1.0))
 
     def _agree(self, one: int, others: Array) -> Array:
@@ -271,7 +276,7 @@ def linked(values: Array, groups: Array, least: float, *, strict: bool) -> Array
     """
     wide = values.astype(np.float64)
     own = np.arange(len(wide))
-    eps = np.maximum(_each(values), least)
+    eps = np.maximum(grain(values[:, None])[:, 0], least)
     order = np.lexsort((wide, groups))
     ranked, kinds, step = wide[order], groups[order], eps[order]
     reach = _STEPS * np.maximum(step[1:], step[:-1]) * np.maximum(np.abs(ranked[1:]), np.abs(ranked[:-1]))
@@ -292,21 +297,6 @@ def linked(values: Array, groups: Array, least: float, *, strict: bool) -> Array
     return own
 
 
-def _each(values: Array) -> Array:
-    """Return the epsilon of each number: of its dtype, or of one that it fits though it is no round number."""
-    out = np.full(values.shape, precision(values.dtype))
-    if values.dtype.kind != "f" or values.dtype.itemsize < 4:
-        return out
-    bits = _BITS[values.dtype.itemsize]
-    whole = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
-    one = whole.dtype.type
-    for kept in (23, 10, 7):
-        if kept < bits:
-            fits = (whole & one((1 << (bits - kept)) - 1) == 0) & (whole & one((1 << (bits - 4)) - 1) != 0)
-            out[fits] = 2.0**-kept
-    return out
-
-
 def alike(rows: Array) -> bool:
     """Return whether two rows may be proportional but for rounding; none are missed, some are found by chance.
 
@@ -322,11 +312,12 @@ def alike(rows: Array) -> bool:
         seen[k : k + deep] = part @ random
         size[k : k + deep] = np.sqrt(np.einsum("ij,ij->i", part, part))
     live = np.isfinite(size) & (size > 0)
-    coarse = terms >= 2 * _COLUMNS and count <= _MANY  # what went through bfloat16 too, whatever it is stored in
-    eps = _NAMED["bfloat16"] if coarse else precision(rows.dtype)
-    seen = seen[live] / size[live, None]
+    eps = np.full(count, precision(rows.dtype))
+    if count <= _MANY:  # what went through bfloat16 too, whatever it is stored in
+        eps = np.full(count, _NAMED["bfloat16"]) if terms >= 2 * _COLUMNS else grain(rows).max(1)
+    seen, eps = seen[live] / size[live, None], eps[live]
     seen *= np.where(seen[:, :1] < 0, -1, 1).astype(np.float32)
-    slack = np.full(len(seen), 12 * eps + 4e-6)
+    slack = 12 * eps + 4e-6
     edge = seen[:, 0] <= slack  # whose sign is not sure
     both = np.concatenate([seen, -seen[edge]])
     return bool(_flagged(both, np.concatenate([slack, slack[edge]]), np.ones(len(both), bool)).any())

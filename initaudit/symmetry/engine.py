@@ -31,6 +31,7 @@ from initaudit.registry import ByName
 from initaudit.symmetry.combining import added, combined
 from initaudit.symmetry.exact import NotFinite
 from initaudit.symmetry.labels import ZERO, Labels, TooMany, dense, even, free, word
+from initaudit.symmetry.numbers import Numbers
 from initaudit.symmetry.reading import EXACT, Reading
 from initaudit.symmetry.shares import merged
 from initaudit.types import Array, Node, Tensor
@@ -186,7 +187,7 @@ class Walk:
         self.stable = False  # no label splits any more: what has one label is tied
         self.enough = False  # stopped before that, because all that was asked for differs
         self._keys, self._odd = _keys(view.graph.constants)
-        self._numbers: dict[str, Array] = {}
+        self._numbers = Numbers()
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Return the shape of a value as far as the graph says."""
@@ -212,15 +213,7 @@ class Walk:
                 factors = (free(tensor.shape, word("shared", name)),)
             else:
                 factors = self.factors.get(key, (even(tensor.shape, word("at first")),))
-        return Weight(lambda: self._load(name, tensor), tensor.shape, factors, self.reading)
-
-    def _load(self, name: str, tensor: Tensor) -> Array:
-        found = self._numbers.get(name)
-        if found is None:
-            found = np.asarray(tensor.load())
-            if found.size <= 1 << 16:
-                self._numbers[name] = found
-        return found.reshape(tensor.shape)
+        return Weight(lambda: self._numbers.of(name, tensor), tensor.shape, factors, self.reading)
 
     # ---- rounds
 
@@ -232,7 +225,7 @@ class Walk:
                 parts that differ in the next one. So what is told apart once stays apart, and where all that is asked
                 for is told apart no more rounds are needed. What has one label then need not be tied.
         """
-        before = 0
+        before = (0, 0)
         while self.rounds < _MOST_ROUNDS:
             self.rounds += 1
             self.up()
@@ -270,6 +263,7 @@ class Walk:
             for name, out in zip(node.outputs, step.outs, strict=False):
                 if name:
                     self.values[name] = out
+            self._numbers.done()
 
     def down(self) -> None:
         """Label all gradients, in reverse order, and keep those of parameters."""
@@ -300,6 +294,7 @@ class Walk:
                 name = node.inputs[place] if place < len(node.inputs) else ""
                 if name:
                     self.grads.setdefault(name, []).append(grad)
+            self._numbers.done()
         self._keep()
 
     def gradient(self, name: str) -> Given | None:
@@ -323,10 +318,18 @@ class Walk:
                     found.setdefault(self._keys[name], []).extend((grad,) if isinstance(grad, Labels) else grad)
         self.factors = {key: tuple(factors) for key, factors in found.items()}
 
-    def _classes(self) -> int:
-        """Return the number of different labels of gradients of parameters: all else is made of these."""
-        parts = [np.unique(f.data) for factors in self.factors.values() for f in factors]
-        return len(np.unique(np.concatenate(parts))) if parts else 0
+    def _classes(self) -> tuple[int, int]:
+        """Return the number of different labels of gradients of parameters, of all and of each: all else is made of these.
+
+        Along a free axis every index counts: what becomes free has split.
+        """
+        parts = [(np.unique(f.data), math.prod(f.sizes[a] for a in np.flatnonzero(f.free))) for f in self._all_factors()]
+        if not parts:
+            return 0, 0
+        return len(np.unique(np.concatenate([own for own, _ in parts]))), sum(len(own) * n for own, n in parts)
+
+    def _all_factors(self) -> list[Labels]:
+        return [f for factors in self.factors.values() for f in factors]
 
     # ---- what is not understood
 

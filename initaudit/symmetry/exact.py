@@ -19,12 +19,15 @@ import numpy as np
 from initaudit.symmetry.labels import chained, mix
 from initaudit.types import Array
 
-_BITS = 48  # of a whole number
-_SLICE = 1 << 14  # terms whose whole numbers surely add up to less than 2^63
+_BITS = 48  # from place to place of whole numbers
+_DIGITS = (1 << _BITS) - 1
+_SAFE = 61  # bits of a sum of whole numbers: with what is carried it stays below 2^63
+_SLICE = 1 << 13  # terms at a time
 _BLOCK = 1 << 16  # elements of a weight at a time: what fits a processor's cache
 _FAR = 900  # places in bits from which powers of two no longer fit a number
 _U = np.uint64
 _ODD = _U(0x9E3779B97F4A7C15)
+_NEGATIVE = _U(0xC2B2AE3D27D4EB4F)
 _WHOLE = 2**53  # whole numbers up to here are float64 too
 
 
@@ -131,51 +134,63 @@ def _add_sums(weight: Array, where: Array, starts: Array, factors: Array, out: A
         out: added to.
     """
     turned = abs(weight.strides[1]) > abs(weight.strides[0])
+    room = np.empty(_BLOCK, np.float64), np.empty(_BLOCK, np.float64), np.empty(_BLOCK, np.int64)
     high = max(1, _BLOCK // min(len(where), _SLICE))
     for r in range(0, len(weight), high):
         part = weight[r : r + high]
-        sums = _sums(part.T if turned else part, where, starts, 0 if turned else 1)
-        told = _told(sums)
+        told = _told(_sums(part.T if turned else part, where, starts, 0 if turned else 1, room))
         if told is not None:
             out[r : r + high] += np.einsum("tr,t->r" if turned else "rt,t->r", told, factors)
 
 
-def _sums(part: Array, where: Array, starts: Array, axis: int) -> dict[int, Array]:
-    """Return whole numbers T_s, of 48 bits but for the last, with sum over s of T_s 2^(48 s) the sums over classes."""
+def _sums(part: Array, where: Array, starts: Array, axis: int, room: tuple[Array, Array, Array]) -> dict[int, Array]:
+    """Return whole numbers T_s with sum over s of T_s 2^(48 s) the sums over classes."""
     sums: dict[int, Array] = {}
     ends = np.append(starts[1:], len(where))
     for begin in range(0, len(where), _SLICE):
         end = min(begin + _SLICE, len(where))
-        rest = np.take(part, where[begin:end], axis).astype(np.float64)
-        largest = max(float(rest.max()), -float(rest.min()))
-        if not np.isfinite(largest):
-            raise NotFinite
+        taken = np.take(part, where[begin:end], axis)
+        rest, whole, running = (one[: taken.size].reshape(taken.shape) for one in room)
+        np.copyto(rest, taken, casting="unsafe")
         here = np.flatnonzero((starts < end) & (ends > begin))
-        cuts = np.clip(np.append(starts[here], ends[here[-1]]), begin, end) - begin
-        whole = np.empty(rest.shape)
+        last = np.minimum(ends[here], end) - begin - 1  # term of each class
+        count = int(np.diff(last, prepend=-1).max())
+        largest = _largest(rest)
         while largest:
-            place = _place(largest)
+            place = _place(largest, count)
             _scaled(rest, -_BITS * place, whole)
             np.trunc(whole, out=whole)
-            running = np.cumsum(whole.astype(np.int64), axis)
-            running = np.concatenate([np.zeros_like(running.take([0], axis)), running], axis)
-            found = np.diff(running.take(cuts, axis), axis=axis)
-            if place not in sums:
-                shape = list(found.shape)
-                shape[axis] = len(starts)
-                sums[place] = np.zeros(shape, np.int64)
-            sums[place][(slice(None),) * axis + (here,)] += found
+            np.copyto(running, whole, casting="unsafe")
+            np.cumsum(running, axis, out=running)  # may pass 2^63 and come round: the differences do not
+            found = np.diff(running.take(last, axis), axis=axis, prepend=0)
+            if len(here) == len(starts) and place not in sums:
+                sums[place] = found
+            else:
+                shape = [len(starts) if k == axis else n for k, n in enumerate(found.shape)]
+                sums.setdefault(place, np.zeros(shape, np.int64))[(slice(None),) * axis + (here,)] += found
             _scaled(whole, _BITS * place, whole)
-            rest -= whole
-            largest = max(float(rest.max()), -float(rest.min()))
+            np.subtract(rest, whole, out=rest)
+            largest = _largest(rest)
         if end < len(where):
             _carried(sums)
+            top = max(sums, default=0)
+            if sums and int(np.abs(sums[top]).max()) > _DIGITS:
+                sums[top + 1] = sums[top] >> _BITS
+                sums[top] &= _DIGITS
     return sums
 
 
-def _place(largest: float) -> int:
-    """Return the first place where a number has a digit that is not zero."""
-    return int(np.ceil(np.frexp(largest)[1] / _BITS)) - 1
+def _largest(x: Array) -> float:
+    largest = max(float(x.max()), -float(x.min()))
+    if not np.isfinite(largest):
+        raise NotFinite
+    return largest
+
+
+def _place(largest: float, count: int) -> int:
+    """Return the lowest place at which so many numbers as large as this add up to less than 2^62."""
+    exponent = int(np.frexp(largest)[1]) + (count - 1).bit_length()
+    return -((_SAFE - exponent) // _BITS)
 
 
 def _scaled(x: Array, bits: int, out: Array) -> None:
@@ -186,11 +201,11 @@ def _scaled(x: Array, bits: int, out: Array) -> None:
 
 
 def _carried(sums: dict[int, Array]) -> None:
-    """Bring all whole numbers but the last below 48 bits; the last is negative where the sum is."""
+    """Bring all whole numbers but the last below 2^48; the last is negative where the sum is."""
     place = min(sums, default=0)
     while place < max(sums, default=place):
         over = sums[place] >> _BITS
-        sums[place] &= (1 << _BITS) - 1
+        sums[place] &= _DIGITS
         sums[place + 1] = sums[place + 1] + over if place + 1 in sums else over
         place += 1
 
@@ -200,16 +215,19 @@ def _told(sums: dict[int, Array]) -> Array | None:
     if not sums:
         return None
     _carried(sums)
-    negative = sums[max(sums)] < 0
-    if negative.any():
+    top = max(sums)
+    negative = sums[top] < 0
+    if len(sums) == 1:
+        np.abs(sums[top], out=sums[top])
+    elif negative.any():
         for place, digits in sums.items():
             sums[place] = np.where(negative, -digits, digits)
         _carried(sums)
-    over = sums[max(sums)] >> _BITS
-    sums[max(sums) + 1] = over
-    sums[max(sums) - 1] = sums[max(sums) - 1] & ((1 << _BITS) - 1)
-    total = np.zeros(negative.shape, _U)
+    sums[top + 1] = sums[top] >> _BITS
+    sums[top] &= _DIGITS
+    total = negative * _NEGATIVE
     for place, digits in sums.items():
-        own = mix(digits.view(_U) + (_U((place + 512) & 0xFFF) << _U(_BITS)))
-        total += np.where(digits == 0, _U(0), own)
-    return np.where(negative, mix(total), total)
+        total += digits.view(_U) * (mix(np.full(1, place + 512, _U)) | _U(1))
+    np.multiply(total, _ODD, out=total)
+    total ^= total >> _U(32)
+    return total

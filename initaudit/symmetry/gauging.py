@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from initaudit.symmetry.gauge import BOTH, NOTHING, SCALE, SIGN, Clash, Gauge, Measure, Rule, along, rules
-from initaudit.types import Array, Node, Tensor
+from initaudit.types import Array, Node
 
 _ODD = (
     "tanh", "softsign", "erf", "erfinv", "sin", "tan", "asin", "atan", "sinh", "asinh", "atanh", "tanhshrink",
@@ -33,74 +34,123 @@ def _rule(lets: Callable[[Gauge, Node, int, int], int], *names: str) -> Callable
 # ---- weights
 
 
-def _reads(g: Gauge, node: Node, place: int, _: int) -> int:
-    own = g.parameter(node.inputs[1 - place]) if len(node.inputs) > 1 and place in (0, 1) else None
-    if own is None or (place == 1 and node.op != "matmul") or (len(own.shape) != 2 and "conv" not in node.op):
-        return NOTHING
-    groups = node.attrs.get("group", 1)
-    if groups != 1 and node.op == "conv_transpose":
-        return NOTHING
-    return SIGN if groups != 1 else BOTH  # a group's own scale would change how fast its weights move
-
-
 @dataclass(frozen=True, slots=True)
-class _Weight:
-    """How the axes of a weight and of what it meets go together."""
+class _Product:
+    """A product of what comes in and a weight, with letters for the axes of both and of the result."""
 
-    outs: int  # its axis of units
-    ins: int  # and of terms
-    coming: int  # the axis of what comes in along its terms
-    going: int  # the axis of its result along its units
-    groups: int
+    place: int  # of what comes in
+    coming: str
+    weight: str
+    result: str
+    groups: int = 1
+
+    @property
+    def units(self) -> str:
+        """The letters of a weight that the result has."""
+        return "".join(a for a in self.weight if a in self.result)
+
+    @property
+    def stacked(self) -> bool:
+        """Whether several products stand side by side, each with units of its own that come in."""
+        return self.groups > 1 or any(a in self.coming for a in self.units)
 
 
-def _axes(g: Gauge, node: Node, own: Tensor, place: int) -> _Weight:
-    spatial = len(own.shape) - 2
-    conv = node.op.startswith("conv")
-    if len(own.shape) < 2 or (spatial and not conv) or (place == 1 and node.op != "matmul"):
+def _product(g: Gauge, node: Node, place: int) -> _Product:
+    """Return how the axes of a product go together.
+
+    Raises:
+        Clash: that is not understood.
+    """
+    attrs = node.attrs
+    if len(node.inputs) < 2 or place > 1 or any(attrs.get(name, 1) != 1 for name in ("alpha", "beta")):
         raise Clash
-    if any(node.attrs.get(name, 1) != 1 for name in ("alpha", "beta")) or node.attrs.get("transA"):
+    x, w = len(g.shape(node.inputs[place])), len(g.shape(node.inputs[1 - place]))
+    batch = string.ascii_uppercase[: x - 1]
+    if node.op == "einsum":
+        left, arrow, result = str(attrs.get("equation", "")).replace(" ", "").partition("->")
+        terms = left.split(",")
+        if not arrow or "." in left or len(terms) != 2 or any(len(set(t)) < len(t) for t in terms):
+            raise Clash
+        return _Product(place, terms[place], terms[1 - place], result)
+    if "conv" in node.op:
+        space = string.ascii_uppercase[: w - 2]
+        kernel, lead = space.lower(), "n" if x == w else ""
+        turned, groups = node.op == "conv_transpose", int(attrs.get("group", 1))
+        if turned and groups > 1:
+            raise Clash
+        return _Product(0, f"{lead}y{space}", ("yz" if turned else "zy") + kernel, f"{lead}z{space}", groups)
+    if w != 2 or attrs.get("transA"):
         raise Clash
-    x, out = (len(g.shape(name)) for name in (node.inputs[place], node.outputs[0]))
-    turned = node.op == "conv_transpose" or (node.op == "matmul" and place == 0)
-    turned = turned or (node.op == "gemm" and not node.attrs.get("transB"))
-    last = 1 + spatial if conv else 1 + place  # from the end
-    return _Weight(int(turned), 1 - int(turned), x - last, out - last, int(node.attrs.get("group", 1)) if conv else 1)
+    if place == 1 and node.op == "matmul" and x > 1:  # weight @ x
+        return _Product(1, f"{batch[:-1]}yT", "zy", f"{batch[:-1]}zT")
+    if place:
+        raise Clash
+    turned = node.op == "matmul" or (node.op == "gemm" and not attrs.get("transB"))
+    return _Product(0, f"{batch}y", "yz" if turned else "zy", f"{batch}z")
 
 
-@_rule(_reads, "linear", "gemm", "matmul", "conv", "conv_transpose")
+def _onto(size: Array, letters: str, wanted: str) -> Array:
+    """Return an array with the axes of other letters.
+
+    Raises:
+        Clash: it differs along one that is not wanted.
+    """
+    if size.ndim != len(letters) or any(n > 1 and a not in wanted for a, n in zip(letters, size.shape, strict=True)):
+        raise Clash
+    kept = sorted((a for a in letters if a in wanted), key=wanted.index)
+    thin = size.transpose([letters.index(a) for a in kept] + [k for k, a in enumerate(letters) if a not in wanted])
+    return thin.reshape([size.shape[letters.index(a)] if a in kept else 1 for a in wanted])
+
+
+def _reads(g: Gauge, node: Node, place: int, _: int) -> int:
+    try:
+        product = _product(g, node, place)
+    except Clash:
+        return NOTHING
+    if g.parameter(node.inputs[1 - place]) is None:
+        return NOTHING
+    # A scale changes how fast the weights move that it meets: of units with one weight each, not two of them alike.
+    shape = g.shape(node.inputs[1 - place])
+    inner = shape[1] if product.groups > 1 else math.prod(
+        n for a, n in zip(product.weight, shape, strict=True) if a not in product.result
+    )  # fmt: skip
+    return SIGN if product.stacked and inner == 1 else BOTH
+
+
+@_rule(_reads, "linear", "gemm", "matmul", "conv", "conv_transpose", "einsum")
 def _weigh(g: Gauge, at: int, node: Node) -> Measure | None:
     place = 0 if g.moves(node.inputs[0]) else 1
     name, out = node.inputs[1 - place], node.outputs[0]
     given, own = g.of(node.inputs[place]), g.parameter(name)
     if given is None and (own is None or g.allowed.get(out, BOTH) == NOTHING or at in g.pinned):
         return None
+    product = _product(g, node, place)
     if own is None:
         raise Clash
-    axes = _axes(g, node, own, place)
-    wide = len(own.shape)
-    coming = along(given, len(g.shape(node.inputs[place])), axes.coming)
-    change = np.ones((1,) * wide)
-    if coming is not None and axes.groups > 1:
-        each = np.repeat(coming.reshape(axes.groups, -1), own.shape[0] // axes.groups, 0)
-        change = each.reshape(*own.shape[:2], *[1] * (wide - 2))
-    elif coming is not None:
-        change = coming.reshape([-1 if a == axes.ins else 1 for a in range(wide)])
+    letters, units = product.weight, product.units
+    change = np.ones((1,) * len(letters))
+    if given is not None and product.groups > 1:
+        each = along(given, len(product.coming), product.coming.index("y"))
+        inner = np.repeat(np.asarray(each).reshape(product.groups, -1), own.shape[0] // product.groups, 0)
+        change = inner.reshape(*own.shape[:2], *[1] * (len(letters) - 2))
+    elif given is not None:
+        change = _onto(given.size, product.coming, letters)
     free = None
     bias = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2] else ""
-    plain = not bias or (g.parameter(bias) is not None and g.shape(bias) == (own.shape[axes.outs],))
-    if plain and not (axes.groups > 1 and node.op == "conv_transpose"):
-        rows = np.moveaxis(g.numbers(name) * change, axes.outs, 0).reshape(own.shape[axes.outs], -1)
+    sizes = [own.shape[letters.index(a)] for a in units]
+    if not bias or (g.parameter(bias) is not None and g.shape(bias) == tuple(sizes)):
+        order = [letters.index(a) for a in units] + [k for k, a in enumerate(letters) if a not in units]
+        rows = (g.numbers(name) * change).transpose(order).reshape(math.prod(sizes), -1)
         free = g.chosen(at, out, rows, g.numbers(bias) if bias else None)
     if free is None:
-        if coming is not None:
+        if given is not None:
             g.changes[name] = change
         return None
-    g.changes[name] = change / free.reshape([-1 if a == axes.outs else 1 for a in range(wide)])
+    free = free.reshape(sizes)
+    g.changes[name] = change / _onto(free, units, letters)
     if bias:
         g.shifts[bias] = 1.0 / free
-    rank = len(g.shape(out))
-    return Measure(free.reshape([-1 if a == axes.going % rank else 1 for a in range(rank)]), g.by(at))
+    return Measure(_onto(free, units, product.result), g.by(at))
 
 
 @_rule(lambda g, node, place, out: NOTHING, "embedding")
@@ -197,8 +247,10 @@ def _add(g: Gauge, at: int, node: Node) -> Measure | None:
 
 def _scaled_by(g: Gauge, node: Node, place: int, out: int) -> int:
     others = [name for k, name in enumerate(node.inputs) if k != place and name]
-    if len(others) != 1 or g.moves(others[0]) or (node.op == "div" and place):
+    if len(others) != 1:
         return NOTHING
+    if g.moves(others[0]) or (node.op == "div" and place):
+        return SIGN & out
     tensor = g.view.graph.constants.get(others[0])
     if tensor is None:
         return NOTHING
@@ -207,10 +259,12 @@ def _scaled_by(g: Gauge, node: Node, place: int, out: int) -> int:
 
 @_rule(_scaled_by, "mul", "div")
 def _mul(g: Gauge, at: int, node: Node) -> Measure | None:
-    moving = [name for name in node.inputs if g.moves(name)]
-    if len(moving) != 1:
+    rank = len(g.shape(node.outputs[0]))
+    found = [one for one in (g.of(name) for name in node.inputs if g.moves(name)) if one is not None]
+    if not found:
         return None
-    return g.of(moving[0])
+    sizes = [one.size.reshape((1,) * (rank - one.size.ndim) + one.size.shape) for one in found]
+    return Measure(math.prod(sizes[1:], start=sizes[0]), frozenset(k for one in found for k in one.by))
 
 
 def _normed(g: Gauge, node: Node, place: int, out: int) -> int:

@@ -32,7 +32,7 @@ def _concat(c: Case) -> Step:
         parts = [x.freed(axis).as_free(axis, 1) for x in xs]
         out = combined(parts, "concat", axis, stacks).as_free(axis, shape[axis])
     else:
-        out = _side_by_side(xs, axis)
+        out = side_by_side(xs, axis)
 
     def back(d: Sequence[Labels]) -> Mapping[int, Given]:
         found: dict[int, Given] = {}
@@ -44,7 +44,7 @@ def _concat(c: Case) -> Step:
     return Step((out,), back)
 
 
-def _side_by_side(xs: Sequence[Labels], axis: int) -> Labels:
+def side_by_side(xs: Sequence[Labels], axis: int) -> Labels:
     """Return labels of values that are joined along an axis, an entry for each index there."""
     thin = [x.dense(axis) for x in xs]
     frees = [tuple(x.is_free(a) for a in range(x.rank)) for x in thin]

@@ -16,6 +16,7 @@ import numpy as np
 from initaudit.errors import InitauditError
 from initaudit.graph.view import View
 from initaudit.registry import ByName
+from initaudit.symmetry.numbers import Numbers
 from initaudit.symmetry.zones import Grad, Held, Zone, alive, anything, dead, lined, loosened, merged, slim
 from initaudit.types import Array, Node, Tensor
 
@@ -143,6 +144,7 @@ class Walk:
         loose: whatever is not identically zero has no bounds.
         alike: what is known of ties that last.
         first: what is known of ties at the first step.
+        open: whether other inputs may be larger or smaller than these.
     """
 
     def __init__(
@@ -155,8 +157,10 @@ class Walk:
         loose: bool = False,
         alike: Ties | None = None,
         first: Ties | None = None,
+        open: bool = False,  # noqa: A002
     ) -> None:
         self.view = view
+        self.open = open
         self.lasting, self.first = alike, first
         self.generic = generic
         self.freed = freed
@@ -171,8 +175,12 @@ class Walk:
         self.key: dict[str, str] = {}
         for name, tensor in view.graph.constants.items():
             self.key[name] = self.names.setdefault(tensor.identity, name)
-        self._numbers: dict[str, Array] = {}
-        self._loaded: list[Tensor] = []
+        self.numbers = Numbers()
+
+    def like(self, *, generic: bool = False, freed: Callable[[str, Tensor], Array | bool] | None = None,
+             loose: bool = False) -> Walk:  # fmt: skip
+        """Return a walk through the same graph that knows of no ties."""
+        return Walk(self.view, self.frozen, generic=generic, freed=freed, loose=loose, open=self.open)
 
     @property
     def alike(self) -> Ties | None:
@@ -196,19 +204,8 @@ class Walk:
             if tensor.is_float and (self.generic or self.freed is not None):
                 free = np.asarray(self.generic or (self.freed is not None and self.freed(self.key[name], tensor)))
                 moved = moved | lined(free, len(tensor.shape))
-            self.values[name] = Held(lambda: self.load(name, tensor), tensor.shape, _thin(moved))
+            self.values[name] = Held(lambda: self.numbers.of(name, tensor), tensor.shape, _thin(moved))
         return self.values.get(name)
-
-    def load(self, name: str, tensor: Tensor) -> Array:
-        """Return the numbers of a parameter or constant."""
-        found = self._numbers.get(name)
-        if found is None:
-            found = np.asarray(tensor.load()).reshape(tensor.shape)
-            if found.size <= 1 << 16:
-                self._numbers[name] = found
-            else:
-                self._loaded.append(tensor)
-        return found
 
     def run(self) -> None:
         """Repeat steps until nothing more moves."""
@@ -259,9 +256,7 @@ class Walk:
             for name, out in zip(node.outputs, step.outs, strict=False):
                 if name:
                     self.values[name] = slim(out) if isinstance(out, Zone) else out
-            for tensor in self._loaded:
-                tensor.release()
-            self._loaded.clear()
+            self.numbers.done()
 
     def down(self) -> None:
         """Tell which gradients can be other than zero."""
@@ -288,9 +283,7 @@ class Walk:
                 name = node.inputs[place] if place < len(node.inputs) else ""
                 if name:
                     self.grads.setdefault(name, []).append(grad)
-            for tensor in self._loaded:
-                tensor.release()
-            self._loaded.clear()
+            self.numbers.done()
 
     def gradient(self, name: str) -> Grad:
         """Return the gradient of a value."""

@@ -18,6 +18,8 @@ from initaudit.symmetry.zones import (
 )
 from initaudit.types import Array
 
+NEVER, SOMETIMES, ALWAYS = 0, 1, 2
+
 
 @rule("conv", "conv_transpose")
 def _conv(c: Case) -> Step:
@@ -57,6 +59,8 @@ def _conv(c: Case) -> Step:
     out = Zone(a.reshape(wide), b.reshape(wide), shape, made.still(vary).reshape(wide))
     out, bias = with_bias(c, out, 2, first)
 
+    seen = _seen(c, x, shape[first + 1 :], w.shape[2:], first) if not turned else np.full(kernel, SOMETIMES)
+
     def back(d: Sequence[Grad]) -> Given:
         live = collapsed(d[0].live, [k for k in range(len(shape)) if k != first], np.any).reshape(-1)
         live = np.broadcast_to(live, n[0] * n[1]).reshape(n[:2])
@@ -65,15 +69,14 @@ def _conv(c: Case) -> Step:
         lead[first] = ins
         mask = made.mask(live)
         still = fixed & any(where.all() and first not in one for one, where in d[0].sums)
-        taps = (
-            _covering(c, x.shape[first + 1 :], shape[first + 1 :], w.shape[2:])
-            if not turned
-            else np.zeros(kernel, bool)
-        )
-        gone = (still.reshape(groups, -1, 1) & taps).reshape(groups, 1, -1)
-        cancelled = mask & gone
-        own = Grad(param(mask & ~gone), w.shape, cancelled=param(cancelled))
-        return {0: Grad(signal.reshape(lead), x.shape), 1: own, **bias(d[0])}
+        gone = (still.reshape(groups, -1, 1) & (seen == ALWAYS)).reshape(groups, 1, -1)
+        if (seen == NEVER).any():
+            mask = mask & np.tile(seen != NEVER, n[2] // kernel)
+        own = Grad(param(mask & ~gone), w.shape, cancelled=param(mask & gone))
+        space_ = frozenset(range(first + 1, len(shape)))
+        sums = tuple((one, np.ones((1,) * len(x.shape), bool)) for one, where in d[0].sums
+                     if not padded and where.all() and space_ <= one and first not in one)  # fmt: skip
+        return {0: Grad(signal.reshape(lead), x.shape, sums), 1: own, **bias(d[0])}
 
     def param(v: Array) -> Array:
         if v.size == 1 or v.all() or not v.any():
@@ -84,16 +87,24 @@ def _conv(c: Case) -> Step:
     return Step((out,), back)
 
 
-def _covering(c: Case, ins: Sequence[int], outs: Sequence[int], kernel: Sequence[int]) -> Array:
-    """Return which places of a kernel never stand on padding."""
+def _seen(c: Case, x: Zone, outs: Sequence[int], kernel: Sequence[int], first: int) -> Array:
+    """Return which places of a kernel stand on the input always, sometimes, and never."""
+    ins = x.shape[first + 1 :]
+    unknown = np.full(math.prod(kernel), SOMETIMES)
     given = []
     for name, usual in (("strides", 1), ("pads", 0), ("dilations", 1)):
         value = c.attrs.get(name, usual)
         given.append([value] * len(ins) if isinstance(value, int) else list(value)[: len(ins)])
-    out = np.ones((), bool)
-    for n, m, k, s, p, d in zip(ins, outs, kernel, *given, strict=True):
-        if isinstance(p, str) or not all(isinstance(v, int) for v in (s, p, d)):
-            return np.zeros(math.prod(kernel), bool)
+    always, ever = np.ones((), bool), np.ones((), bool)
+    for axis, (n, m, k, s, p, d) in enumerate(zip(ins, outs, kernel, *given, strict=True), first + 1):
+        if not all(isinstance(v, int) for v in (s, p, d)):
+            return unknown
         places = np.arange(m)[:, None] * s + np.arange(k) * d - p
-        out = np.logical_and.outer(out, ((places >= 0) & (places < n)).all(0))
-    return out.reshape(-1)
+        inside = (places >= 0) & (places < n)
+        others = [a for a in range(len(x.shape)) if a != axis]
+        there = np.broadcast_to(collapsed(~x.zero, others, np.any).reshape(-1), n)
+        always = np.logical_and.outer(always, inside.all(0))
+        ever = np.logical_and.outer(ever, (inside & there[np.clip(places, 0, n - 1)]).any(0))
+    if c.walk.open:  # what never happens at this size may at another
+        ever = np.ones_like(ever)
+    return np.where(~ever, NEVER, np.where(always, ALWAYS, SOMETIMES)).reshape(-1)

@@ -13,6 +13,7 @@ from initaudit.symmetry.bounds import product, total
 from initaudit.symmetry.moving import Case, Given, Step, Unread, rule
 from initaudit.symmetry.zones import (
     Grad,
+    Held,
     Zone,
     anything,
     broadcast,
@@ -74,13 +75,15 @@ _IMAGES: dict[str, Callable[[Zone], Zone]] = {
     "mish": _dip(_safe(lambda x: x * np.tanh(np.logaddexp(0, x)))),
     "hardswish": _dip(_safe(lambda x: x * np.clip(x + 3, 0, 6) / 6)),
     "elu": _curve(lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0)))),
+    "softsign": _curve(lambda x: np.where(np.isinf(x), np.sign(x), x / (1 + np.abs(np.where(np.isinf(x), 0, x))))),
+    "erf": _curve(_erf), "atan": _curve(np.arctan),
     "sqrt": _curve(lambda x: np.sqrt(np.maximum(x, 0))),
     "sign": _curve(np.sign), "floor": _curve(np.floor), "ceil": _curve(np.ceil), "trunc": _curve(np.trunc),
 }  # fmt: skip
 _DETACHED = frozenset({"detach", "detach_"})
 _SLOPES: dict[str, Callable[[Zone], Array]] = {
     "relu": _above, "relu6": lambda x: (x.high > 0) & (x.low < 6), "square": _away, "abs": _away, "relu2": _above,
-    "hardtanh": lambda x: np.ones_like(x.zero), "cos": _away, "cosh": _away, "tanhshrink": _away,
+    "hardswish": lambda x: x.high >= -3, "cos": _away, "cosh": _away, "tanhshrink": _away,
 }  # fmt: skip
 _ZERO_AT_ZERO = frozenset({
     "relu", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "tanh", "relu2", "relu6",
@@ -111,6 +114,8 @@ def _each(c: Case) -> Step:
     x = zones[places[0]]
     if op in ("softshrink", "hardshrink", "threshold"):
         return _flat(c, x)
+    if op in ("hardtanh", "hardsigmoid"):
+        return _limited(c, x)
     if op in _IMAGES and not (op == "elu" and c.attrs.get("alpha", 1.0) != 1.0):
         out = _IMAGES[op](x)
     else:
@@ -133,6 +138,21 @@ def _each(c: Case) -> Step:
         return {places[0]: own}
 
     return Step((out, *([None] * (len(c.node.outputs) - 1))), back)
+
+
+def _limited(c: Case, x: Zone) -> Step:
+    """Return a straight line between two numbers, without a slope outside and at its ends."""
+    if c.node.op == "hardtanh":
+        least, most = (c.attrs.get(name, usual) for name, usual in (("min_val", -1.0), ("max_val", 1.0)))
+        slope, shift = 1.0, 0.0
+    else:
+        slope, shift = c.attrs.get("alpha", 0.2), c.attrs.get("beta", 0.5)
+        least, most = 0.0, 1.0
+    if not all(isinstance(v, (int, float)) for v in (least, most, slope, shift)) or slope <= 0:
+        raise Unread
+    low, high = (np.clip(slope * v + shift, least, most) for v in (x.low, x.high))
+    inside = (slope * x.high + shift > least) & (slope * x.low + shift < most)
+    return Step((Zone(low, high, x.shape, x.fixed),), lambda d: {0: Grad(d[0].live & inside, x.shape)})
 
 
 def _flat(c: Case, x: Zone) -> Step:
@@ -270,8 +290,17 @@ def _glu(c: Case) -> Step:
     return Step((out,), back)
 
 
+def _whole(args: Sequence[object]) -> bool:
+    return 1 <= len(args) <= 3 and all(isinstance(a, int) and not isinstance(a, bool) for a in args)  # noqa: PLR2004
+
+
 @rule("source", "constant_of_shape", "constant", "range", "shape", "size")
 def _source(c: Case) -> Step:
     value = c.attrs.get("value")
+    call = c.node.call
+    if call is not None and call.target.rpartition(".")[2] == "arange" and _whole(call.args):
+        numbers = np.arange(*call.args)
+        if numbers.shape == c.shape():
+            return Step((Held(lambda: numbers, numbers.shape, np.zeros((1,), bool)),), lambda d: {})
     plain = isinstance(value, (int, float)) and not isinstance(value, bool) and not c.walk.generic
     return Step((number(c.shape(), float(value)) if plain else anything(c.shape()),), lambda d: {})  # type: ignore[arg-type]

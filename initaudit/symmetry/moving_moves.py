@@ -24,6 +24,8 @@ from initaudit.symmetry.zones import (
 )
 from initaudit.types import Array
 
+_FEW = 4096
+
 
 def moved(c: Case, f: Callable[[Array], Array], back: Callable[[Array], Array], shape: Sequence[int],
            axes: Callable[[frozenset[int]], frozenset[int] | None]) -> Step:  # fmt: skip
@@ -240,6 +242,57 @@ def _expand(c: Case) -> Step:
 def _pad(c: Case) -> Step:
     x, shape = c.zone(0), c.shape()
     grown = [a for a, (m, n) in enumerate(zip(x.shape, shape, strict=True)) if m != n]
-    thin = joined(x, grown)
-    out = Zone(np.minimum(thin.low, 0), np.maximum(thin.high, 0), shape)
-    return Step((out,), lambda d: {0: Grad(collapsed(d[0].live, grown, np.any), x.shape)})
+    mode = str(c.attrs.get("mode") or "constant")
+    constant = "constant" in mode
+    filled = c.zone(2) if constant and c.has(2) else None
+    fill = c.attrs.get("value")
+    ends = (filled.low.min(), filled.high.max()) if filled is not None else (float(fill or 0),) * 2
+    pads = _amounts(c, x, shape, grown) if constant else None
+    if pads is not None:
+        def put(v: Array, end: float) -> Array:
+            wide = np.broadcast_to(v, [x.shape[a] if a in grown else n for a, n in enumerate(v.shape)])
+            return np.pad(wide, pads, constant_values=end)
+
+        fixed = np.pad(np.broadcast_to(x.fixed, [x.shape[a] if a in grown else n for a, n in enumerate(x.fixed.shape)]),
+                       pads, constant_values=True)  # fmt: skip
+        out = Zone(put(x.low, float(ends[0])), put(x.high, float(ends[1])), shape, fixed)
+    else:
+        thin = joined(x, grown)
+        out = thin.mapped(lambda v: v, shape)
+        if constant:
+            out = Zone(np.minimum(thin.low, ends[0]), np.maximum(thin.high, ends[1]), shape)
+
+    def back(d: Sequence[Grad]) -> Given:
+        live = d[0].live
+        if pads is None:
+            kept = tuple((one, np.ones((1,) * len(shape), bool)) for one, where in d[0].sums
+                         if not constant and where.all() and one >= set(grown))  # fmt: skip
+            return {0: Grad(collapsed(live, grown, np.any), x.shape, kept)}
+        cut = tuple(slice(first, first + n) if live.shape[a] > 1 else slice(None)
+                    for a, ((first, _), n) in enumerate(zip(pads, x.shape, strict=True)))  # fmt: skip
+        sums = tuple((one, where) for one, where in d[0].sums if not one & set(grown)
+                     and all(where.shape[a] == 1 for a in grown))  # fmt: skip
+        return {0: Grad(live[cut], x.shape, sums)}
+
+    return Step((out,), back)
+
+
+def _amounts(c: Case, x: Zone, shape: Sequence[int], grown: Sequence[int]) -> list[tuple[int, int]] | None:
+    """Return how much is put before and after along each axis, where that is known and nothing is cut off."""
+    rank = len(shape)
+    if math.prod(shape[a] for a in grown) > _FEW:
+        return None
+    given = c.ints(1, "pads")
+    if given is None:
+        return None
+    if c.node.call is not None:  # from the last axis to the first, before and after together
+        if len(given) % 2 or len(given) > 2 * rank:
+            return None
+        pairs = [(0, 0)] * (rank - len(given) // 2) + [(given[k], given[k + 1]) for k in range(0, len(given), 2)][::-1]
+    elif len(given) == 2 * rank:
+        pairs = [(given[a], given[a + rank]) for a in range(rank)]
+    else:
+        return None
+    fits = all(m + first + last == n and min(first, last) >= 0
+               for (first, last), m, n in zip(pairs, x.shape, shape, strict=True))  # fmt: skip
+    return pairs if fits else None

@@ -19,6 +19,7 @@ from initaudit.symmetry.zones import (
     dead,
     joined,
     lined,
+    loosened,
     number,
     quiet,
     reduced,
@@ -100,7 +101,7 @@ def _over(x: Zone, axes: Sequence[int], zero: Array, sums: frozenset[int]) -> tu
 
     def back(d: Grad) -> Grad:
         live = collapsed(d.live, axes, np.any)
-        if sums <= d.even:  # its mean is taken away, and what was normalised has none
+        if sums and sums <= d.even:  # its mean is taken away, and what was normalised has none
             live = np.zeros_like(live)
         return Grad(live, x.shape, all_of(sums, len(x.shape)))
 
@@ -164,10 +165,12 @@ def _group_norm(c: Case) -> Step:
     alone = shape[1] == groups
 
     def down(d: Grad) -> Grad:
-        own = back(Grad(there(d.live), apart))
+        even = {a + 1 for a in d.even if a > 1} | ({2} if alone else set())
+        own = back(Grad(there(d.live), apart, even=frozenset(even)))
         return Grad(again(own.live), shape, ((frozenset(range(2, len(shape))), _groups(c, groups, shape, alone)),))
 
-    return _affine(c, made.mapped(again, shape), down, 1, 2, 1)
+    balanced = frozenset(range(2, len(shape))) if alone else frozenset()
+    return _affine(c, made.mapped(again, shape), down, 1, 2, 1, balanced)
 
 
 def _groups(c: Case, groups: int, shape: Sequence[int], alone: bool) -> Array:
@@ -229,18 +232,29 @@ def _attention(c: Case) -> Step:
 
     def back(d: Sequence[Grad]) -> Given:
         given = collapsed(d[0].live, places, np.any)
+        times_ = d[0].live.any(tuple(a for a in range(rank) if a != rank - 2), keepdims=True)  # which queries are read
+        reached = scored = np.ones((1,) * rank, bool)
+        if c.attrs.get("is_causal") and q.shape[-2] == k.shape[-2] and times_.size > 1:
+            reached = _from_later(times_)
+            times_ = times_ & (np.arange(k.shape[-2]).reshape(-1, 1) > 0)  # the first looks at itself alone
+            scored = _from_later(times_)
         score = (given & ~grown(v.fixed)).any(-1, keepdims=True) & (k.shape[-2] > 1)
         q_, k_ = joined(q, places), joined(k, places)
         found = {
-            0: Grad(score & grown(~k_.zero & ~_even_keys(k_)), q.shape),
-            1: Grad(again(score & ~q_.zero), k.shape, all_of(frozenset({rank - 2}), rank)),
-            2: Grad(again(given), v.shape),
+            0: Grad(score & grown(~k_.zero & ~_even_keys(k_)) & times_, q.shape),
+            1: Grad(again(score & ~q_.zero) & scored, k.shape, all_of(frozenset({rank - 2}), rank)),
+            2: Grad(again(given) & reached, v.shape),
         }
         if c.has(3):
             found[3] = alive(c.zone(3).shape)
         return found
 
     return Step((out, *([None] * (len(c.node.outputs) - 1))), back)
+
+
+def _from_later(queries: Array) -> Array:
+    """Return the keys that some of these queries look at, where none looks at a later one."""
+    return np.flip(np.logical_or.accumulate(np.flip(queries, -2), -2), -2)
 
 
 def _even_keys(k: Zone) -> Array:
@@ -305,6 +319,19 @@ def _pool(c: Case) -> Step:
     pads = c.attrs.get("pads", 0)
     if np.any(np.asarray(pads if not isinstance(pads, str) else 1) != 0) and "max" not in c.node.op:
         thin = Zone(np.minimum(thin.low, 0), np.maximum(thin.high, 0), thin.shape)
+    mode = str(c.attrs.get("mode", ""))
+    if c.node.op == "lp_pool" or "cubic" in mode or c.attrs.get("divisor_override") or "crop" in str(
+        c.attrs.get("coordinate_transformation_mode")
+    ):  # sums, or weights below zero
+        thin = loosened(thin)
     out = Zone(thin.low, thin.high, shape, thin.fixed if not np.any(np.asarray(pads != 0)) else None)
-    return Step((out, *([None] * (len(c.node.outputs) - 1))),
-                lambda d: {0: Grad(collapsed(d[0].live, changed, np.any), x.shape)})  # fmt: skip
+    padded = bool(np.any(np.asarray(pads if not isinstance(pads, str) else 1) != 0))
+    whole = c.node.op not in ("lp_pool", "average_pool") or not (padded or c.attrs.get("ceil_mode"))
+    whole = whole and c.attrs.get("coordinate_transformation_mode") != "tf_crop_and_resize" and c.node.op != "lp_pool"
+
+    def back(d: Sequence[Grad]) -> Given:
+        sums = tuple((one, np.ones((1,) * len(shape), bool)) for one, where in d[0].sums
+                     if whole and where.all() and one >= set(changed))  # fmt: skip
+        return {0: Grad(collapsed(d[0].live, changed, np.any), x.shape, sums)}
+
+    return Step((out, *([None] * (len(c.node.outputs) - 1))), back)

@@ -15,10 +15,10 @@ from initaudit.symmetry.moving_moves import axes_of, moved
 from initaudit.symmetry.zones import Grad, Sums, Zone, alive, anything, collapsed, dead, joined, lined, reduced
 from initaudit.types import Array
 
-_MOST_INDICES = 1 << 20
+MOST_INDICES = 1 << 20
 
 
-def _taken(c: Case, axis: int, index: Array, shape: Sequence[int]) -> Step:
+def taken(c: Case, axis: int, index: Array, shape: Sequence[int]) -> Step:
     """Return a step that takes the elements at known places along an axis, which may become several or none."""
     x = c.value(0)
     before = x.shape
@@ -62,11 +62,11 @@ def _gather(c: Case) -> Step:
     axis = c.integer("axis", 0) % max(1, len(x.shape))
     shape = c.shape()
     index = c.held(1)
-    if index is not None and not index.moved.any() and math.prod(index.shape) <= _MOST_INDICES:
+    if index is not None and not index.moved.any() and math.prod(index.shape) <= MOST_INDICES:
         places = np.asarray(index.numbers())
         wanted = (*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
         if places.dtype.kind in "iu" and tuple(shape) == wanted:
-            return _taken(c, axis, places.reshape(index.shape), shape)
+            return taken(c, axis, places.reshape(index.shape), shape)
     more = len(shape) - len(x.shape)  # axes beyond the one that is indexed
     if more < -1:
         raise Unread
@@ -111,7 +111,7 @@ def _tile(c: Case) -> Step:
     times = shape[axis] // max(1, before[axis])
     if times * before[axis] != shape[axis] or (apart and not isinstance(c.attrs.get("repeats"), int)):
         return _mixed(c, grown, [0])
-    return _taken(c, axis, np.repeat(places, times) if apart else np.tile(places, times), shape)
+    return taken(c, axis, np.repeat(places, times) if apart else np.tile(places, times), shape)
 
 
 @rule("roll")
@@ -132,7 +132,7 @@ def _roll(c: Case) -> Step:
         places = np.roll(np.arange(x.shape[axes[0]]), shifts[0])
     else:
         places = np.arange(x.shape[axes[0]])[::-1]
-    return _taken(c, axes[0] % rank, places, x.shape)
+    return taken(c, axes[0] % rank, places, x.shape)
 
 
 def _mixed(c: Case, lost: Sequence[int], places: Sequence[int], *, fills: bool = False, sums: bool = False) -> Step:
@@ -208,8 +208,18 @@ def _cumulated(c: Case) -> Step:
 
 @rule("trilu")
 def _trilu(c: Case) -> Step:
-    rank = len(c.shape())
-    return _mixed(c, [rank - 2, rank - 1], [0], fills=True)
+    x = c.zone(0)
+    rank = len(x.shape)
+    rows, columns = x.shape[-2:]
+    k = c.ints(1, "k", "diagonal")
+    if rows * columns > MOST_INDICES or not k:
+        return _mixed(c, [rank - 2, rank - 1], [0], fills=True)
+    kept = np.ones((rows, columns), bool)
+    kept = np.triu(kept, k[0]) if c.attrs.get("upper", 1) else np.tril(kept, k[0])
+    kept = lined(kept, rank)
+    out = Zone(np.where(kept, x.low, 0.0), np.where(kept, x.high, 0.0), x.shape,
+               x.fixed if x.fixed.shape[-2:] == (rows, columns) or bool(x.zero.all()) else None)  # fmt: skip
+    return Step((out,), lambda d: {0: Grad(d[0].live & kept, x.shape)})
 
 
 @rule("reverse_sequence")
@@ -242,7 +252,7 @@ def _put(c: Case) -> Step:
         i is None or isinstance(i, (slice, EllipsisType)) or (isinstance(i, int) and not isinstance(i, bool))
         for i in index
     )
-    if not whole or math.prod(x.shape) > _MOST_INDICES:
+    if not whole or math.prod(x.shape) > MOST_INDICES:
         return _any(c, [0, 2])
     assert isinstance(index, tuple)
     return _assigned(c, index, x, c.zone(2))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from initaudit.symmetry.moving import Case, Given, Step, Unread, rule
+from initaudit.symmetry.moving_picks import MOST_INDICES, taken
 from initaudit.symmetry.moving_several import einsum, equation, spread
 from initaudit.symmetry.weighed import Weighed, with_bias
 from initaudit.symmetry.zones import (
@@ -69,6 +70,9 @@ def _contracted(
     def back(d: Grad) -> tuple[Grad, Grad]:
         live = side(d.live, ol, stack + rows, np.any).reshape(n[0], n[1])
         own = placed(np.ascontiguousarray(made.back(live)), stack + terms, xl, 1)
+        apart = [k for k, q in enumerate(ol) if q in xl and q not in wl and d.live.shape[k] > 1]
+        if apart:  # places at which nothing comes back
+            own = own & spread(d.live, ol, "".join(q if ol.find(q) in apart else "-" for q in xl))
         batch = {k for k, q in enumerate(ol) if q not in wl}
         sums = [one for one, where in d.sums if one <= batch and where.all()]
         where = {k: xl.index(q) for k, q in enumerate(ol) if q in xl}
@@ -195,6 +199,9 @@ def _embedding(c: Case) -> Step:
     shape = c.shape()
     if w is None or len(w.shape) != 2:
         raise Unread
+    ids = c.held(1)
+    if ids is not None and not ids.moved.any() and math.prod(ids.shape) <= MOST_INDICES:
+        return taken(c, 0, np.asarray(ids.numbers()).reshape(ids.shape).astype(np.int64), shape)
     zone = w.zone()
     low, high = zone.low.min(0), zone.high.max(0)
     lead = (1,) * (len(shape) - 1)

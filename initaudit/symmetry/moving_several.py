@@ -14,7 +14,10 @@ from initaudit.types import Array
 
 
 def spread(v: Array, letters: str, order: str) -> Array:
-    """Return an array of truths with its axes, named by letters, in another order; any over those not in it."""
+    """Return an array of truths with its axes, named by letters, in another order; any over those not in it.
+
+    A letter of the order that the array lacks is an axis of one entry.
+    """
     for q in dict.fromkeys(letters):  # a letter that stands twice is the diagonal: any element will do
         while letters.count(q) > 1:
             at = letters.rindex(q)

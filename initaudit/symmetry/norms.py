@@ -82,11 +82,12 @@ def _axes(c: Case, rank: int) -> list[int]:
 
 @op("batch_norm")
 def _batch_norm(c: Case) -> Step:
-    """In training: statistics over inputs and places. Running ones, used later, must be equal too."""
+    """Statistics over inputs and places. A graph that uses running ones instead needs those to be equal too."""
     x = c.labels(0)
     channel = 1 if x.rank > 1 else 0
     wide = (x.shape[channel], *[1] * (x.rank - 1 - channel))
-    kept = [c.labels(k) for k in (3, 4) if c.has(k)]
+    trains = bool(c.attrs.get("training") or c.attrs.get("training_mode"))
+    kept = [c.labels(k) for k in (3, 4) if c.has(k) and not trains]
     before = combined((x, *(reshaped(k, wide) for k in kept)), "running") if kept else x
     made, back = normed(before, [a for a in range(x.rank) if a != channel], "batch_norm", str(c.attrs.get("epsilon")))
     step = scaled(c, made, back, 1, 2, wide)
@@ -202,32 +203,3 @@ def _pool(c: Case) -> Step:
         return {0: own.tagged(*tag, "back") if "max" not in c.node.op else combined((own, wide), *tag, "back")}
 
     return Step((out, *([None] * (len(c.node.outputs) - 1))), back)
-
-
-@op("depth_to_space")
-def _depth_to_space(c: Case) -> Step:
-    x = c.labels(0)
-    size = c.integer("blocksize", 0)
-    if size < 1 or x.rank != 4:
-        raise Unread
-    n, ch, h, w = x.shape
-    deep = ch // size**2
-    if c.attrs.get("mode", "DCR") == "CRD":
-        apart, order = (n, deep, size, size, h, w), (0, 1, 4, 2, 5, 3)
-    else:
-        apart, order = (n, size, size, deep, h, w), (0, 3, 4, 1, 5, 2)
-    wide = (n, deep, h * size, w * size)
-    steps = [apart[a] for a in order]
-    way = [order.index(a) for a in range(6)]
-    y = reshaped(x, apart).permuted(order)
-    for a in (2, 3, 4, 5):
-        y = y.freed(a)
-    out = reshaped(y, wide).tagged("depth to space", size)
-
-    def back(d: Sequence[Labels]) -> Mapping[int, Given]:
-        own = d[0]
-        for a in (2, 3):
-            own = own.freed(a)
-        return {0: reshaped(reshaped(own, steps).permuted(way), x.shape).tagged("depth to space", size, "back")}
-
-    return Step((out,), back)

@@ -16,7 +16,7 @@ from initaudit.types import Array
 
 
 def rows(walk: Walk) -> dict[str, list[Labels]]:
-    """Return, by name of a constant, labels that together label its rows, on its own axes, even along its terms.
+    """Return, by name of a constant, labels that together label its rows, on its own axes, free along its terms.
 
     They are zero where a use takes no part of it.
     """
@@ -63,7 +63,7 @@ def _rows(walk: Walk, use: Use, shape: Sequence[int]) -> Labels:
     if use.units is not None:
         out = dense(use.units)
         while out.rank < len(shape):
-            out = out.added(out.rank, shape[out.rank])
+            out = out.added(out.rank, shape[out.rank], free=True)
         return out
     value = walk.values[_with_bias(walk, use.out)]
     if not isinstance(value, Labels):
@@ -79,12 +79,12 @@ def _rows(walk: Walk, use: Use, shape: Sequence[int]) -> Labels:
         spread = Labels(units, wide, (False,) * 3, (1,) * 3)
         out = reshaped(spread, (shape[0], units.shape[2]))
         for size in shape[2:]:
-            out = out.added(out.rank, size)
+            out = out.added(out.rank, size, free=True)
         return out
     letters = [kept[axis] for axis in order]
     for own in range(len(shape)):
         if own not in letters:
-            value = value.added(value.rank, shape[own])
+            value = value.added(value.rank, shape[own], free=True)
             letters.append(own)
     return value.permuted([letters.index(own) for own in range(len(shape))])
 

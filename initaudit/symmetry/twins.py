@@ -39,6 +39,7 @@ from initaudit.graph.view import View
 from initaudit.symmetry.close import joined
 from initaudit.symmetry.exact import projected
 from initaudit.symmetry.gauge import Gauge, changed, measured
+from initaudit.symmetry.labels import chained
 from initaudit.symmetry.nearly import Nearly, Rounded
 from initaudit.types import Array, Graph, Tensor
 
@@ -48,9 +49,13 @@ class Rescaled(Rounded):
 
     def sums(self, weight: Array, labels: Array, turned: bool = False) -> Array:
         """Return labels of sums over classes."""
-        if weight.dtype.kind == "c":
+        scaled = weight.dtype.kind == "c"
+        if scaled:
             weight = weight.real / weight.imag if turned else weight.real * weight.imag
-        return joined(weight, labels, projected(weight, labels), self.least)
+        out = joined(weight, labels, projected(weight, labels), self.least)
+        if scaled and len(weight) > 1:  # how fast sums move depends on the scales of their terms: those of one stack
+            out = chained(out, np.arange(len(weight), dtype=np.uint64)[:, None])
+        return out
 
 
 class Twins(Nearly):

@@ -5,6 +5,7 @@ import pytest
 
 from initaudit import schemes
 from initaudit.edits import Plan, Reached, Recipe
+from initaudit.errors import UsageError
 from initaudit.repair.drawing import draw
 from initaudit.repair.emitting import emit
 from initaudit.repair.forms import form_of
@@ -167,6 +168,46 @@ def test_only_the_units_named_are_drawn(shape, fields, units, index):
     assert (w[~chosen] == 9).all()
     assert (np.abs(w[chosen]) < 1).all()
     assert len(set(w[chosen].tolist())) == chosen.sum()
+
+
+@pytest.mark.parametrize("scheme", ["orthogonal:gain=1.5", "delta-orthogonal:gain=1.5"])
+@pytest.mark.parametrize("name", [n for n in LAYOUTS if n not in ("depthwise", "stacks of stacks")])
+def test_units_are_drawn_orthogonal_beside_those_that_stay(name, scheme):
+    shape, fields = LAYOUTS[name]
+    one = layer("w", zeros(*shape), **fields)
+    try:
+        w = draw(Recipe(measured(one), one.weight, scheme, ""), 0)
+    except UsageError:
+        pytest.skip("no such draw of this shape")
+    one = layer("w", w.astype(np.float32), **fields)
+    form = form_of(one, one.weight)
+    units = (1, form.out - 2, form.out * form.stack - 1)
+    holder = Model(**{"w.weight": shape})
+    with torch.no_grad():
+        holder.get_parameter("w.weight").copy_(torch.from_numpy(w))
+    plan = Plan((Recipe(measured(one), one.weight, scheme, "INI201", units=tuple(sorted(set(units)))),))
+    new = run(emit(plan), holder).get_parameter("w.weight").detach().double().numpy()
+    changed = (form.canonical(new) != form.canonical(w.astype(np.float32))).reshape(form.stack * form.out, -1).any(1)
+    assert np.flatnonzero(changed).tolist() == sorted(set(units))
+    blocks = form.canonical(new).reshape(form.stack * form.blocks, form.out // form.blocks, -1)
+    short = min(blocks.shape[1:]) if scheme.startswith("orth") else form.operator[1]
+    for block in blocks:
+        values = np.linalg.svd(block, compute_uv=False)[:short]
+        assert np.abs(values - 1.5).max() < 1e-4
+
+
+def test_units_of_gates_are_drawn_where_torch_has_them():
+    onnx = ("input", "output", "forget", "cell")
+    w = draw(Recipe(measured(layer("a", zeros(32, 8), kind="lstm", parts=LSTM)), tensor("a.weight", zeros(32, 8)),
+                    "normal:std=1", ""), 0)  # fmt: skip
+    stored = w.reshape(4, 8, 8)[[0, 3, 1, 2]].reshape(1, 32, 8).astype(np.float32)
+    one = layer("rnn.weight_hh_l0", stored, kind="lstm", axes="soi", parts=onnx,
+                weight=tensor("rnn.weight_hh_l0", stored))  # fmt: skip
+    for scheme in ("normal:std=0.1", "orthogonal"):
+        model = Model(**{"rnn.weight_hh_l0": (32, 8)})
+        run(emit(Plan((Recipe(measured(one), one.weight, scheme, "INI201", units=(18,)),))), model)
+        new = model.get_parameter("rnn.weight_hh_l0").detach().numpy()
+        assert np.flatnonzero((new != 9).any(1)).tolist() == [10]  # the third unit of the forget gate
 
 
 def test_padding_rows_stay_zero():

@@ -95,6 +95,9 @@ def test_only_the_copies_among_the_units_are_drawn():
     assert recipe.units == tuple(range(40, 48))
     net[4].weight.copy_(net[4].weight[:1].expand(48, 48).clone())
     (recipe,) = plan(checked(net)).recipes
+    assert recipe.units == tuple(range(1, 48))  # the first one is a fair draw
+    net[4].weight.fill_(0.1)
+    (recipe,) = plan(checked(net)).recipes
     assert recipe.units is None
 
 

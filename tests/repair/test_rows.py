@@ -9,8 +9,8 @@ import initaudit
 from initaudit.edits import Recipe
 from initaudit.repair.drawing import draw
 from initaudit.repair.rows import Anew, again, copies, own_law, rows_of
-from tests.build import he, layer, rng
-from tests.repair.test_drawing import LSTM, measured
+from tests.build import he, layer, measured, rng
+from tests.repair.test_drawing import LSTM
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -85,8 +85,8 @@ def flat(*layers):
 def seq(gates):
     """Tie hidden unit 4 of 6 to unit 1."""
     pairs = [(1 + 6 * k, 4 + 6 * k) for k in range(gates)]
-    sides = [("cell.weight_ih_l0", 0, pairs), ("cell.weight_hh_l0", 0, pairs), ("cell.bias_ih_l0", 0, pairs),
-             ("cell.bias_hh_l0", 0, pairs), ("cell.weight_hh_l0", 1, [(1, 4)]), ("head.weight", 1, [(1, 4)])]  # fmt: skip
+    rows = [f"cell.{name}_l0" for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    sides = [*((name, 0, pairs) for name in rows), ("cell.weight_hh_l0", 1, [(1, 4)]), ("head.weight", 1, [(1, 4)])]
     return "cell.weight_ih_l0", sides, pairs
 
 

@@ -1,5 +1,8 @@
 """The table of a repair on pages of any width, and what is said where there was nothing to repair."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -58,3 +61,19 @@ def test_where_nothing_is_fixed_it_is_said_what_was_not_judged(tmp_path):
     judged = render(initaudit.fix(chain, activation="relu"), Style(100))
     assert "by theory" in judged
     assert "not known" not in judged
+
+
+def test_units_that_are_drawn_and_the_width_they_bring_back():
+    path = Path(__file__).parent.parent.parent / "fixtures" / "tied.onnx"
+    made = initaudit.fix(path, dry_run=True)
+    for width in (80, 100, 160):
+        text = render(made, Style(width))
+        assert max(map(len, text.splitlines())) <= width
+        assert re.search(r"\bfc1 .* 4 > 6 ", text)
+    assert re.search(r"\bfc1 .* 1 and 3 of 6 ", text)
+    assert re.search(r"\blora_A .* all ", text)
+
+
+def test_neither_is_shown_where_whole_layers_are_drawn(repair):
+    heading = next(line for line in render(repair, Style(160)).splitlines() if "std before" in line)
+    assert not {"units", "width"} & set(heading.split())

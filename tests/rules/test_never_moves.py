@@ -2,14 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from initaudit.freedom import Cause, Freedom, ParameterFreedom
 from initaudit.rules.all_zero import all_zero
 from initaudit.rules.cancelled_parameters import cancelled_parameters
 from initaudit.rules.never_moves import never_moves
-from initaudit.types import Risk, Severity, State, Symptom
-from tests.build import audit, he, layer
+from initaudit.types import Graph, Risk, Role, Severity, State, Symptom
+from tests.build import audit, he, layer, tensor
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -126,6 +127,30 @@ def test_what_is_so_by_design_is_one_info():
     (finding,) = never_moves(held(dead("a.weight", Cause.DESIGN), dead("b.weight", Cause.DESIGN)))
     assert finding.severity is Severity.INFO
     assert (finding.layer, finding.also) == ("a", ("b",))
+
+
+def test_what_ties_keep_still_is_told_with_the_ties():
+    (finding,) = never_moves(held(dead("a.weight", None)))
+    assert finding.severity is Severity.INFO
+    assert "see INI512" in finding.message
+
+
+@pytest.mark.parametrize(("fields", "severity"), [
+    ({}, Severity.WARNING),
+    ({"bias": tensor("a.bias", np.ones(8, np.float32))}, Severity.ERROR),
+    ({"role": Role.ADAPTER}, Severity.ERROR),
+    ({"normed": True}, Severity.ERROR),
+])  # fmt: skip
+def test_a_bias_that_the_exporter_left_out_may_wake_what_looks_dead(fields, severity):
+    whole = audit(layer("a", he(8, 8), **fields))
+    parameters = (dead("a.weight", Cause.ZEROS, 64, "a.weight", "gate"),)
+    whole = replace(whole, freedom=Freedom((None,), parameters))
+    assert [f.severity for f in never_moves(whole)] == [Severity.ERROR]
+    whole = replace(whole, model=replace(whole.model, graph=Graph((), {}, (), {})))
+    assert whole.model.graph_source == "onnx"
+    (finding,) = never_moves(whole)
+    assert finding.severity is severity
+    assert ("left out a zero bias of a" in finding.message) is (severity is Severity.WARNING)
 
 
 # ---- what has no effect

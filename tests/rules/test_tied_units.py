@@ -94,7 +94,7 @@ def test_what_the_values_tell_already_is_info_here():
     assert "explained by a: see INI201" in finding.message
     (finding,) = copied_units(whole)
     assert finding.severity is Severity.ERROR
-    assert finding.message.endswith("they stay tied for ever")
+    assert finding.message.endswith("; all of them tied for ever")
     whole = held(free("a", tuple(range(64))), values=np.full((64, 32), 0.1, np.float32))
     assert [f.severity for f in tied_units(whole)] == [Severity.INFO]
     assert [f.severity for f in constant(whole)] == [Severity.ERROR]
@@ -120,6 +120,23 @@ def test_copies_that_the_graph_proves_apart_are_a_warning_without_a_probe():
     grave = Risk(0.9, "theory", (Symptom("vanishing-signal", 0.9, 1e-9, severity=Severity.ERROR),))
     assert [f.severity for f in copied_units(held(free("a"), values=values, risk=grave))] == [Severity.ERROR]
     assert [f.severity for f in copied_units(held(free("a"), values=values, unread=("foo",)))] == [Severity.ERROR]
+
+
+def test_some_copies_may_be_tied_and_others_not():
+    values = he(WIDE, 32)
+    values[17], values[5] = values[3], values[4]
+    (finding,) = copied_units(held(free("a", (3, 17)), values=values))
+    assert finding.message.endswith("; 1 of them tied for ever")
+
+
+def test_copies_that_the_next_weight_takes_alike_are_not_said_to_part():
+    values, reader = he(WIDE, 32), he(16, WIDE, 1)
+    values[17], reader[:, 17] = values[3], reader[:, 3]
+    whole = audit(layer("a", values), layer("b", reader))
+    rows = (free("a"), free("b", units=16))
+    measured = tuple(replace(m, freedom=r) for m, r in zip(whole.measured, rows, strict=True))
+    (finding,) = copied_units(replace(whole, measured=measured, freedom=Freedom(rows)))
+    assert finding.severity is Severity.ERROR
 
 
 def test_copies_that_never_move_do_not_come_apart():
