@@ -96,7 +96,7 @@ def told(net: Net, x: torch.Tensor, seed: int) -> Counter[str]:
         found["not trained"] = 1
         return found
     real = truth(net, train(net, False, seed), seed)
-    counts = {m.layer.name: (m.layer.units, real.get(_name(m.layer, real))) for m in before.measured}
+    counts = {m.layer.name: (m.layer.units, real.get(_name(m.layer, real))) for m in before.measured if "i" in m.layer.axes}
     found["all differ"] = int(all(count in (None, units) for units, count in counts.values()))
     return found
 

@@ -194,7 +194,8 @@ def measure(family: str, millions: float, width: int, times: int, queue: multipr
         seconds.append(time.process_time() - start)
     widths = [one.width / one.units for one in told.layers if one is not None]
     assert len(widths) == len(layers)
-    assert {round(share, 3) for share in widths[: len(widths) - (family == "tied")]} == {0.75 if family == "tied" else 1}
+    wanted = 0.75 if family == "tied" else 1
+    assert {round(share, 3) for share in widths[: len(widths) - (family == "tied")]} == {wanted}
     queue.put((size, min(seconds), (peak.most - peak.before) / largest, told.rounds))
 
 
@@ -208,7 +209,8 @@ def main() -> None:
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     context = multiprocessing.get_context("spawn")
     for family in [given.only] if given.only else FAMILIES:
-        print(f"\n{family}\n\n| parameters | seconds | seconds per 100 M | memory, in layers | rounds |\n|---|---|---|---|---|")
+        print(f"\n{family}\n\n| parameters | seconds | seconds per 100 M | memory, in layers | rounds |")
+        print("|---|---|---|---|---|")
         each = []
         for millions, width in SIZES:
             if millions > given.most:
@@ -219,9 +221,8 @@ def main() -> None:
             size, seconds, layers, rounds = queue.get()
             process.join()
             each.append(seconds / size)
-            print(
-                f"| {size / 1e6:.1f} M | {seconds:.2f} | {seconds / size * 1e8:.2f} | {layers:.1f} | {rounds} |", flush=True
-            )
+            row = f"{size / 1e6:.1f} M", f"{seconds:.2f}", f"{seconds / size * 1e8:.2f}", f"{layers:.1f}", rounds
+            print("| " + " | ".join(map(str, row)) + " |", flush=True)
         print(f"\nseconds per parameter, largest over smallest: {each[-1] / each[0]:.2f}")
 
 

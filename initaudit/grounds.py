@@ -26,6 +26,13 @@ HARMLESS = {
     Role.NORM: "the branch that the norm ends starts closed, or the scale is applied as 1 + w",
 }
 
+# The same of weights that are not zero, but one number throughout or with units that are copies.
+ALIKE = {
+    **HARMLESS,
+    Role.BRANCH_END: "the branch that it closes adds the same to several channels",
+    Role.GATE: "it treats several channels alike until it has moved",
+    Role.ADAPTER: "what it adds is the same for several channels",
+}
 
 # How many different values an element of a drawn tensor can be counted on to take, by dtype: bounds the number of
 # units that could be equal by accident.
@@ -60,12 +67,14 @@ def certainty(m: Measured) -> Evidence:
     return min(Evidence.NAMED, layer.activation_evidence) if followed else Evidence.ASSUMED
 
 
-def uniformity(m: Measured) -> Evidence:
+def uniformity(m: Measured, audit: Audit) -> Evidence:
     """How sure we are that units which are copies or multiples of each other are a fault here.
 
     No role that `plain` leaves open excuses them, whereas zeros may be deliberate; so shapes that are known suffice for
-    a warning.
+    a warning. Where the graph proves copies tied for ever, no role does.
     """
+    if tied_copies(m):
+        return audit.model.graph_evidence
     wide = m.layer.units // m.layer.groups >= 8
     return max(certainty(m), min(Evidence.NAMED, m.layer.fan_evidence)) if wide else certainty(m)
 
@@ -76,10 +85,17 @@ def born(audit: Audit) -> bool:
 
 
 def excuse(m: Measured, audit: Audit) -> str:
-    """Return why a degenerate weight may be meant here; empty for a plain weight of a model not known to be trained."""
+    """Return why a degenerate weight may be meant here.
+
+    It is empty for a plain weight of a model not known to be trained, and where the graph proves copies tied for ever:
+    that is meant nowhere but in a closed form.
+    """
     if not born(audit):
         return "the model is trained"
-    return "" if plain(m) else HARMLESS.get(m.layer.role, f"a {m.layer.role} may be so")
+    zero = m.stats.zeros == m.stats.count
+    if plain(m) or (not zero and m.layer.role is not Role.CLOSED_FORM and tied_copies(m)):
+        return ""
+    return (HARMLESS if zero else ALIKE).get(m.layer.role, f"a {m.layer.role} may be so")
 
 
 def wakes(m: Measured, audit: Audit) -> bool | None:
@@ -109,8 +125,8 @@ def wakes(m: Measured, audit: Audit) -> bool | None:
 
 
 def blocked(m: Measured) -> bool:
-    """Whether the graph proves that a weight and other zeros keep each other at zero."""
-    return m.movement is not None and m.movement.dead > 0 and len(m.movement.blocked_by) > 1
+    """Whether the graph proves that zeros, a weight's own among them, keep it at zero."""
+    return m.movement is not None and m.movement.dead > 0 and bool(m.movement.blocked_by)
 
 
 def narrow(m: Measured) -> bool:
@@ -126,17 +142,16 @@ def analysed(freedom: Freedom | None) -> bool:
 
 
 def parted(m: Measured, audit: Audit) -> str:
-    """Return why units that start as copies come apart, in a net that learns all the same; empty where they may not.
+    """Return why units that start as copies come apart; empty where they may not.
 
     Copies that get different gradients are set apart by the first step: what is lost is the start, not the units. The
-    graph tells it for certain where all of it is understood; elsewhere the probe may have seen it.
+    graph tells it for certain where all of it is understood; elsewhere the probe may have seen it, in a net that learns
+    all the same.
     """
-    if audit.risk is not None and any(one.severity >= Severity.WARNING for one in audit.risk.symptoms):
-        return ""
     step = 1 if m.movement is None else m.movement.wake
+    if m.freedom is not None and tied_copies(m):
+        return f"{acting(m.freedom.breaks)} on them, which sets them apart in practice" if m.freedom.breaks else ""
     if m.freedom is not None and analysed(audit.freedom):
-        if tied_copies(m):
-            return f"{acting(m.freedom.breaks)} on them, which sets them apart in practice" if m.freedom.breaks else ""
         dead = not step or (m.movement is not None and m.movement.dead > 0)
         if dead or tied_copies(m, nearly=True) or _read_alike(m, audit):
             return ""
@@ -144,7 +159,9 @@ def parted(m: Measured, audit: Audit) -> str:
         return f"what they pass on or get back differs, so {when}"
     if m.probed is None or m.probed.tied != 0 or not m.probed.gradient or audit.risk is None:
         return ""
-    return "each gets a gradient of its own, so the first step sets them apart" if audit.risk.by == "probe" else ""
+    learns = all(one.severity < Severity.WARNING for one in audit.risk.symptoms)
+    told = "each gets a gradient of its own, so the first step sets them apart"
+    return told if audit.risk.by == "probe" and learns else ""
 
 
 def acting(breaks: tuple[str, ...]) -> str:
@@ -167,11 +184,13 @@ def _read_alike(m: Measured, audit: Audit) -> bool:
     """Whether the next weight that takes so many inputs weighs some copies equally: no proof, but reason to doubt."""
     hashes, layer = m.stats.rows.hash, m.layer
     size = len(hashes) // max(1, len(layer.parts))
+    bias = m.others[layer.bias.name].rows.hash if layer.bias is not None and layer.bias.name in m.others else hashes
     at = next((k for k, other in enumerate(audit.measured) if other is m), 0)
     for other in (*((m,) if layer.kind in ("rnn", "lstm", "gru") else ()), *audit.measured[at + 1 :]):
         columns = other.stats.columns.hash
         if other.layer.kind in OPERATORS and len(columns) == size:
-            pairs = np.stack([hashes[:size], columns], 1)[solid(m)[:size]]
+            own = [side[:size] for side in (hashes, bias if len(bias) == len(hashes) else hashes, columns)]
+            pairs = np.stack(own, 1)[solid(m)[:size]]
             return len(np.unique(pairs, axis=0)) < len(pairs)
     return False
 
@@ -227,11 +246,20 @@ def describe(m: Measured) -> str:
     return f"{layer.kind} {max(1, round(layer.fan_in))} > {max(1, round(layer.fan_out))}"
 
 
+def called(m: Measured, tensor: str) -> str:
+    """Return what a tensor of a layer is called in its module: an exporter may have renamed it, not the layer."""
+    layer = m.layer
+    if tensor.startswith(layer.name):
+        return tensor
+    if layer.bias is not None and tensor == layer.bias.name:
+        return f"{layer.name}.bias"
+    return f"{layer.name}.weight" if tensor == layer.weight.name else tensor
+
+
 def redraw(m: Measured) -> str:
     """Say how to draw the weight again, as a call of torch.nn.init."""
     layer, expected = m.layer, m.expected
-    # An exporter may have renamed the weight; the layer's name then comes from the module it belongs to.
-    name = layer.weight.name if layer.weight.name.startswith(layer.name) else f"{layer.name}.weight"
+    name = called(m, layer.weight.name)
     if expected is None:
         return f"draw {name} again before training"
     weight = f'model.get_parameter("{name}")'

@@ -10,7 +10,8 @@ from initaudit import symmetry
 from initaudit.freedom import Cause, Freedom, LayerFreedom, ParameterFreedom, weakest
 from initaudit.reporters.base import Style
 from initaudit.reporters.freedom import render
-from tests.build import he, layer, report
+from initaudit.types import Graph
+from tests.build import he, layer, report, tensor
 from tests.running import runner
 from tests.test_cli import BROKEN, HEALTHY
 
@@ -272,7 +273,7 @@ def test_words_are_explained_where_they_occur_and_only_there():
     tied = Freedom((LayerFreedom("a", 8, 7, ((0, 1),), "a"),))
     assert ("tied: equal for every input" in shown(tied), "twins: " in shown(tied)) == (True, False)
     flipped = shown(Freedom((LayerFreedom("b", 8, 8, twins=((0, 3),)),)))
-    assert ("tied: equal" in flipped, "twins: equal but for sign or scale" in flipped) == (False, True)
+    assert ("tied: equal" in flipped, "twins: equal but for a sign" in flipped) == (False, True)
     asleep = shown(Freedom((), (ParameterFreedom("p", 8, 2, ((2, 8),)),)), only=False)
     assert ("at step: " in asleep, "never: " in asleep, "cancelled: " in asleep) == (True, False, False)
 
@@ -292,6 +293,7 @@ def test_why_parameters_never_move():
                 dead("lone", Cause.ZEROS, "gate"),
                 dead("five", Cause.ZEROS, *"abcde"),
                 dead("many", Cause.ZEROS, *(f"{c}.w" for c in "abcdefgh")),
+                dead("tied", Cause.TIED),
                 dead("off", Cause.OFF),
                 dead("query", Cause.DESIGN),
                 dead("unknown", None),
@@ -303,10 +305,11 @@ def test_why_parameters_never_move():
     assert "\nlone: never: gate is zero\n" in page
     assert "\nfive: never: a, b, c, d and e are all zero\n" in page
     assert "\nmany: never: a.w, b.w, c.w, d.w, e.w and 3 more are all zero\n" in page
+    assert "\ntied: never: what it feeds is tied\n" in page
     assert "\noff: never: no input switches these units on\n" in page
     assert "\nquery: never: by design: its input is zero or masked, whatever the parameters are\n" in page
     assert "unknown: never" not in page
-    assert page.endswith("parameters: 14 that never move in whole or in part\n")
+    assert page.endswith("parameters: 15 that never move in whole or in part\n")
 
 
 def test_a_crash_is_told_in_one_line_and_the_exit_code(cli, monkeypatch):
@@ -340,3 +343,20 @@ def test_the_bar_says_when_ties_are_looked_for():
         _step(lambda *told: shown.append(told), "net.onnx", done, total)
     assert shown[0][0] == "net.onnx"
     assert shown[-1] == ("net.onnx: ties", 0, 0)
+
+
+def test_parameters_have_the_names_that_people_know(cli):
+    held = layer(
+        "block.fc", he(2, 2), weight=tensor("onnx::MatMul_57", he(2, 2)), bias=tensor("block.fc.bias", he(2, 1))
+    )
+    fused = layer("at.in_proj_weight", he(2, 2), weight=tensor("at.in_proj_weight", he(2, 2)),
+                  bias=tensor("at.in_proj_bias", he(2, 1)))  # fmt: skip
+    names = ("onnx::MatMul_57", "block.fc.bias", "at.in_proj_weight", "at.in_proj_bias")
+    found = Freedom(
+        (), tuple(ParameterFreedom(name, 4, 0, dead=4, cause=Cause.ZEROS, blocked_by=names[:1]) for name in names)
+    )
+    made = report(held, fused)
+    for graph, own in ((Graph((), {}, (), {}), "block.fc.weight"), (None, "onnx::MatMul_57")):
+        page = render(replace(made, model=replace(made.model, graph=graph), freedom=found), Style(120))
+        assert [row[0] for row in rows(page)] == [own, *names[1:]]
+        assert f"never: {own} is zero" in page

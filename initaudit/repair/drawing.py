@@ -93,7 +93,7 @@ def draw(recipe: Recipe, seed: int) -> Array:
     if form.weight and (row := padding(recipe)) is not None:
         drawn[:, :, row] = 0.0
     if recipe.units is not None:
-        _keep_others(drawn, form.canonical(np.asarray(tensor.load())), _marked(recipe, form))
+        drawn = _with_others(drawn, form.canonical(np.asarray(tensor.load())), _marked(recipe, form))
     return form.stored(drawn)
 
 
@@ -194,9 +194,12 @@ def _marked(recipe: Recipe, form: Form) -> Array:
     return drawn.reshape(form.stack, form.out)
 
 
-def _keep_others(drawn: Array, old: Array, marked: Array) -> None:
-    """Put the stored values back into all units but those that are marked."""
+def _with_others(drawn: Array, old: Array, marked: Array) -> Array:
+    """Return what is drawn for the units that are marked, beside the stored values of all others."""
+    if np.iscomplexobj(old):
+        drawn = drawn.astype(np.complex128)
     drawn[~marked] = old[~marked]
+    return drawn
 
 
 def _beside(recipe: Recipe, role: str, seed: int) -> Array:

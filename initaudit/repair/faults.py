@@ -12,6 +12,7 @@ import numpy as np
 from initaudit.cures import CURED, Cure
 from initaudit.grounds import OPERATORS, varied
 from initaudit.naming import natural, pattern
+from initaudit.repair.keeping import fixed
 from initaudit.repair.parting import parted, sets_of
 from initaudit.repair.rows import Anew, again, copies
 from initaudit.repair.waking import first_factor, woken
@@ -157,8 +158,12 @@ class Faults:
     def _free(self, m: Measured) -> bool:
         """Whether a layer has weights from unit to unit that may be drawn so that others part or wake."""
         layer = m.layer
-        own = not layer.tied and not layer.weight.buffer and layer.name not in self.fixed
-        return own and {"i", "o"} <= {*layer.axes} and layer.role is not Role.CLOSED_FORM and m.stats.count > 0
+        own = not layer.tied and layer.name not in self.fixed and {"i", "o"} <= {*layer.axes}
+        return own and m.stats.count > 0 and not fixed(m)
+
+    def _parts(self, m: Measured) -> bool:
+        """Whether that may part tied units: not where zeros are meant, which part once they have moved."""
+        return self._free(m) and not (zero(m) and m.layer.role in _MEANT)
 
     def _tied(self, finding: Finding, run: Sequence[Measured]) -> Iterator[Fault]:
         """Yield of each set of tied units all but one, where that parts them; where no sets are told, of copies."""
@@ -182,13 +187,13 @@ class Faults:
         """The units that are drawn so that no tied ones are left in what findings name, by identity of the weight."""
         told: dict[int, list[tuple[int, ...]]] = defaultdict(list)
         for f in self.findings:
-            named = exact(f) and (f.severity >= Severity.WARNING or "explained" in f.evidence)
+            named = exact(f) and (f.severity >= Severity.WARNING or bool(f.evidence.get("explained")))
             names = {m.layer.name for m in self.run(f)} if named else ()
             for k, m in enumerate(self.measured):
                 told[k] += sets_of(m, str(f.evidence.get("kind", ""))) if m.layer.name in names else ()
         some = {k: sets for k, sets in told.items() if sets}
         others = [Anew(x.m, x.tensor, x.units) for x in self._plain]
-        made = parted(self.measured, self.graph, some, self._free, others) if some else {}
+        made = parted(self.measured, self.graph, some, self._parts, others) if some else {}
         return {self.measured[k].layer.weight.identity: units for k, units in made.items()}
 
     @cached_property

@@ -20,12 +20,18 @@ def meant(m: Measured) -> str:
     layer, stats = m.layer, m.stats
     if layer.tied:
         return f"tied to {layer.tied}, drawn there"
-    if layer.role is Role.CLOSED_FORM or (m.identified is not None and m.identified.law in _FORMS):
-        return HARMLESS[Role.CLOSED_FORM]
     if layer.role is Role.ADAPTER or (layer.role is Role.GATE and not (operator(m) and stats.variance > 0)):
         return HARMLESS[layer.role]
     if stats.zeros == stats.count and layer.role in HARMLESS:
         return HARMLESS[layer.role]
+    return fixed(m)
+
+
+def fixed(m: Measured) -> str:
+    """Return why a weight holds no draw, but values that are meant; empty where nothing says so."""
+    layer = m.layer
+    if layer.role is Role.CLOSED_FORM or (m.identified is not None and m.identified.law in _FORMS):
+        return HARMLESS[Role.CLOSED_FORM]
     if _subpixel(m):
         return "a sub-pixel (ICNR) initialization: runs of equal filters"
     if layer.kind == "conv_transpose" and _bilinear(m):

@@ -20,7 +20,7 @@ from initaudit.schemes import parse
 from initaudit.types import Array, Measured, Tensor
 
 _FAR = 16.0  # of the mean square of a unit's weights against that of the others
-_LENGTH = 4  # weights of a unit from which its mean square says something
+_CHANCE = 6.0  # over the root of their number: what the logarithm of that may be off by chance
 _FEW = 3  # units from which the others say what is usual
 _LEAST = 16  # values from which a std is told by them
 _SHORT = 2048  # extent of a matrix of which singular values are still worked out
@@ -61,7 +61,7 @@ def again(m: Measured, sets: Iterable[Sequence[int]]) -> tuple[int, ...]:
     rows = rows_of(m)
     inside = np.zeros(len(rows), bool)
     inside[[k for one in sets for k in one]] = True
-    others = np.square(rows[~inside].astype(np.float64)).mean(axis=1) if rows.shape[1] >= _LENGTH else np.zeros(0)
+    others = np.square(rows[~inside].astype(np.float64)).mean(axis=1)
     usual = float(np.median(others)) if others.size >= _FEW else 0.0
     out: list[int] = []
     for one in sets:
@@ -78,7 +78,7 @@ def _fair(row: Array, usual: float) -> bool:
     if values.size > 1 and bool((values == values[0]).all()):
         return False
     square = float(np.square(values).mean())
-    return not usual or 1 / _FAR <= square / usual <= _FAR
+    return not usual or abs(math.log(square / usual)) <= math.log(_FAR) + _CHANCE / math.sqrt(values.size)
 
 
 def own_law(m: Measured, units: Sequence[int]) -> str:

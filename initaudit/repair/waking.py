@@ -63,7 +63,7 @@ _Held = Mapping[str, tuple[int, Measured, Tensor, Stats]]
 
 def _factors(left: Sequence[ParameterFreedom], held: _Held, taken: Collection[str]) -> Iterator[Anew]:
     """Yield the zero of each set that is to be drawn."""
-    sets = dict.fromkeys(p.blocked_by for p in left if p.cause is Cause.ZEROS)
+    sets = dict.fromkeys(frozenset(p.blocked_by) for p in left if p.cause is Cause.ZEROS)
     for blocked in sets:
         own = [held[name] for name in blocked if name in held and name not in taken]
         own = [one for one in own if one[2] == one[1].layer.weight and one[3].zeros]
@@ -78,9 +78,7 @@ def _rank(one: tuple[int, Measured, Tensor, Stats]) -> tuple[int, int]:
     at, m, _, _ = one
     if m.layer.role is Role.ADAPTER:
         return (0 if first_factor(m) else 6), at
-    if m.layer.kind in OPERATORS:
-        return _CLOSED.get(m.layer.role, 1), at
-    return 2, at
+    return _CLOSED.get(m.layer.role, 1 if m.layer.kind in OPERATORS else 2), at
 
 
 def _off(left: Sequence[ParameterFreedom], graph: Graph, held: _Held, taken: Collection[str]) -> Iterator[Anew]:

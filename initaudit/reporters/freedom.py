@@ -15,7 +15,7 @@ from initaudit.naming import natural, pattern, places
 from initaudit.reporters.base import Style
 from initaudit.reporters.page import Page
 from initaudit.reporters.table import Column, lines, together
-from initaudit.types import Layer, Report
+from initaudit.types import Report
 
 _CLASSES = 8  # of a layer
 _NAMES = 6  # of a list
@@ -24,7 +24,7 @@ _WORDS = {
     "nearly": "how many differ by more than their dtype rounds off",
     "tied": "equal for every input, now and after every step, whatever the loss",
     "nearly tied": "equal but for what their dtype rounds off",
-    "twins": "equal but for sign or scale, now and after every step",
+    "twins": "equal but for a sign, which stays, or a scale, which stays with plain descent",
     "at step": "the first step of training that moves it",
     "never": "its gradient is zero for every input, whatever else moves",
     "cancelled": "a later operation takes its effect away: no fault",
@@ -55,7 +55,7 @@ def render(report: Report, style: Style, *, only: bool = False) -> str:
     layers = [m.freedom for m in report.measured if m.freedom is not None]
     unknown = [m.layer.name for m in report.measured if m.freedom is None]
     told = [one for one in layers if one.width < one.units or one.nearly or one.twins]
-    still = _called(found.parameters, [m.layer for m in report.measured], only=only)
+    still = _called(report, only=only)
     words: list[str] = []
     if told:
         words += _units(page, told)
@@ -75,14 +75,16 @@ def render(report: Report, style: Style, *, only: bool = False) -> str:
     return page.text()
 
 
-def _called(found: Sequence[ParameterFreedom], layers: Sequence[Layer], *, only: bool) -> list[ParameterFreedom]:
-    """Return parameters by their layers' names, where exporters gave tensors others."""
+def _called(report: Report, *, only: bool) -> list[ParameterFreedom]:
+    """Return parameters under names that people know: exporters to ONNX rename some tensors, but not layers."""
     names: dict[str, str] = {}
-    for layer in layers:
+    for layer in (m.layer for m in report.measured):
         for tensor, word in ((layer.weight, "weight"), (layer.bias, "bias"), *((t, "") for t in layer.extra)):
             if tensor is not None:
-                renamed = word and not tensor.name.startswith(layer.name)
+                made_up = report.model.graph_source == "onnx" and not re.fullmatch(r"[\w-]+(\.[\w-]+)+", tensor.name)
+                renamed = word and made_up and not tensor.name.startswith(layer.name)
                 names.setdefault(tensor.name, f"{layer.name}.{word}" if renamed else tensor.name)
+    found = report.freedom.parameters if report.freedom else ()
     return [_renamed(p, names) for p in found if p.name in names or not only]
 
 
@@ -203,6 +205,8 @@ def _reason(row: Sequence[ParameterFreedom]) -> str:
             shown = ", ".join(names[: _NAMES - 1] if len(names) > _NAMES else names[:-1])
             last = f"{len(names) - _NAMES + 1} more" if len(names) > _NAMES else names[-1]
             return f"{shown} and {last} are {'both' if len(names) == 2 else 'all'} zero"
+        case Cause.TIED:
+            return "what it feeds is tied"
         case Cause.OFF:
             return "no input switches these units on"
         case Cause.DESIGN:

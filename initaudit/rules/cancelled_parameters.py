@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from initaudit.grounds import called
 from initaudit.naming import folded
 from initaudit.registry import rule
 from initaudit.types import Audit, Finding, Severity
@@ -38,7 +39,7 @@ def cancelled_parameters(audit: Audit) -> Iterator[Finding]:
     own = [p for p in audit.freedom.parameters if p.cancelled and p.name in rows]
     if not own:
         return
-    patterns = folded(p.name for p in own)
+    patterns = folded(called(rows[p.name], p.name) for p in own)
     shown = ", ".join(patterns[:3]) + (f" and {len(patterns) - 3:,} more" if len(patterns) > 3 else "")
     count = sum(p.cancelled for p in own)
     yield cancelled_parameters.at(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from initaudit.grounds import describe, excuse, operator, parted, redraw, uniformity
 from initaudit.registry import rule
-from initaudit.types import Audit, Finding, Severity
+from initaudit.types import Audit, Finding, Measured, Severity
 
 
 @rule("INI104", Severity.ERROR)
@@ -39,10 +39,9 @@ def constant(audit: Audit) -> Iterator[Finding]:
             apart = parted(m, audit)
             yield constant.at(
                 m,
-                f"all {m.stats.count:,} values of {describe(m)} are {m.stats.min:.4g}: "
-                + (f"{m.layer.units} units start as one; {apart}" if apart else f"{m.layer.units} units are one"),
+                f"all {m.stats.count:,} values of {describe(m)} are {m.stats.min:.4g}: " + _units(m, apart),
                 severity=Severity.WARNING if apart else Severity.ERROR,
-                needs=uniformity(m),
+                needs=uniformity(m, audit),
                 value=m.stats.min,
                 count=m.stats.count,
                 role=str(m.layer.role),
@@ -58,3 +57,14 @@ def constant(audit: Audit) -> Iterator[Finding]:
                 role=str(m.layer.role),
                 remedy="none, if this is meant",
             )
+
+
+def _units(m: Measured, apart: str) -> str:
+    """Say how many units are left of all."""
+    width = 1 if m.freedom is None else m.freedom.width
+    many = (
+        f"{m.layer.units} units start as one" if apart or width == m.layer.units else f"{m.layer.units} units are one"
+    )
+    if 1 < width < m.layer.units:
+        many = f"{m.layer.units} units act as {width}"
+    return f"{many}; {apart}" if apart else many

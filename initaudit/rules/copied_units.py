@@ -98,7 +98,7 @@ def copied_units(audit: Audit, *, accident: float = ACCIDENT) -> Iterator[Findin
                 m,
                 message + _lasting(copies, stuck, apart),
                 severity=Severity.WARNING if apart else Severity.ERROR,
-                needs=uniformity(m),
+                needs=uniformity(m, audit),
                 **facts,
                 remedy=redraw(m),
             )

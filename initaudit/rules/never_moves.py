@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from initaudit.freedom import Cause, ParameterFreedom
-from initaudit.grounds import born, certainty, excuse, operator, wakes
+from initaudit.grounds import born, called, certainty, excuse, operator, wakes
 from initaudit.naming import folded
 from initaudit.registry import rule
 from initaudit.types import Audit, Evidence, Finding, Measured, Role, Severity
 
 _MOST = 0.5  # share of a parameter from which its death is that of the whole
+_FEW = 4  # tensors, from which those alike are told as one
 _NAMED = 16  # tensors that the evidence names
 _OFF = "their units are off, whatever the input"
 _DESIGN = "the graph gives them nothing to learn from, whatever the weights are"
@@ -48,12 +50,8 @@ def never_moves(audit: Audit) -> Iterator[Finding]:
         return
     rows = {tensor.name: m for m in audit.measured for tensor, _ in m.tensors}
     dead = [p for p in audit.freedom.parameters if p.dead and p.name in rows]
-    blocks: dict[tuple[str, ...], list[ParameterFreedom]] = {}
-    for p in dead:
-        if p.cause is Cause.ZEROS:
-            blocks.setdefault(p.blocked_by, []).append(p)
-    for names, own in blocks.items():
-        yield _blocked(audit, rows, names, own)
+    for own in _together([p for p in dead if p.cause is Cause.ZEROS]):
+        yield _blocked(audit, rows, own)
     off = [p for p in dead if p.cause is Cause.OFF]
     symptoms = audit.risk.symptoms if audit.risk is not None else ()
     dull = {name for s in symptoms if s.kind == "dead-units" for name in s.layers}
@@ -69,16 +67,29 @@ def never_moves(audit: Audit) -> Iterator[Finding]:
             yield _told(audit, rows, some, why + see, severity)
 
 
-def _blocked(
-    audit: Audit, rows: dict[str, Measured], names: tuple[str, ...], own: Sequence[ParameterFreedom]
-) -> Finding:
-    """Return the finding on what zeros keep at zero."""
+def _together(dead: Sequence[ParameterFreedom]) -> list[list[ParameterFreedom]]:
+    """Return parameters that the same zeros block, or zeros that share some."""
+    groups: list[tuple[set[str], list[ParameterFreedom]]] = []
+    for p in dead:
+        names = {*p.blocked_by} or {p.name}
+        joined = [group for group in groups if not names.isdisjoint(group[0])]
+        groups = [group for group in groups if names.isdisjoint(group[0])]
+        groups.append((names.union(*(g[0] for g in joined)), [*(one for g in joined for one in g[1]), p]))
+    return [own for _, own in groups]
+
+
+def _blocked(audit: Audit, rows: dict[str, Measured], own: Sequence[ParameterFreedom]) -> Finding:
+    """Return the finding on what zeros keep at zero: those that block most of it are named."""
+    (common, _), *_ = Counter(frozenset(p.blocked_by) for p in own).most_common(1)
+    names = tuple(name for name in rows if name in common)
     where = next(rows[name] for name in (*names, own[0].name) if name in rows)
     zeros = [name for name in names if name in rows]
     beside = [p.name for p in own if p.name not in zeros]
     whole = any(2 * p.dead > p.size for p in own)
-    message = _between(zeros, beside, whole=whole)
-    why = next((code for name in (*names, *(p.name for p in own)) if (code := _explained(audit, rows, name))), "")
+    shown, others = ([called(rows[name], name) for name in some] for some in (zeros, beside))
+    message = _between(shown, others, whole=whole)
+    why = next((told for name in (*names, *(p.name for p in own)) if (told := _explained(audit, rows, name))), "")
+    code = "INI103" if why else None
     severity = Severity.INFO if why or not born(audit) else Severity.ERROR if whole else Severity.WARNING
     bare = [rows[p.name].layer.name for p in own if _bare(audit, rows[p.name])]
     if severity is Severity.ERROR and bare:
@@ -92,6 +103,7 @@ def _blocked(
         remedy=f"draw {'one of them' if len(zeros) > 1 else 'what is zero'} again, and leave the rest as it is",
         also=_also(rows, where, zeros),
         cause=str(Cause.ZEROS),
+        explained=code,
         blocked_by=zeros[:_NAMED],
         tensors=[p.name for p in own][:_NAMED],
         count=sum(p.dead for p in own),
@@ -134,10 +146,11 @@ def _told(
 ) -> Finding:
     """Return one finding on what no zeros block."""
     where, count = rows[own[0].name], sum(p.dead for p in own)
-    patterns = folded(p.name for p in own)
+    names = [called(rows[p.name], p.name) for p in own]
+    shown = names if len(names) < _FEW else folded(names)
     return never_moves.at(
         where,
-        f"{count:,} of {sum(p.size for p in own):,} values of {_list(patterns)} never get a gradient: {why}",
+        f"{count:,} of {sum(p.size for p in own):,} values of {_list(shown)} never get a gradient: {why}",
         severity=severity,
         needs=audit.model.graph_evidence,
         tensor=own[0].name,

@@ -30,13 +30,13 @@ def rank_one(audit: Audit) -> Iterator[Finding]:
     """
     for m in audit.measured:
         if operator(m) and varied(m) and m.stats.rank_one and plain(m) and born(audit):
-            apart = parted(m, audit)
+            apart = "" if m.freedom is not None and m.freedom.twins else parted(m, audit)
             yield rank_one.at(
                 m,
                 f"all {m.layer.units} units are multiples of one: the matrix has rank 1"
                 + ("; each gets a gradient of its own, so the first steps give it more" if apart else ""),
                 severity=Severity.WARNING if apart else Severity.ERROR,
-                needs=uniformity(m),
+                needs=uniformity(m, audit),
                 units=m.layer.units,
                 remedy=redraw(m),
             )

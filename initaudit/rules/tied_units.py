@@ -15,6 +15,7 @@ from initaudit.grounds import (
     acting,
     born,
     certainty,
+    excuse,
     narrow,
     operator,
     parted,
@@ -171,7 +172,7 @@ def _finding(audit: Audit, tie: _Tie, more: str = "") -> Finding:
     assert own is not None
     lost = math.log(own.units / own.width) / math.log(own.units)
     members = [list(one) for one in tie.sets]
-    severity, doubt = _severity(audit, tie, own)
+    severity, doubt, code = _severity(audit, tie, own)
     return tied_units.at(
         m,
         f"{_who(tie, own, more)}{_what(tie, own)}{_where(tie)}{doubt}",
@@ -188,6 +189,7 @@ def _finding(audit: Audit, tie: _Tie, more: str = "") -> Finding:
         start=own.start or m.layer.name,
         share=lost,
         breaks=list(own.breaks),
+        explained=code,
     )
 
 
@@ -224,36 +226,36 @@ def _where(tie: _Tie) -> str:
     return f"; the same in {', '.join(tie.also[:3])}{f' and {left} more' if left > 0 else ''}" if tie.also else ""
 
 
-def _severity(audit: Audit, tie: _Tie, own: LayerFreedom) -> tuple[Severity, str]:
-    """Return how grave ties are, and what makes them less so."""
+def _severity(audit: Audit, tie: _Tie, own: LayerFreedom) -> tuple[Severity, str, str | None]:
+    """Return how grave ties are, what to say of that, and the code of the rule that tells them already, if one does."""
     if not born(audit):
-        return Severity.INFO, ""
+        return Severity.INFO, "", None
     if tie.where.layer.role is Role.CLOSED_FORM:
-        return Severity.INFO, " [a closed form, not drawn at random]"
+        return Severity.INFO, " [a closed form, not drawn at random]", None
     if tie.kind == "twins":
-        return (Severity.WARNING if 2 * own.twin_width < own.units else Severity.INFO), ""
+        return Severity.WARNING if 2 * own.twin_width < own.units else Severity.INFO, "", None
     if tie.kind == "nearly":
-        return Severity.WARNING, ""
+        return Severity.WARNING, "", None
     names = {tie.where.layer.name, *tie.also}
     symptoms = audit.risk.symptoms if audit.risk is not None else ()
     told = [s.severity for s in symptoms if s.kind == tied_units.name and names.intersection(s.layers)]
     grave = Severity.ERROR if 2 * own.width <= own.units else max((Severity.WARNING, *told))
-    doubt = f"; {acting(own.breaks)} on them, which parts them in practice" if own.breaks else ""
     grave = Severity(grave - 1) if own.breaks else grave
+    doubt = f"; {acting(own.breaks)} on them, which parts them in practice" if own.breaks else ""
     code, gravity = _explained(tie, audit)
-    if gravity >= grave:
-        return Severity.INFO, f"{doubt} [explained by {tie.where.layer.name}: see {code}]"
-    return grave, doubt
+    if code and gravity >= grave:
+        return Severity.INFO, f"{doubt} [explained by {tie.where.layer.name}: see {code}]", code
+    return grave, doubt, None
 
 
 def _explained(tie: _Tie, audit: Audit) -> tuple[str, int]:
     """Return the code of the rule that tells the same of the layer by its values, and how grave it is by that."""
     m = tie.where
-    if operator(m) and plain(m):
-        if m.stats.zeros == m.stats.count:
+    if operator(m) and not excuse(m, audit):
+        if m.stats.zeros == m.stats.count and plain(m):
             lasting = narrow(m) or not wakes(m, audit)
             return "INI103", min(Severity.ERROR if lasting else Severity.WARNING, CAP[certainty(m)])
-        copies = min(Severity.WARNING if parted(m, audit) else Severity.ERROR, CAP[uniformity(m)])
+        copies = min(Severity.WARNING if parted(m, audit) else Severity.ERROR, CAP[uniformity(m, audit)])
         if m.stats.constant:
             return "INI104", copies
         if tie.sets and len(m.stats.rows.hash) == m.layer.units:

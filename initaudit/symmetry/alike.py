@@ -89,6 +89,9 @@ class First:
 def _alike(labels: Labels, axes: Iterable[int]) -> Array:
     own = sorted({a % labels.rank for a in axes})
     atoms = [k for a in own for k in labels.span(a)]
+    shape = labels.shape
+    if any(shape[a] == 1 for a in own):  # one of a batch, in the example: there may be more
+        return np.zeros((), bool)
     if any(labels.free[k] and labels.sizes[k] > 1 for k in atoms):
         return np.zeros((), bool)
     data = labels.data
@@ -96,13 +99,13 @@ def _alike(labels: Labels, axes: Iterable[int]) -> Array:
     for k in atoms:
         first = first.take([0], k)
     same = np.asarray((data == first).all(tuple(atoms), keepdims=True))
-    shape, wide = [], list(same.shape)
+    out, wide = [], list(same.shape)
     for a in range(labels.rank):
         span = labels.span(a)
         if all(same.shape[k] == 1 for k in span):
-            shape.append(1)
+            out.append(1)
             continue
         for k in span:
             wide[k] = labels.sizes[k]
-        shape.append(math.prod(labels.sizes[k] for k in span))
-    return np.broadcast_to(same, wide).reshape(shape)
+        out.append(math.prod(labels.sizes[k] for k in span))
+    return np.broadcast_to(same, wide).reshape(out)

@@ -38,13 +38,16 @@ def analyse(graph: Graph, layers: Sequence[Layer], frozen: Callable[[Tensor], bo
     graph = shaped(sound(graph))
     view = View(graph)
     walk = Walk(view, kept)
-    made: list[LayerFreedom | None] = []
+    made: list[LayerFreedom | None] = [None] * len(layers)
+    left = list(range(len(layers)))  # layers whose units are not all apart
     first = First()
 
     def apart(walk: Walk) -> bool:
         first.see(walk)
-        made[:] = told(walk, layers)
-        return all(one is None or one.width == one.units for one in made)
+        for k, one in zip(left, told(walk, [layers[k] for k in left]), strict=True):
+            made[k] = one
+        left[:] = [k for k in left if (one := made[k]) is None or one.width < one.units]
+        return all(made[k] is None for k in left)
 
     walk.run(apart)
     moves, found = _movements(view, kept, walk, first, loose)
@@ -100,16 +103,20 @@ def _part(part: Tensor, wholes: Mapping[str, Sequence[Tensor]], found: Mapping[o
 
 
 def _parameter(tensor: Tensor, moving: Moving, why: Why | None) -> ParameterFreedom | None:
-    shape = tensor.shape
-    step, cancelled, reach = (np.broadcast_to(a, shape) for a in (moving.step, moving.cancelled, moving.reach))
+    step, cancelled, reach = np.broadcast_arrays(moving.step, moving.cancelled, moving.reach)
     if bool((step == 1).all()) or not reach.any():
         return None
-    late = tuple((s, int(np.count_nonzero(step == s))) for s in range(2, int(step.max(initial=0)) + 1))
+    each = tensor.size // max(1, step.size)  # elements that share an entry
+
+    def count(where: Array) -> int:
+        return each * int(np.count_nonzero(where))
+
+    late = tuple((s, count(step == s)) for s in range(2, int(step.max(initial=0)) + 1))
     never = reach & (step == 0)
     steps = step[step > 0]
     told = ParameterFreedom(
         tensor.name, tensor.size, int(steps.min()) if steps.size else 0, tuple(pair for pair in late if pair[1]),
-        int(np.count_nonzero(never & ~cancelled)), int(np.count_nonzero(never & cancelled)),
+        count(never & ~cancelled), count(never & cancelled),
         why.cause if why is not None else None, why.blocked_by if why is not None else (),
     )  # fmt: skip
     return told if told.late or told.dead or told.cancelled else None
@@ -156,7 +163,9 @@ def _open(graph: Graph) -> bool:
     return any(n is None for shape in graph.inputs.values() for n in (shape or (None, None))[1:])
 
 
-def _movements(view: View, kept: Callable[[Tensor], bool], ties: Walk, first: First, loose: bool) -> tuple[Moves, dict[str, Moving]]:
+def _movements(
+    view: View, kept: Callable[[Tensor], bool], ties: Walk, first: First, loose: bool
+) -> tuple[Moves, dict[str, Moving]]:
     lasting = Alike(ties.values, ties.grads) if ties.stable else None
     walk = Moves(view, kept, alike=lasting, first=first.alike, open=loose)
     walk.run()

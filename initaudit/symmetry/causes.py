@@ -75,7 +75,7 @@ def _moves(walk: Walk, key: str) -> Array:
 
 
 def _again(walk: Walk, freed: Mapping[str, Array], *, loose: bool = False) -> Walk:
-    """Return a walk that goes on from where another ended, with some elements that may be anything, and without ties."""
+    """Return a walk that goes on from where another ended, without ties, some elements of which may be anything."""
     found = walk.like(freed=(lambda key, _: freed.get(key, False)) if freed else None, loose=loose)
     found.moving = dict(walk.moving)
     found.run()
@@ -111,9 +111,9 @@ class _Blocks:
                 found[key] = self._together(key)
                 several.add(key)
         models = {_pattern(self.names[key]): key for key in reversed(found) if found[key]}
-        for key in found:
+        for key, own in found.items():
             model = models.get(_pattern(self.names[key]))
-            if not found[key] and model is not None and len(self.known) >= _MOST_WALKS:
+            if not own and model is not None and len(self.known) >= _MOST_WALKS:
                 found[key] = self._like(key, model, found[model])
         found = _joined(found, several)
         return {key: tuple(self.names[other] for other in others[:_MOST_NAMED]) for key, others in found.items()}
@@ -199,7 +199,7 @@ class _Blocks:
 def _factors(node: Node) -> list[str]:
     """Return the operands of a node but for those that are only added."""
     added = family(node.op) in ("weighted", "norm") and node.op not in ("lstm", "gru", "rnn")
-    return [name for place, name in enumerate(node.inputs) if name and not (added and place >= 2)]  # noqa: PLR2004
+    return [name for place, name in enumerate(node.inputs) if name and not (added and place >= 2)]
 
 
 def _joined(found: Mapping[str, tuple[str, ...]], several: set[str]) -> dict[str, tuple[str, ...]]:

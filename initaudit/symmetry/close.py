@@ -9,8 +9,8 @@ went through it, whatever they are stored in, and have its steps.
 Rows are found by random projections of their sums, 16 columns bounded by sqrt(3) with variance 1, and then compared
 class by class. That rows agree by chance must not be expected: with rows of few terms, or of numbers that hardly
 differ, it is. So the share p of rows that come as close as the found ones is estimated by the spread of the
-projections along their principal axes, and a set of s among u rows counts only where C(u, s) p^(s - 1) is below 1e-4.
-A tie needs that twice, of what comes in and of what comes back.
+projections along their principal axes, and a set of s among u rows counts only where C(u, s) p^(s - 1) is below 1e-4,
+and only if no other row is about. A tie needs that twice, of what comes in and of what comes back.
 """
 
 from __future__ import annotations
@@ -29,10 +29,14 @@ _STEPS = 2.0  # how far apart two numbers are that are each off by a step
 _TYPICAL = 1.45  # root mean square of that over many terms: one step each, up or down, makes sqrt(2)
 _SPREAD = 1.6  # and over n terms so much more, by sqrt(n)
 _CHANCE = 1e-4  # sets of rows that may be expected to agree by accident
-_CHUNK = 1 << 21
+_CHUNK = 1 << 21  # pairs at a time
+_BLOCK = 1 << 17  # elements of a weight at a time
 _FEW = 64  # rows from which spreads are told
 _MANY = 1 << 14  # rows of which not all that may be near each other are looked at
 _MOST = 1 << 26  # pairs looked at
+_ALONE = 4.0  # as many times as far as rounding goes, no other row may be about
+_SAMPLE = 24  # numbers that tell what a row went through
+_LIKE = 4.0  # rows whose norms differ by less say how rows are spread
 _U = np.uint64
 _BITS = {2: 10, 4: 23, 8: 52}  # of the mantissa, by bytes of a float
 _NAMED = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}
@@ -77,7 +81,23 @@ def _coarser(values: Array) -> Iterator[tuple[int, Array, int]]:
         yield from ((kept, whole, bits) for kept in (23, 10, 7) if kept < bits)
 
 
-def joined(weight: Array, labels: Array, exact: Array, least: float) -> Array:
+def coarsest(values: Array) -> float:
+    """Return an epsilon that is none too small for any row or column of a weight, told by a few numbers of each."""
+    out = precision(values.dtype)
+    if not values.size:
+        return out
+    table = values.reshape(-1, values.shape[-1]) if values.ndim < 3 or len(values) < _SAMPLE else values
+    table = table.reshape(len(table), -1)
+    for axis in (0, 1):
+        some = np.take(table, np.unique(np.linspace(0, table.shape[axis] - 1, _SAMPLE).astype(int)), axis)
+        for kept, whole, bits in _coarser(some):
+            fits = (whole & whole.dtype.type((1 << (bits - kept)) - 1)) == 0
+            if (2 * np.count_nonzero(fits, axis=axis) > some.shape[axis]).any():
+                out = max(out, 2.0**-kept)
+    return out
+
+
+def joined(weight: Array, labels: Array, exact: Array, least: float, most: float) -> Array:
     """Return labels of rows of which those that agree but for rounding have one.
 
     Args:
@@ -85,12 +105,13 @@ def joined(weight: Array, labels: Array, exact: Array, least: float) -> Array:
         labels: (sets, stack, terms), which class each term belongs to.
         exact: (sets, stack, rows) labels that are equal only for equal sums.
         least: the smallest epsilon to reckon with.
+        most: the largest.
     """
     place = np.arange(exact[..., 0].size, dtype=_U).reshape(*exact.shape[:2], 1)
     kinds, first, where = np.unique(chained(exact, place).ravel(), return_index=True, return_inverse=True)
     if len(kinds) < 2 or not precision(weight.dtype):
         return exact
-    rows = _Rows(weight, labels, exact.shape, least)
+    rows = _Rows(weight, labels, exact.shape, (least, max(most, least, precision(weight.dtype))))
     leader = rows.leaders(first)
     if leader is None:
         return exact
@@ -101,8 +122,9 @@ def joined(weight: Array, labels: Array, exact: Array, least: float) -> Array:
 class _Rows:
     """The rows of a stack of weights, each with every set of labels of its terms."""
 
-    def __init__(self, weight: Array, labels: Array, shape: tuple[int, ...], least: float) -> None:
-        self.weight, self.labels, self.shape, self.least = weight, labels, shape, least
+    def __init__(self, weight: Array, labels: Array, shape: tuple[int, ...], eps: tuple[float, float]) -> None:
+        self.weight, self.labels, self.shape = weight, labels, shape
+        self.least, self.most = eps
 
     def _at(self, index: Array) -> tuple[Array, Array, Array]:
         at = np.unravel_index(index, self.shape)
@@ -110,60 +132,92 @@ class _Rows:
 
     def leaders(self, first: Array) -> Array | None:
         """Return for each of some rows, given by places in the whole, the first one that it agrees with."""
-        seen, slack, size = self._projected(first)
-        live = size > 0
-        near = _flagged(seen, slack, live)
-        if not near.any():
+        rough, reach = self._rough(first)
+        flagged = np.zeros(len(first), bool)
+        for one, other in _pairs(rough, reach):
+            flagged[one] = flagged[other] = True
+            if flagged.all():
+                break
+        some = np.flatnonzero(flagged)
+        if not len(some):
             return None
         leader = np.arange(len(first))
-        order = np.flatnonzero(near)[np.argsort(seen[near, 0], kind="stable")]
-        taken = np.zeros(len(first), bool)
-        sets: list[tuple[int, Array]] = []
-        for at, k in enumerate(order):
-            if taken[k]:
-                continue
-            rest = order[at + 1 :]
-            ahead = int(np.searchsorted(seen[rest, 0], seen[k, 0] + 2 * float(slack[order].max()), "right"))
-            rest = rest[:ahead][~taken[rest[:ahead]]]
-            bound = np.maximum(slack[rest], slack[k])[:, None]
-            rest = rest[(np.abs(seen[rest] - seen[k]) <= bound).all(1)]
-            rest = rest[self._agree(int(first[k]), first[rest])] if len(rest) else rest
-            if len(rest):
-                taken[rest] = True
-                sets.append((int(k), rest))
-        if not sets:
-            return None
-        alone = np.flatnonzero(~taken & live)
-        chance = self._chance(seen / np.where(size, size, 1)[:, None], size, first, alone, sets)
-        for k, rest in sets:
-            count = len(rest) + 1
-            ways = _choices(int(live.sum()), count)
-            if ways + len(rest) * chance <= math.log(_CHANCE):
+        sizes = np.sqrt((rough.astype(np.float64) ** 2).mean(1))
+        live = int(np.count_nonzero(sizes))
+        for k, rest in self._sets(some, rough, first):
+            chance = self._chance(k, rest, rough, sizes, first)
+            if _choices(live, len(rest) + 1) + len(rest) * chance <= math.log(_CHANCE):
                 leader[rest] = k
         return leader if (leader != np.arange(len(first))).any() else None
 
-    def _projected(self, first: Array) -> tuple[Array, Array, Array]:
-        """Return projections of the sums of rows, how much rounding may move them, and the norms of the sums."""
-        seen = np.zeros((len(first), _COLUMNS))
-        slack, size = np.zeros(len(first)), np.zeros(len(first))
+    def _rough(self, first: Array) -> tuple[Array, Array]:
+        """Return projections of the sums of rows, in float32 where that will do, and how far rounding can move them."""
+        kind = np.float64 if self.weight.dtype == np.float64 else np.float32
+        seen, reach = np.zeros((len(first), _COLUMNS), kind), np.zeros(len(first))
+        for (s, t), mine, r in self._stacks(first):
+            labels = self.labels[s, t]
+            random = factors(labels).astype(kind)
+            crowd = math.sqrt(2 * np.unique(labels, return_counts=True)[1].max())
+            deep = max(1, _BLOCK // max(1, self.weight.shape[2]))
+            for k in range(0, len(mine), deep):
+                part = self.weight[t, r[k : k + deep]].astype(kind)
+                seen[mine[k : k + deep]] = part @ random
+                reach[mine[k : k + deep]] = np.sqrt(np.einsum("ij,ij->i", part, part))
+            reach[mine] *= 3 * _STEPS * crowd * self.most + (1e-5 if kind is np.float32 else 0.0)
+        return seen, reach
+
+    def _stacks(self, first: Array) -> Iterator[tuple[tuple[int, int], Array, Array]]:
+        """Yield the set and the stack of rows, which of those asked for they are, and their places in the stack."""
         s, t, r = self._at(first)
-        deep = max(1, _CHUNK // max(1, self.weight.shape[2]))
         for own in np.unique(np.stack([s, t], 1), axis=0):
             mine = np.flatnonzero((s == own[0]) & (t == own[1]))
-            labels = self.labels[own[0], own[1]]
+            yield (int(own[0]), int(own[1])), mine, r[mine]
+
+    def _sets(self, some: Array, rough: Array, first: Array) -> Iterator[tuple[int, Array]]:
+        """Yield rows with those that agree with them, none of which has others about."""
+        seen, slack = self._projected(first[some])
+        ranks = np.argsort(seen[:, 0], kind="stable")
+        some, seen, slack = some[ranks], seen[ranks], slack[ranks]
+        taken = np.zeros(len(some), bool)
+        every = np.argsort(rough[:, 0], kind="stable")
+        keys = rough[every, 0].astype(np.float64)
+        widest = float(slack.max())
+        looked = 0
+        for k in range(len(some)):
+            if taken[k] or looked > _MOST:
+                continue
+            stop = int(np.searchsorted(seen[:, 0], seen[k, 0] + widest, "right"))
+            rest = k + 1 + np.flatnonzero(~taken[k + 1 : stop])
+            near = (np.abs(seen[rest] - seen[k]) <= np.maximum(slack[rest], slack[k])[:, None]).all(1)
+            looked += (len(rest) + 1) * _COLUMNS
+            rest = rest[near]
+            if not len(rest):
+                continue
+            far = _ALONE * float(slack[[k, *rest]].max()) + 1e-6 * float(np.abs(seen[k]).max())
+            low, high = np.searchsorted(keys, (seen[k, 0] - far, seen[k, 0] + far))
+            about = every[low:high]
+            looked += len(about) * _COLUMNS
+            alone = np.count_nonzero((np.abs(rough[about] - seen[k]) <= far).all(1)) <= len(rest) + 1
+            if alone and self._agree(int(first[some[k]]), first[some[rest]]).all():
+                taken[rest] = True
+                yield int(some[k]), some[rest]
+
+    def _projected(self, first: Array) -> tuple[Array, Array]:
+        """Return projections of the sums of rows, and how far rounding may move them."""
+        seen, slack = np.zeros((len(first), _COLUMNS)), np.zeros(len(first))
+        deep = max(1, _BLOCK // max(1, self.weight.shape[2]))
+        for (s, t), mine, r in self._stacks(first):
+            labels = self.labels[s, t]
             random = factors(labels)
             order, starts = _classes(labels)
             for k in range(0, len(mine), deep):
-                part = mine[k : k + deep]
-                raw = self.weight[own[1], r[part]]
+                raw = self.weight[t, r[k : k + deep]]
                 values = raw.astype(np.float64)
                 bound = self._bounds(raw, values)
-                seen[part] = values @ random
                 tau = np.add.reduceat(bound[:, order], starts, axis=1) if len(starts) < len(labels) else bound
-                sums = np.add.reduceat(values[:, order], starts, axis=1) if len(starts) < len(labels) else values
-                slack[part] = 3 * _STEPS * np.sqrt((tau**2).sum(1))
-                size[part] = np.sqrt((sums**2).sum(1))
-        return seen, slack, size
+                seen[mine[k : k + deep]] = values @ random
+                slack[mine[k : k + deep]] = 3 * _STEPS * np.sqrt((tau**2).sum(1))
+        return seen, slack
 
     def _bounds(self, raw: Array, values: Array) -> Array:
         """Return what rounding may have done to each number."""
@@ -173,53 +227,49 @@ class _Rows:
 
     def _agree(self, one: int, others: Array) -> Array:
         """Return which rows have the sums of one, class by class."""
-        (s,), (t,), (r,) = self._at(np.array([one]))
-        raw = self.weight[t, r][None]
+        ((at, _, (r,)),) = self._stacks(np.array([one]))
+        raw = self.weight[at[1], r][None]
         values = raw.astype(np.float64)
         bound = self._bounds(raw, values)[0]
-        out = np.zeros(len(others), bool)
-        so, to, ro = self._at(others)
-        mine, order, starts = self._sums(values, s, t)
-        deep = max(1, _CHUNK // max(1, self.weight.shape[2]))
-        for k in range(0, len(others), deep):
-            for own in np.unique(np.stack([so[k : k + deep], to[k : k + deep]], 1), axis=0):
-                part = k + np.flatnonzero((so[k : k + deep] == own[0]) & (to[k : k + deep] == own[1]))
-                given = self.weight[own[1], ro[part]]
+        out = np.ones(len(others), bool)  # of other terms the projections agree, which is all that there is
+        mine, order, starts = self._sums(values, *at)
+        limit = _TYPICAL + _SPREAD / math.sqrt(len(starts)) if len(starts) == len(order) else _STEPS
+        deep = max(1, _BLOCK // max(1, self.weight.shape[2]))
+        for own, which, rows in self._stacks(others):
+            if own != at:
+                continue
+            for k in range(0, len(which), deep):
+                given = self.weight[at[1], rows[k : k + deep]]
                 theirs = given.astype(np.float64)
-                if own[0] == s and own[1] == t:
-                    bounds = np.maximum(bound, self._bounds(given, theirs))
-                    tau = np.add.reduceat(bounds[:, order], starts, axis=1)
-                    found, _, _ = self._sums(theirs, s, t)
-                    off = np.abs(found - mine) / np.where(tau > 0, tau, 1)
-                    off[(tau == 0) & (found != mine)] = np.inf
-                    rms = np.sqrt((off**2).mean(1))
-                    limit = _TYPICAL + _SPREAD / math.sqrt(len(starts))
-                    out[part] = (off <= _STEPS).all(1) & ((rms <= limit) | (len(starts) < len(order)))
-                else:  # other terms: their projections agree, which is all that there is
-                    out[part] = True
+                bounds = np.maximum(bound, self._bounds(given, theirs))
+                tau = np.add.reduceat(bounds[:, order], starts, axis=1)
+                found, _, _ = self._sums(theirs, *at)
+                off = np.abs(found - mine) / np.where(tau > 0, tau, 1)
+                off[(tau == 0) & (found != mine)] = np.inf
+                out[which[k : k + deep]] = (off <= _STEPS).all(1) & (np.sqrt((off**2).mean(1)) <= limit)
         return out
 
     def _sums(self, values: Array, s: int, t: int) -> tuple[Array, Array, Array]:
         order, starts = _classes(self.labels[s, t])
         return np.add.reduceat(values[:, order], starts, axis=1), order, starts
 
-    def _chance(self, seen: Array, size: Array, first: Array, alone: Array, sets: list[tuple[int, Array]]) -> float:
-        """Return the logarithm of the share of pairs of rows that come as close as those found."""
-        gap = max(float(np.abs(seen[rest] - seen[k]).max()) for k, rest in sets)
-        spread = seen[alone]
-        if len(alone) < _FEW:  # too few to tell: their terms, in any order, are as likely
-            spread = np.concatenate([spread, *(self._shuffled(int(first[k])) / size[k] for k in alone[:_FEW])])
+    def _chance(self, k: int, rest: Array, seen: Array, sizes: Array, first: Array) -> float:
+        """Return the logarithm of the share of pairs of rows that come as close as those of one set."""
+        ((at, _, (r,)),) = self._stacks(first[[k]])
+        sums, order, starts = self._sums(self.weight[at[1], r][None].astype(np.float64), *at)
+        random = factors(self.labels[at][order[starts]])
+        gap = float(np.abs(seen[rest].astype(np.float64) - seen[k]).max()) / sizes[k] + 1e-15
+        like = (sizes > sizes[k] / _LIKE) & (sizes < sizes[k] * _LIKE)
+        spread = seen[like].astype(np.float64) / sizes[k]
+        if len(spread) < _FEW + len(rest):  # too few to tell: the terms of the row, in any order, are as likely
+            rng = np.random.default_rng(0)
+            shuffled = np.stack([rng.permutation(sums[0]) for _ in range(_FEW)])
+            spread = np.concatenate([spread, shuffled @ random / sizes[k]])
         powers = np.linalg.eigvalsh(spread.T @ spread / len(spread))
-        widths = np.sqrt(np.maximum(powers, 0.0))
-        shares = np.divide(0.56 * gap, widths, out=np.ones_like(widths), where=widths > 0.56 * gap)
-        return float(np.log(np.maximum(shares, 1e-300)).sum())
-
-    def _shuffled(self, one: int) -> Array:
-        (s,), (t,), (r,) = self._at(np.array([one]))
-        sums, order, starts = self._sums(self.weight[t, r][None].astype(np.float64), s, t)
-        random = factors(self.labels[s, t][order[starts]])
-        rng = np.random.default_rng(0)
-        return np.concatenate([rng.permutation(sums[0])[None] @ random for _ in range(4)])
+        widths = np.sqrt(np.maximum(powers, powers.max() * 1e-12))
+        shares = np.minimum(0.56 * gap / widths, 1.0)
+        own = np.count_nonzero(sums) * math.log(0.56 * gap)  # no more than its terms can tell
+        return float(max(np.log(shares).sum(), min(0.0, own)))
 
 
 def factors(labels: Array) -> Array:
@@ -237,28 +287,40 @@ def _classes(labels: Array) -> tuple[Array, Array]:
     return order, starts
 
 
-def _flagged(seen: Array, slack: Array, live: Array) -> Array:
-    """Return which rows have another one within reach in all projections."""
-    out = np.zeros(len(seen), bool)
-    order = np.flatnonzero(live)[np.argsort(seen[live, 0], kind="stable")]
-    values, reach = seen[order], slack[order]
-    widest = float(reach.max()) if len(order) else 0.0
+def _pairs(seen: Array, reach: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield pairs of rows that are within reach of each other in all projections; not all, where they are very many."""
+    wide = float(reach.max()) if len(reach) else 0.0
+    if not wide or len(seen) < 2:
+        return
+    cell = np.floor(seen[:, 0].astype(np.float64) / wide)
+    place = seen[:, 1].astype(np.float64) - float(seen[:, 1].min())
+    span = float(place.max()) + 4 * wide
+    key = cell * span + place
+    order = np.argsort(key, kind="stable")
+    key, values, reach = key[order], seen[order], reach[order]
     looked = 0
-    for shift in range(1, len(order)):
-        near = np.flatnonzero(values[shift:, 0] - values[:-shift, 0] <= widest)
-        looked += len(order)
-        if not len(near) or looked > _MOST:
-            break
-        bound = np.maximum(reach[near], reach[near + shift])
-        for c in range(_COLUMNS):
-            close = np.abs(values[near + shift, c] - values[near, c]) <= bound
-            near, bound = near[close], bound[close]
-            if not len(near):
-                break
-        out[order[near]] = out[order[near + shift]] = True
-        if out[order].all():
-            break
-    return out
+    for ahead in (0, 1):
+        low = np.searchsorted(key, key + ahead * span - wide, "left")
+        high = np.searchsorted(key, key + ahead * span + wide, "right")
+        low = np.maximum(low, np.arange(len(key)) + 1) if ahead == 0 else low
+        count = np.maximum(high - low, 0)
+        ends = np.cumsum(count)
+        start = 0
+        while start < len(key) and looked <= _MOST:
+            done = int(ends[start - 1]) if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, done + _CHUNK, "right")))
+            many = count[start:stop]
+            one = np.repeat(np.arange(start, stop), many)
+            other = np.arange(len(one)) - np.repeat(np.cumsum(many) - many, many) + np.repeat(low[start:stop], many)
+            looked += len(one)
+            for c in range(seen.shape[1]):
+                if not len(one):
+                    break
+                close = np.abs(values[one, c] - values[other, c]) <= np.maximum(reach[one], reach[other])
+                one, other = one[close], other[close]
+            if len(one):
+                yield order[one], order[other]
+            start = stop
 
 
 def _choices(n: int, k: int) -> float:
@@ -279,14 +341,15 @@ def linked(values: Array, groups: Array, least: float, *, strict: bool) -> Array
     eps = np.maximum(grain(values[:, None])[:, 0], least)
     order = np.lexsort((wide, groups))
     ranked, kinds, step = wide[order], groups[order], eps[order]
-    reach = _STEPS * np.maximum(step[1:], step[:-1]) * np.maximum(np.abs(ranked[1:]), np.abs(ranked[:-1]))
+    floor = 2.0**-14 if values.dtype == np.float16 else 2.0**-126  # below it steps grow no smaller
+    size = np.maximum(np.abs(ranked), floor)
+    reach = _STEPS * np.maximum(step[1:], step[:-1]) * np.maximum(size[1:], size[:-1])
     apart = (kinds[1:] != kinds[:-1]) | ~(ranked[1:] - ranked[:-1] <= reach)
     starts = np.flatnonzero(np.concatenate(([True], apart)))
     ends = np.concatenate((starts[1:], [len(order)]))
     chain = np.repeat(np.arange(len(starts)), ends - starts)
-    low, high = ranked[starts], ranked[ends - 1]
-    widest = np.maximum.reduceat(step, starts)
-    narrow = high - low <= _STEPS * widest * np.maximum(np.abs(low), np.abs(high))
+    widest = np.maximum.reduceat(step, starts) * np.maximum(size[starts], size[ends - 1])
+    narrow = ranked[ends - 1] - ranked[starts] <= _STEPS * widest
     firsts = np.minimum.reduceat(order, starts)
     if strict:
         equal = np.flatnonzero(np.concatenate(([True], (ranked[1:] != ranked[:-1]) | (kinds[1:] != kinds[:-1]))))
@@ -297,8 +360,10 @@ def linked(values: Array, groups: Array, least: float, *, strict: bool) -> Array
     return own
 
 
-def alike(rows: Array) -> bool:
-    """Return whether two rows may be proportional but for rounding; none are missed, some are found by chance.
+def alike(rows: Array) -> tuple[bool, bool]:
+    """Return whether two rows may be equal but for rounding, and whether two others may be multiples of each other.
+
+    None are missed, some are found by chance. Where very many are equal, it may be anything.
 
     Args:
         rows: (rows, terms), of any dtype.
@@ -306,7 +371,7 @@ def alike(rows: Array) -> bool:
     count, terms = rows.shape
     random = factors(np.arange(terms, dtype=_U)).astype(np.float32)
     seen, size = np.zeros((count, _COLUMNS), np.float32), np.zeros(count, np.float32)
-    deep = max(1, _CHUNK // terms)
+    deep = max(1, _BLOCK // terms)
     for k in range(0, count, deep):
         part = rows[k : k + deep].astype(np.float32)
         seen[k : k + deep] = part @ random
@@ -315,9 +380,20 @@ def alike(rows: Array) -> bool:
     eps = np.full(count, precision(rows.dtype))
     if count <= _MANY:  # what went through bfloat16 too, whatever it is stored in
         eps = np.full(count, _NAMED["bfloat16"]) if terms >= 2 * _COLUMNS else grain(rows).max(1)
-    seen, eps = seen[live] / size[live, None], eps[live]
-    seen *= np.where(seen[:, :1] < 0, -1, 1).astype(np.float32)
-    slack = 12 * eps + 4e-6
-    edge = seen[:, 0] <= slack  # whose sign is not sure
-    both = np.concatenate([seen, -seen[edge]])
-    return bool(_flagged(both, np.concatenate([slack, slack[edge]]), np.ones(len(both), bool)).any())
+    size, eps = size[live], eps[live]
+    seen = seen[live] / size[:, None]
+    slack = 6 * eps + 4e-6
+    edge = np.flatnonzero(np.abs(seen[:, 0]) <= slack)  # whose sign is not sure
+    sign = np.where(seen[:, 0] < 0, -1.0, 1.0).astype(np.float32)
+    index = np.concatenate([np.arange(len(seen)), edge])
+    sign = np.concatenate([sign, -sign[edge]])
+    both = seen[index] * sign[:, None]
+    size, looked, equal = size[index], 0, False
+    for one, other in _pairs(both, slack[index]):
+        apart = index[one] != index[other]
+        same = (sign[one] == sign[other]) & (np.abs(size[one] - size[other]) <= slack[index[one]] * size[one])
+        equal = equal or bool((apart & same).any())
+        looked += len(one)
+        if (apart & ~same).any() or looked > _CHUNK:
+            return True, True
+    return equal, False

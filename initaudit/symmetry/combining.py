@@ -70,6 +70,8 @@ def aligned(given: Sequence[Labels]) -> list[Labels]:
     for k in range(len(out)):
         while out[k].rank < rank:
             out[k] = out[k].added(0)
+    if all(len(x.groups) == len(x.sizes) for x in out):
+        return _aligned_plainly(out)
     for axis in range(rank):
         wide = [k for k, x in enumerate(out) if x.shape[axis] > 1]
         if not wide:
@@ -95,6 +97,19 @@ def aligned(given: Sequence[Labels]) -> list[Labels]:
                 for k in wide:
                     if not out[k].free[a] and out[k].data.shape[a] > 1:
                         out[k] = out[k].freed_atom(a)
+    return out
+
+
+def _aligned_plainly(out: list[Labels]) -> list[Labels]:
+    """Likewise where all axes are atoms."""
+    for axis in range(out[0].rank):
+        wide = [k for k, x in enumerate(out) if x.sizes[axis] > 1]
+        if len({out[k].sizes[axis] for k in wide}) > 1:
+            raise ValueError("shapes that do not go together")
+        if any(out[k].free[axis] for k in wide):
+            for k in wide:
+                if not out[k].free[axis] and out[k].data.shape[axis] > 1:
+                    out[k] = out[k].freed_atom(axis)
     return out
 
 

@@ -19,7 +19,7 @@ What is not understood makes all elements of its operands and results different.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,7 +186,8 @@ class Walk:
         self.rounds = 0
         self.stable = False  # no label splits any more: what has one label is tied
         self.enough = False  # stopped before that, because all that was asked for differs
-        self._keys, self._odd = _keys(view.graph.constants)
+        read = {name for node in view.nodes for name in node.inputs} | set(view.graph.outputs)
+        self._keys, self._odd = _keys(view.graph.constants, read)
         self._numbers = Numbers()
 
     def shape(self, name: str) -> tuple[int, ...] | None:
@@ -323,7 +324,9 @@ class Walk:
 
         Along a free axis every index counts: what becomes free has split.
         """
-        parts = [(np.unique(f.data), math.prod(f.sizes[a] for a in np.flatnonzero(f.free))) for f in self._all_factors()]
+        parts = [
+            (np.unique(f.data), math.prod(f.sizes[a] for a in np.flatnonzero(f.free))) for f in self._all_factors()
+        ]
         if not parts:
             return 0, 0
         return len(np.unique(np.concatenate([own for own, _ in parts]))), sum(len(own) * n for own, n in parts)
@@ -354,13 +357,33 @@ class Walk:
         return Step(tuple(outs), back)
 
 
-def _keys(constants: Mapping[str, Tensor]) -> tuple[dict[str, str], frozenset[str]]:
-    """Return a key per constant, equal for names of the same values, and the keys of those that share only a part."""
+def _keys(constants: Mapping[str, Tensor], read: Collection[str]) -> tuple[dict[str, str], frozenset[str]]:
+    """Return a key per constant, equal for names of the same values, and the keys of those that share only a part.
+
+    Args:
+        constants: by name.
+        read: those that anything reads.
+    """
     names: dict[object, str] = {}
-    storages: dict[str, set[object]] = {}
+    storages: dict[str, dict[str, tuple[int, int]]] = {}
     out: dict[str, str] = {}
     for name, tensor in constants.items():
-        out[name] = names.setdefault(tensor.identity, name)
-        storages.setdefault(tensor.storage or tensor.name, set()).add(tensor.identity)
-    odd = {out[name] for name, tensor in constants.items() if len(storages[tensor.storage or tensor.name]) > 1}
+        key = out[name] = names.setdefault(tensor.identity, name)
+        if name in read:
+            storages.setdefault(tensor.storage or tensor.name, {})[key] = _extent(tensor)
+    odd: set[str] = set()
+    for held in storages.values():
+        end, last = 0, ""
+        for key, (start, stop) in sorted(held.items(), key=lambda one: one[1]):
+            if last and start < end:
+                odd |= {key, last}
+            end, last = max(end, stop), key if stop >= end else last
     return out, frozenset(odd)
+
+
+def _extent(tensor: Tensor) -> tuple[int, int]:
+    """Return the first place of a tensor in its storage, and the one after its last."""
+    size = tensor.size
+    if tensor.strides is not None:
+        size = 1 + sum((n - 1) * abs(step) for n, step in zip(tensor.shape, tensor.strides, strict=True))
+    return tensor.offset, tensor.offset + size

@@ -54,7 +54,7 @@ def projected(weight: Array, labels: Array) -> Array:
         return out
     if weight.dtype.kind not in "fiubV" or (weight.dtype.itemsize > 4 and not _fits(weight)):
         raise NotFinite
-    factors = chained(labels, _U(1)) | _U(1)
+    factors = chained(labels, np.ones((), _U)) | _U(1)
     order = np.argsort(labels, axis=-1, kind="stable")
     ranked = np.take_along_axis(labels, order, -1)
     first = np.ones(labels.shape, bool)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from initaudit.symmetry.combining import combined, reduced, reshaped, spread
 from initaudit.symmetry.engine import Case, Given, Step, Unread, Value, Weight, op
-from initaudit.symmetry.labels import Labels, chained, word
+from initaudit.symmetry.labels import Labels, chained, even, word
 from initaudit.symmetry.moves import chain, picked, taken
+from initaudit.symmetry.shares import merged, moved_back
+from initaudit.types import Array
 
 
 @op("concat")
@@ -27,6 +30,9 @@ def _concat(c: Case) -> Step:
     shape[axis] = sum(sizes)
     starts = np.cumsum([0, *sizes])
     units = [x for k, x in zip(places, xs, strict=True) if c.moves(k) and not x.is_free(axis) and x.shape[axis] > 1]
+    weights = [v for v in values if isinstance(v, Weight)]
+    if len(weights) == len(values) and any(w.factors for w in weights):
+        return _whole(weights, places, axis, stacks=stacks)
     is_free = any(x.is_free(axis) for x in xs) and not any(not x.is_even(axis) for x in units)
     if is_free:
         parts = [x.freed(axis).as_free(axis, 1) for x in xs]
@@ -42,6 +48,48 @@ def _concat(c: Case) -> Step:
         return found
 
     return Step((out,), back)
+
+
+def _whole(weights: Sequence[Weight], places: Sequence[int], axis: int, *, stacks: bool) -> Step:
+    """Return a step that joins parameters to one weight."""
+    wide = [tuple(np.insert(w.shape, axis, 1)) if stacks else w.shape for w in weights]
+    sizes = [shape[axis] for shape in wide]
+    starts = np.cumsum([0, *sizes])
+    shape = (*wide[0][:axis], int(starts[-1]), *wide[0][axis + 1 :])
+    given = [[f.added(axis) if stacks else f for f in w.factors] or [even(s, word("fixed"))] for w, s in zip(weights, wide, strict=True)]
+    if len({len(own) for own in given}) > 1:
+        given = [[combined(own, "joined")] for own in given]
+    factors = tuple(_beside(parts, axis) for parts in zip(*given, strict=True))
+
+    def numbers() -> Array:
+        return np.concatenate([w.numbers().reshape(s) for w, s in zip(weights, wide, strict=True)], axis)
+
+    def back(d: Sequence[Any]) -> Mapping[int, Given]:
+        found: dict[int, list[Given]] = {}
+        for k, place in enumerate(places):
+            index = np.arange(starts[k], starts[k + 1])
+
+            def down(f: Labels, index: Array = index) -> Labels:
+                piece = taken(f, axis, index)
+                return piece.dropped(axis) if stacks else piece
+
+            own = moved_back(d[0], down)
+            if own.support is None or bool(own.support.data.any()):
+                found.setdefault(place, []).append(own)
+        return {place: merged(own) for place, own in found.items()}
+
+    return Step((Weight(numbers, shape, factors, weights[0].reading),), back)
+
+
+def _beside(parts: Sequence[Labels], axis: int) -> Labels:
+    """Return labels side by side along an axis, even along it where all are the same."""
+    first = parts[0]
+    if all(x.is_even(axis) and x.free == first.free and np.array_equal(x.data, first.data) for x in parts):
+        at = first.whole(axis)
+        place = at.span(axis).start
+        size = sum(x.shape[axis] for x in parts)
+        return Labels(at.data, (*at.sizes[:place], size, *at.sizes[place + 1 :]), at.free, at.groups)
+    return side_by_side(parts, axis)
 
 
 def side_by_side(xs: Sequence[Labels], axis: int) -> Labels:
@@ -115,37 +163,50 @@ def _pad(c: Case) -> Step:
     before = x.shape
     out = x
     tag = word("pad", str(c.attrs.get("pads")), str(c.attrs.get("mode")), str(c.attrs.get("value")))
+    amounts: dict[int, tuple[int, int]] = {}
     for axis in range(x.rank):
-        if shape[axis] == before[axis]:
-            continue
-        pads = c.attrs.get("pads")
-        if not (out.is_free(axis) or out.shape[axis] == 1) and isinstance(pads, (tuple, list)) and c.node.call:
-            k = 2 * (x.rank - 1 - axis)
-            first, last = int(pads[k]), int(pads[k + 1])
-            if min(first, last) < 0 or c.attrs.get("mode", "constant") != "constant":
-                raise Unread
-            whole = out.dense(axis)
-            at = whole.span(axis).start
-            amounts = [(first, last) if a == at else (0, 0) for a in range(whole.data.ndim)]
-            data = np.pad(whole.data, amounts, constant_values=tag)
-            out = Labels(data, (*whole.sizes[:at], shape[axis], *whole.sizes[at + 1 :]), whole.free, whole.groups)
-        else:
+        if out.is_free(axis) or out.shape[axis] == 1:
             out = out.freed(axis).as_free(axis, shape[axis])
+            continue
+        first, last = _around(c, axis, x.rank)
+        if first == last == 0 and shape[axis] == before[axis]:
+            continue
+        amounts[axis] = first, last
+        if min(first, last) < 0 or first + before[axis] + last != shape[axis] or c.attrs.get("mode", "constant") != "constant":
+            raise Unread
+        whole = out.dense(axis)
+        at = whole.span(axis).start
+        wide = [(first, last) if a == at else (0, 0) for a in range(whole.data.ndim)]
+        data = np.pad(whole.data, wide, constant_values=tag)
+        out = Labels(data, (*whole.sizes[:at], shape[axis], *whole.sizes[at + 1 :]), whole.free, whole.groups)
     out = out.with_data(chained(out.data, tag))
 
     def back(d: Sequence[Labels]) -> Mapping[int, Given]:
         given = d[0]
         for axis in range(x.rank):
-            if shape[axis] == before[axis]:
-                continue
-            if out.is_free(axis):
-                given = given.freed(axis).as_free(axis, before[axis])
-            else:
-                first = int(c.attrs["pads"][2 * (x.rank - 1 - axis)])
+            if axis in amounts:
+                first = amounts[axis][0]
                 given = taken(given, axis, np.arange(first, first + before[axis]))
+            elif shape[axis] != before[axis]:
+                given = given.freed(axis).as_free(axis, before[axis])
         return {0: given.tagged("pad back")}
 
     return Step((out,), back)
+
+
+def _around(c: Case, axis: int, rank: int) -> tuple[int, int]:
+    """Return how much is put before and after an axis."""
+    pads = c.ints(1 if c.node.call is None else -1, "pads")
+    if pads is None:
+        raise Unread
+    if c.node.call is not None:  # from the last axis on, in pairs
+        k = 2 * (rank - 1 - axis)
+        return (pads[k], pads[k + 1]) if k + 1 < len(pads) else (0, 0)
+    axes = [a % rank for a in c.ints(3) or range(rank)]
+    if axis not in axes:
+        return (0, 0)
+    k = axes.index(axis)
+    return pads[k], pads[k + len(axes)]
 
 
 @op("roll", "trilu", "reverse_sequence")

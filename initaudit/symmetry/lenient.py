@@ -46,16 +46,18 @@ def lenient(walk: Walk, layers: Sequence[Layer], made: Rows, told: Told) -> Rows
 def _looked(walk: Walk, layers: Sequence[Layer], made: Rows, told: Told) -> Rows:
     if all(one is None for one in made):
         return made
+    hints = list(_hints(walk))
+    near_, twin = (any(hint[k] for hint in hints) for k in (0, 1))
     tied = any(one is not None and one.width < one.units for one in made)
-    if not tied and not any(_hints(walk)):
-        return made
     graph, frozen = walk.view.graph, walk.frozen
-    near = _sets(Nearly(View(graph), frozen), layers, made, told)
-    out = [
-        one if one is None else replace(one, nearly=_beyond(sets, one.classes))
-        for one, sets in zip(made, near, strict=True)
-    ]
-    other = regauged(graph)
+    out = list(made)
+    if near_ or twin or tied:
+        near = _sets(Nearly(View(graph), frozen), layers, made, told)
+        out = [
+            one if one is None else replace(one, nearly=_beyond(sets, one.classes))
+            for one, sets in zip(made, near, strict=True)
+        ]
+    other = regauged(graph) if twin else None
     if other is None:
         return out
     twins = _sets(Twins(View(other), frozen), layers, out, told)
@@ -84,8 +86,8 @@ def _beyond(sets: Sets, known: Sets) -> Sets:
     return tuple(one for one in sets if one not in known)
 
 
-def _hints(walk: Walk) -> Iterator[bool]:
-    """Yield for each weight whether two of its rows are nearly proportional."""
+def _hints(walk: Walk) -> Iterator[tuple[bool, bool]]:
+    """Yield for each weight whether two of its rows may be nearly equal, and whether two may be multiples."""
     seen = set()
     for use in walk.uses:
         node = walk.view.nodes[use.node]
@@ -97,17 +99,17 @@ def _hints(walk: Walk) -> Iterator[bool]:
             yield _hint(weight, use)
 
 
-def _hint(weight: Weight, use: Use) -> bool:
+def _hint(weight: Weight, use: Use) -> tuple[bool, bool]:
     own = [axis for axis, _ in use.axes] or [0]
     rest = [axis for axis in range(len(weight.shape)) if axis not in own]
     rows = math.prod(weight.shape[a] for a in own)
     terms = math.prod(weight.shape[a] for a in rest)
     if rows < 2 or not rest:
-        return False
+        return False, False
     if terms == 1:
-        return True
+        return True, True
     try:
         numbers = weight.numbers()
     except (Unread, NotFinite):
-        return False
+        return False, False
     return alike(numbers.transpose([*own, *rest]).reshape(rows, terms))

@@ -157,7 +157,7 @@ class Walk:
         loose: bool = False,
         alike: Ties | None = None,
         first: Ties | None = None,
-        open: bool = False,  # noqa: A002
+        open: bool = False,
     ) -> None:
         self.view = view
         self.open = open

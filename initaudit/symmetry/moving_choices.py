@@ -95,8 +95,10 @@ def _where(c: Case) -> Step:
 
 def _far(c: Case, place: int) -> bool:
     held = c.held(place)
-    if held is not None and not held.moved.any():
-        return bool((np.asarray(held.numbers()) <= FAR).all())
+    if held is not None:
+        numbers = np.asarray(held.numbers())
+        kept = not held.moved.any() or numbers.size == 1 or bool(np.isneginf(numbers).all())  # nothing that learns
+        return kept and bool((numbers <= FAR).all())
     return bool((c.zone(place).high <= FAR).all())
 
 

@@ -189,7 +189,7 @@ def _add(c: Case) -> Step:
         low[1], high[1] = -zones[1].high, -zones[1].low
     out = replace(total(low, high, shape), still=quiet(zones, len(shape)))
     return Step((out,), lambda d: {
-        k: reduced(d[0], z.shape) for k, z in zip(places, zones, strict=True)
+        k: reduced(d[0], z.shape, held=c.held(k) is not None) for k, z in zip(places, zones, strict=True)
     })  # fmt: skip
 
 
@@ -291,7 +291,7 @@ def _glu(c: Case) -> Step:
 
 
 def _whole(args: Sequence[object]) -> bool:
-    return 1 <= len(args) <= 3 and all(isinstance(a, int) and not isinstance(a, bool) for a in args)  # noqa: PLR2004
+    return 1 <= len(args) <= 3 and all(isinstance(a, int) and not isinstance(a, bool) for a in args)
 
 
 @rule("source", "constant_of_shape", "constant", "range", "shape", "size")

@@ -249,6 +249,7 @@ def _pad(c: Case) -> Step:
     ends = (filled.low.min(), filled.high.max()) if filled is not None else (float(fill or 0),) * 2
     pads = _amounts(c, x, shape, grown) if constant else None
     if pads is not None:
+
         def put(v: Array, end: float) -> Array:
             wide = np.broadcast_to(v, [x.shape[a] if a in grown else n for a, n in enumerate(v.shape)])
             return np.pad(wide, pads, constant_values=end)

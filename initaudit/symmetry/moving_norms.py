@@ -24,6 +24,7 @@ from initaudit.symmetry.zones import (
     quiet,
     reduced,
     reshaper,
+    some,
     thinned,
 )
 from initaudit.types import Array
@@ -65,7 +66,7 @@ def _affine(c: Case, made: Zone, back: Callable[[Grad], Grad], weight: int, bias
         found: dict[int, Grad] = {}
         inner = d[0]
         if bias in zones:
-            found[bias] = _shaped(reduced(d[0], zones[bias][0].shape), zones[bias][1])
+            found[bias] = _shaped(reduced(d[0], zones[bias][0].shape, held=True), zones[bias][1])
         if weight in zones:
             flat = bool(balanced) and axis is not None and balanced <= d[0].even
             own = Grad(d[0].live & ~made.zero & (not flat), d[0].shape)
@@ -224,7 +225,7 @@ def _attention(c: Case) -> Step:
     def again(x: Array) -> Array:
         if times == 1 or x.shape[-3] == 1:
             return x
-        return x.reshape(*x.shape[:-3], -1, times, *x.shape[-2:]).any(-3)
+        return some(x.reshape(*x.shape[:-3], -1, times, *x.shape[-2:]), -3)
 
     places = [rank - 2]
     v = joined(v, places)
@@ -232,7 +233,9 @@ def _attention(c: Case) -> Step:
 
     def back(d: Sequence[Grad]) -> Given:
         given = collapsed(d[0].live, places, np.any)
-        times_ = d[0].live.any(tuple(a for a in range(rank) if a != rank - 2), keepdims=True)  # which queries are read
+        times_ = some(
+            d[0].live, tuple(a for a in range(rank) if a != rank - 2), keepdims=True
+        )  # which queries are read
         reached = scored = np.ones((1,) * rank, bool)
         if c.attrs.get("is_causal") and q.shape[-2] == k.shape[-2] and times_.size > 1:
             reached = _from_later(times_)
@@ -320,8 +323,11 @@ def _pool(c: Case) -> Step:
     if np.any(np.asarray(pads if not isinstance(pads, str) else 1) != 0) and "max" not in c.node.op:
         thin = Zone(np.minimum(thin.low, 0), np.maximum(thin.high, 0), thin.shape)
     mode = str(c.attrs.get("mode", ""))
-    if c.node.op == "lp_pool" or "cubic" in mode or c.attrs.get("divisor_override") or "crop" in str(
-        c.attrs.get("coordinate_transformation_mode")
+    if (
+        c.node.op == "lp_pool"
+        or "cubic" in mode
+        or c.attrs.get("divisor_override")
+        or "crop" in str(c.attrs.get("coordinate_transformation_mode"))
     ):  # sums, or weights below zero
         thin = loosened(thin)
     out = Zone(thin.low, thin.high, shape, thin.fixed if not np.any(np.asarray(pads != 0)) else None)

@@ -51,7 +51,7 @@ def taken(c: Case, axis: int, index: Array, shape: Sequence[int]) -> Step:
         inside = {a for a in one if axis <= a <= axis + more}
         if inside and not order:
             return None
-        return frozenset(a if a <= axis else a - more for a in one)
+        return frozenset(axis if a in inside else a if a < axis else a - more for a in one)
 
     return moved(c, there, back, shape, axes)
 
@@ -99,7 +99,7 @@ def _tile(c: Case) -> Step:
     if apart and not isinstance(c.attrs.get("axis"), int):
         raise Unread
     rank = len(shape)
-    if all(n == 1 or n == m for n, m in zip((1,) * (rank - len(before)) + before, shape, strict=True)):
+    if all(n in (1, m) for n, m in zip((1,) * (rank - len(before)) + before, shape, strict=True)):
         x = c.zone(0)
         out = Zone(lined(x.low, rank), lined(x.high, rank), shape, lined(x.fixed, rank))
         return Step((out,), lambda d: {0: reduced(d[0], x.shape)})
@@ -289,4 +289,4 @@ def _along(where: Array, axis: int) -> bool:
 
 
 def _wide(v: Array, axis: int) -> bool:
-    return v.shape[axis] > 1
+    return bool(v.shape[axis] > 1)

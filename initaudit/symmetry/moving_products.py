@@ -21,7 +21,6 @@ from initaudit.symmetry.zones import (
 )
 from initaudit.types import Array
 
-
 _OTHERWISE = frozenset({"inner", "tensordot", "kron", "outer", "ger", "linalg_vecdot", "vdot"})  # which axes meet
 
 
@@ -88,10 +87,9 @@ def _contracted(
             mask = mask & ~still
         inverse = [order.index(k) for k in range(len(order))]
 
-        def param(v: Array) -> Array:
-            if v.size == 1:
-                return v.reshape((1,) * len(wl))
-            return np.broadcast_to(v, n).reshape([sizes[q] for q in stack + rows + terms]).transpose(inverse)
+        def param(v: Array) -> Array:  # with one entry for what is alike along all stacks, rows or terms
+            wide = zip((stack, rows, terms), v.shape, strict=True)
+            return v.reshape([sizes[q] if size > 1 else 1 for part, size in wide for q in part]).transpose(inverse)
 
         return signal, Grad(
             param(mask), w.shape, cancelled=param(cancelled) if isinstance(cancelled, np.ndarray) else False

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from initaudit.symmetry.moving import Case, Given, Step, Unread, rule
-from initaudit.symmetry.zones import Grad, Held, Zone, collapsed
+from initaudit.symmetry.zones import Grad, Held, Zone, collapsed, some
 from initaudit.types import Array
 
 _GATES = {"lstm": 4, "gru": 3, "rnn": 1}
@@ -76,7 +76,7 @@ class _Way:
         pre = self._pre(state)
         if self.op == "lstm":
             cell = cell | pre[2]
-            return (cell if self.w.mixed is None else (self.w.mixed & cell).any(1)), cell
+            return (cell if self.w.mixed is None else some(self.w.mixed & cell, 1)), cell
         return (pre[2] | state if self.op == "gru" else pre[0]), cell
 
     def every(self) -> Array:
@@ -106,7 +106,7 @@ class _Way:
             found.into |= d[:, :, None] & self.x
             found.state |= d[:, :, None] & self.at(self.states, step - 1)
             found.bias |= d
-            found.x.append((self.w.into & d[:, :, None]).any((0, 1)))
+            found.x.append(some(self.w.into & d[:, :, None], (0, 1)))
             settled = (h == dh).all() and (cell == dc).all() and step > self.settled + 1
             dh, dc = h, cell
             step -= 1
@@ -124,19 +124,19 @@ class _Way:
             cell = self.at(self.cells, step)
             if self.w.mixed is not None and found.mixed is not None:
                 found.mixed |= dh[:, None] & cell
-                dh = (self.w.mixed & dh[:, None]).any(0)
+                dh = some(self.w.mixed & dh[:, None], 0)
             dc = dc | dh
             d = np.stack([dc & pre[2], dc & self.at(self.cells, step - 1), dc, dh & cell])
-            return d, (w & d[:, :, None]).any((0, 1)), dc
+            return d, some(w & d[:, :, None], (0, 1)), dc
         if self.op == "gru":
-            if self.before:  # the state is scaled before it is weighted
-                reset = (w[2] & dh[:, None]).any(0) & state
-            else:
-                reset = dh & ((w[2] & state).any(1) | self.w.own)
+            weighted = dh & ((w[2] & state).any(1) | self.w.own)
+            reset = (
+                (w[2] & dh[:, None]).any(0) & state if self.before else weighted
+            )  # scaled before it is weighted, or after
             d = np.stack([reset, dh & (state | pre[2]), dh])
-            return d, (w & d[:, :, None]).any((0, 1)) | dh, dc
+            return d, some(w & d[:, :, None], (0, 1)) | dh, dc
         d = (dh & self.at(self.states, step) if self.relu else dh)[None]
-        return d, (w & d[:, :, None]).any((0, 1)), dc
+        return d, some(w & d[:, :, None], (0, 1)), dc
 
 
 class _Layout:
@@ -238,7 +238,7 @@ class _Layout:
         rows = [np.stack(w.cells[1:]) if cells else w.every() for w in ways]
         if output == 0 and not self.cell:
             if any(len(r) != 1 for r in rows):
-                rows = [r.any(0, keepdims=True) for r in rows]
+                rows = [some(r, 0, keepdims=True) for r in rows]
             own = np.stack([r[0] for r in rows])
             if self.torch:
                 own, size[-1] = own.reshape(-1), shape[-1]
@@ -262,7 +262,9 @@ class _Layout:
             rank = len(g.shape)
             if self.cell or at > 0:
                 ways = None if self.cell else 0 if self.torch or not self.first else 1
-                live = collapsed(g.live, [a for a in range(rank - 1) if a != ways], np.any).reshape(-1, g.live.shape[-1])
+                live = collapsed(g.live, [a for a in range(rank - 1) if a != ways], np.any).reshape(
+                    -1, g.live.shape[-1]
+                )
                 k = at if self.cell else at - 1
                 last[k] = last[k] | live[way if len(live) > 1 else 0]
                 continue
@@ -304,7 +306,7 @@ class _Layout:
         size = [1] * rank
         size[-1] = live.shape[-1]
         if self.time is None or len(live) != self.x.shape[self.time] or (live == live[0]).all():
-            live = live.any(0)
+            live = some(live, 0)
         else:
             size[self.time] = len(live)
         return Grad(live.reshape(size), self.x.shape)
@@ -326,7 +328,9 @@ class _Layout:
 @rule("lstm", "gru", "rnn")
 def _recurrent(c: Case) -> Step:
     layout = _Layout(c)
-    x = np.broadcast_to(collapsed(~layout.x.zero, range(len(layout.x.shape) - 1), np.any).reshape(-1), layout.x.shape[-1])
+    x = np.broadcast_to(
+        collapsed(~layout.x.zero, range(len(layout.x.shape) - 1), np.any).reshape(-1), layout.x.shape[-1]
+    )
     ways = [
         _Way(layout.op, layout.numbers(k), x, layout.first_states(k), layout.steps, before=layout.before,
              relu=layout.relu)

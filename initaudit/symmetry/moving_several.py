@@ -9,7 +9,7 @@ import numpy as np
 
 from initaudit.symmetry.moving import Case, Given, Step, Unread, rule
 from initaudit.symmetry.weighed import with_bias
-from initaudit.symmetry.zones import Grad, Zone, collapsed
+from initaudit.symmetry.zones import Grad, Zone, collapsed, some
 from initaudit.types import Array
 
 
@@ -21,7 +21,7 @@ def spread(v: Array, letters: str, order: str) -> Array:
     for q in dict.fromkeys(letters):  # a letter that stands twice is the diagonal: any element will do
         while letters.count(q) > 1:
             at = letters.rindex(q)
-            v, letters = v.any(at), letters[:at] + letters[at + 1 :]
+            v, letters = some(v, at), letters[:at] + letters[at + 1 :]
     kept = [q for q in order if q in letters]
     gone = [q for q in letters if q not in order]
     v = v.transpose([letters.index(q) for q in kept + gone])

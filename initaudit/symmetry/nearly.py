@@ -15,11 +15,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from initaudit.symmetry.close import epsilon, joined, linked, precision
+from initaudit.graph.view import View
+from initaudit.symmetry.close import coarsest, epsilon, joined, linked, precision
 from initaudit.symmetry.engine import Walk, Weight
 from initaudit.symmetry.exact import projected
 from initaudit.symmetry.labels import Labels, TooMany, chained, of_numbers
-from initaudit.types import Array
+from initaudit.types import Array, Tensor
 
 
 class Rounded:
@@ -29,15 +30,19 @@ class Rounded:
         raw: the numbers of the tensor that is read, before anything moved them.
         factors: labels of its gradient by the round before.
         strict: whether numbers must be within reach of each other.
-        least: the smallest epsilon to reckon with.
+        most: the largest epsilon to reckon with.
+        least: the smallest.
     """
 
-    def __init__(self, raw: Callable[[], Array], factors: tuple[Labels, ...], *, strict: bool, least: float) -> None:
-        self.raw, self.factors, self.strict, self.least = raw, factors, strict, least
+    def __init__(
+        self, raw: Callable[[], Array], factors: tuple[Labels, ...], most: Callable[[], float], *, strict: bool,
+        least: float,
+    ) -> None:  # fmt: skip
+        self.raw, self.factors, self.strict, self.least, self.most = raw, factors, strict, least, most
 
     def sums(self, weight: Array, labels: Array, turned: bool = False) -> Array:
         """Return labels of sums over classes."""
-        return joined(weight, labels, projected(weight, labels), self.least)
+        return joined(weight, labels, projected(weight, labels), self.least, self.most())
 
     def values(self, values: Array) -> Array:
         """Return a label for every number."""
@@ -71,12 +76,24 @@ class Nearly(Walk):
     """Rounds of labels in which what agrees but for rounding counts as equal."""
 
     made = Rounded
-    strict = False
+
+    def __init__(self, view: View, frozen: Callable[[Tensor], bool]) -> None:
+        super().__init__(view, frozen)
+        self.strict = False
+        self.coarse: dict[str, float] = {}  # by name of a constant
 
     def _constant(self, name: str) -> Weight:
         found = super()._constant(name)
         least = epsilon(self.view.graph.constants[name].dtype)
-        return replace(found, reading=self.made(found.numbers, found.factors, strict=self.strict, least=least))
+
+        def most() -> float:
+            if name not in self.coarse:
+                values = found.numbers()
+                self.coarse[name] = coarsest(values) if values.dtype.kind == "f" else 0.0
+            return self.coarse[name]
+
+        reading = self.made(found.numbers, found.factors, most, strict=self.strict, least=least)
+        return replace(found, reading=reading)
 
     def settle(self, enough: Callable[[Walk], bool]) -> bool:
         """Run to the end, and return whether there is anything to tell.

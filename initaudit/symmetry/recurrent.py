@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from initaudit.symmetry.combining import added, combined
+from initaudit.symmetry.combining import added
 from initaudit.symmetry.engine import Case, Given, Step, Unread, Value, Weight, op
 from initaudit.symmetry.labels import Labels, chained, dense, even, word
 from initaudit.symmetry.moves import indexed
 from initaudit.symmetry.pointwise import number
 from initaudit.symmetry.products import Back, contracted, forgotten
+from initaudit.symmetry.shares import merged, placed
 from initaudit.types import Array
 
 _MOST = 1000
@@ -49,13 +50,13 @@ def _recurrent(c: Case) -> Step:
             None if outs[k] is None or (one.data.size == 1 and not one.data.any()) else layout.units(one, k)
             for k, one in enumerate(d)
         ]
-        found: dict[int, list[Labels]] = {}
+        found: dict[int, list[Given]] = {}
         inputs: list[Labels] = []
         starts: dict[int, list[Array]] = {place: [] for place in layout.states}
         for way in ways:
             into = way.down([None if units is None else units[way.number] for units in given])
             for place, grad in way.grads():
-                found.setdefault(place, []).extend((grad,) if isinstance(grad, Labels) else grad)
+                found.setdefault(place, []).append(grad)
             for place, units in zip(layout.states, way.first_grads, strict=False):
                 starts[place].append(units)
             inputs.append(into)
@@ -64,7 +65,7 @@ def _recurrent(c: Case) -> Step:
             into_x = into_x.added(axis, size, free=True)
         out: dict[int, Given] = {0: into_x}
         for place, grads in found.items():
-            out[place] = grads if c.weight(place) is not None else combined(grads, "joint")
+            out[place] = merged(grads) if c.weight(place) is not None else added([placed(grad) for grad in grads])
         for place, units in starts.items():
             if units:
                 out[place] = layout.shaped(np.stack(units), c.labels(place).shape, 1)
@@ -281,7 +282,7 @@ class _Way:
         for piece, back in self.backs:
             k = self.pieces.index(piece)
             shares.setdefault(k, []).extend(back.factors(dense(rows[k].reshape(1, -1))))
-        wide = [grad for k, share in shares.items() for grad in _several(self.pieces[k].whole(share) if self.reset_first else share)]
+        wide = merged([self.pieces[k].whole(one) if self.reset_first else one for k, one in shares.items()])
         inner = d.copy()
         if self.op == "gru":
             inner[-1] = chained(d[-1], word("reset"))
@@ -335,10 +336,6 @@ class _Way:
 
     def _back(self, k: int) -> Back:
         return next(back for piece, back in reversed(self.backs) if piece is self.pieces[k])
-
-
-def _several(given: Given) -> Sequence[Labels]:
-    return (given,) if isinstance(given, Labels) else given
 
 
 def _settled(start: Array, again: Callable[[Array], Array]) -> Array:

@@ -47,11 +47,22 @@ def _own(walk: Walk, name: str, labels: Labels) -> Iterator[tuple[str, Labels]]:
         for place, found in walk.steps[at].back(given).items():
             yield from _own(walk, node.inputs[place], placed(found))
         return
-    # Computed from parameters: the one of its shape stands for it.
-    for one in node.inputs:
-        if one and one in walk.view.fixed and _shape(walk, one) == labels.shape:
-            yield from _own(walk, one, labels)
-            return
+    if (own := _source(walk, name, labels.shape)) is not None:
+        yield own, labels
+
+
+def _source(walk: Walk, name: str, shape: Sequence[int]) -> str | None:
+    """Return the parameter that a weight is computed from: the nearest of its shape stands for it."""
+    near, seen = [name], set()
+    while near:
+        found = [one for one in near if one in walk.view.graph.constants and _shape(walk, one) == shape]
+        if found:
+            return found[0]
+        seen.update(near)
+        makers = [walk.view.producer[one] for one in near if one in walk.view.producer]
+        inputs = [one for at in makers for one in walk.view.nodes[at].inputs]
+        near = [one for one in dict.fromkeys(inputs) if one and one not in seen and one in walk.view.fixed]
+    return None
 
 
 def _shape(walk: Walk, name: str) -> tuple[int, ...] | None:
@@ -108,7 +119,10 @@ def units(found: Sequence[Labels], axes: str, shape: Sequence[int], groups: int 
     if groups > 1 and 0 <= at < axes.find("o") and shape[at] % groups == 0:  # the units of a group are along its terms
         shape = (*shape[:at], groups, shape[at] // groups, *shape[at + 1 :])
         found, axes = [reshaped(label, shape) for label in found], f"{axes[:at]}s{axes[at:]}"
-    label = listed([_narrowed(label, axes) for label in found], "units")
+    own = [k for k, a in enumerate(axes) if a in "so" and shape[k] > 1]
+    # A use that sums over units tells them apart by where they stand alone; another says what they make.
+    telling = [one for one in found if not any(one.is_free(k) for k in own)] or found
+    label = listed([_narrowed(label, axes) for label in telling], "units")
     wide = [n for a, n in zip(axes, shape, strict=True) if a in "so"]
     if math.prod(label.shape) != math.prod(wide):
         raise Unread

@@ -219,6 +219,8 @@ def _shapes(node: Node, f: _Finder) -> list[Shape]:
     kind = family(op)
     if op in ("linear", "gemm", "matmul"):
         return [_product(node, shape, f.shape(node.inputs[1]))]
+    if op == "einsum":
+        return [_einsum(str(a.get("equation", "")), [f.shape(name) for name in node.inputs])]
     if op in ("conv", "conv_transpose"):
         weight = f.shape(node.inputs[1])
         turned = op == "conv_transpose"
@@ -231,6 +233,15 @@ def _shapes(node: Node, f: _Finder) -> list[Shape]:
         return [(*shape[:2], *[1] * (len(shape) - 2))]
     if op in ("reshape", "flatten", "squeeze", "unsqueeze", "expand"):
         return [_moved(node, f)]
+    if op == "pad":
+        return [_padded(node, f, shape)]
+    if op in ("resize", "upsample"):
+        return [_resized(node, f, shape)]
+    if op == "tile":
+        return [tuple(n * k for n, k in zip(shape, _ints(node, f, 1, "repeats") or [], strict=True))]
+    if op in ("depth_to_space", "space_to_depth"):
+        (n, ch, h, w), k = shape, int(a["blocksize"])
+        return [(n, ch // k**2, h * k, w * k) if op == "depth_to_space" else (n, ch * k**2, h // k, w // k)]
     if op == "transpose":
         return [tuple(shape[k] for k in a.get("perm", range(len(shape))[::-1]))]
     if op == "concat":
@@ -288,3 +299,36 @@ def _product(node: Node, a: Shape, b: Shape) -> Shape:
         return (a[1] if node.attrs.get("transA") else a[0], b[0] if node.attrs.get("transB") else b[1])
     lead = np.broadcast_shapes(a[:-2], b[:-2])
     return (*lead, *(a[-2:-1] if len(a) > 1 else ()), *(b[-1:] if len(b) > 1 else ()))
+
+
+def _padded(node: Node, f: _Finder, shape: Shape) -> Shape:
+    pads = _ints(node, f, 1, "pads")
+    if pads is None:
+        raise KeyError
+    axes = [k % len(shape) for k in _ints(node, f, 3) or range(len(shape))]
+    out = list(shape)
+    for k, axis in enumerate(axes):
+        out[axis] += pads[k] + pads[k + len(axes)]
+    return tuple(out)
+
+
+def _resized(node: Node, f: _Finder, shape: Shape) -> Shape:
+    if len(node.inputs) > 3 and node.inputs[3]:
+        sizes = _ints(node, f, 3) or []
+        return tuple(sizes) if len(sizes) == len(shape) else (*shape[: len(shape) - len(sizes)], *sizes)
+    place = 2 if len(node.inputs) > 2 else 1
+    scales = node.attrs.get("scales")
+    given = scales if scales is not None else f.value(node.inputs[place]).ravel()
+    return tuple(math.floor(n * float(k) + 1e-6) for n, k in zip(shape, given, strict=True))
+
+
+def _einsum(equation: str, shapes: Sequence[Shape]) -> Shape:
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if not arrow or "." in equation:
+        raise KeyError
+    sizes: dict[str, int] = {}
+    for letters, shape in zip(terms, shapes, strict=True):
+        for letter, n in zip(letters, shape, strict=True):
+            sizes[letter] = max(n, sizes.get(letter, 1))
+    return tuple(sizes[letter] for letter in right)

@@ -27,7 +27,9 @@ def started(
         if k in tied:
             near = [other for other in before if other in tied and other in before.get(k, ()) and other != k]
             starts[k] = starts.get(near[0], layers[near[0]].name) if near else layers[k].name
-    return tuple(replace(one, start=starts[k]) if one is not None and k in starts else one for k, one in enumerate(found))
+    return tuple(
+        replace(one, start=starts[k]) if one is not None and k in starts else one for k, one in enumerate(found)
+    )
 
 
 def _before(walk: Walk, layers: Sequence[Layer]) -> dict[int, frozenset[int]]:

@@ -52,7 +52,7 @@ class Rescaled(Rounded):
         scaled = weight.dtype.kind == "c"
         if scaled:
             weight = weight.real / weight.imag if turned else weight.real * weight.imag
-        out = joined(weight, labels, projected(weight, labels), self.least)
+        out = joined(weight, labels, projected(weight, labels), self.least, self.most())
         if scaled and len(weight) > 1:  # how fast sums move depends on the scales of their terms: those of one stack
             out = chained(out, np.arange(len(weight), dtype=np.uint64)[:, None])
         return out

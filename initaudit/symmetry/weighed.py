@@ -17,7 +17,6 @@ from initaudit.symmetry.zones import (
 )
 from initaudit.types import Array
 
-
 _LOOK = 32  # terms that mostly settle what a sum of many can be
 _CHUNK = 1 << 18  # elements of a weight at a time
 
@@ -70,10 +69,13 @@ class Weighed:
 
     def mask(self, live: Array) -> Array:
         """Return where the parameter moves, broadcast to (stack, rows, terms)."""
-        x = ~self.zero
-        a = live[:, :, None] if not live.all() else np.ones((1, 1, 1), bool)
-        b = x[:, None, :] if not x.all() else np.ones((1, 1, 1), bool)
-        return np.asarray(a & b)
+        return _thin(live)[:, :, None] & _thin(~self.zero)[:, None, :]
+
+
+def _thin(x: Array) -> Array:
+    """Return one entry for all of two axes, where all are the same."""
+    return x[:1, :1] if x.all() or not x.any() else x
+
 
 def _open(left: Array, terms: int) -> Iterator[tuple[tuple[Array, Array], Any, Any]]:
     """Yield rows that are left, some at a time: as places, as what picks them from a weight, and as their stack."""
@@ -86,7 +88,7 @@ def _open(left: Array, terms: int) -> Iterator[tuple[tuple[Array, Array], Any, A
 
 
 def _meets(w: Array, moved: Array, mask: Array) -> Array:
-    """Return which rows of a weight have an element other than zero, or one that moved, where a mask says (stack, terms)."""
+    """Return which rows have an element that is not zero or has moved, where a mask (stack, terms) says."""
 
     def found(part: Array, moved: Array, mask: Array) -> Array:
         return np.asarray((((part != 0) | moved) & mask).any(-1))
@@ -111,6 +113,8 @@ def _endless(part: Array, moved: Array, low: Array, high: Array) -> Array:
 
 def _bounds(w: Array, moved: Array, low: Array, high: Array) -> tuple[Array, Array]:
     """Return the bounds of sums over terms: (rows, terms) times (rows, terms)."""
+    if not w.any() and not moved.any():
+        return np.zeros(len(w)), np.zeros(len(w))
     part = w.astype(np.float64)
     odd = moved | ~np.isfinite(part)
     x = (low != 0) | (high != 0)
@@ -148,7 +152,7 @@ def with_bias(c: Case, out: Zone, place: int, axis: int) -> tuple[Zone, Callable
     made = replace(made, still=out.fixed & bias.fixed.reshape(low.shape))
 
     def back(d: Grad) -> dict[int, Grad]:
-        own = reduced(d, wide)
+        own = reduced(d, wide, held=True)
         live = own.live.reshape(-1) if own.live.shape[axis] > 1 else own.live.reshape(1)
         cancelled = own.cancelled if isinstance(own.cancelled, bool) else own.cancelled.reshape(-1)
         return {place: Grad(live, bias.shape, cancelled=cancelled)}

@@ -116,6 +116,11 @@ def dead(shape: Sequence[int]) -> Grad:
     return Grad(np.zeros((1,) * len(shape), bool), tuple(shape))
 
 
+def some(x: Array, axes: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> Array:
+    """Return whether any is true along axes."""
+    return np.asarray(np.any(x, axis=axes, keepdims=keepdims))
+
+
 def collapsed(x: Array, axes: Sequence[int], how: Callable[..., Array]) -> Array:
     """Return an array with one entry for all indices along axes."""
     return how(x, axis=tuple(axes), keepdims=True) if axes else x
@@ -144,7 +149,9 @@ def thinned(x: Zone) -> Zone:
 
 def slim(x: Zone) -> Zone:
     """Return the same bounds with one entry for all, where nothing is bounded and nothing still."""
-    if x.low.size <= 1 or x.low.flat[0] != -np.inf or x.high.flat[0] != np.inf or (x.still is not None and x.still.any()):
+    if x.low.size <= 1 or x.low.flat[0] != -np.inf or x.high.flat[0] != np.inf:
+        return x
+    if x.still is not None and x.still.any():
         return x
     return anything(x.shape) if bool((x.low == -np.inf).all() and (x.high == np.inf).all()) else x
 
@@ -249,10 +256,16 @@ def merged(given: Sequence[Grad]) -> Grad:
     return Grad(live, given[0].shape, tuple(sums.items()), even)
 
 
-def reduced(g: Grad, shape: Sequence[int]) -> Grad:
-    """Return the gradient of what was broadcast."""
+def reduced(g: Grad, shape: Sequence[int], *, held: bool = False) -> Grad:
+    """Return the gradient of what was broadcast.
+
+    Args:
+        g: of the result.
+        shape: of what was broadcast.
+        held: whether it is a parameter: that is broadcast along an axis of one too, for there may be more another time.
+    """
     extra = len(g.shape) - len(shape)
-    gone = [a for a in range(len(g.shape)) if a < extra or (shape[a - extra] == 1 and g.shape[a] > 1)]
+    gone = [a for a in range(len(g.shape)) if a < extra or (shape[a - extra] == 1 and (held or g.shape[a] > 1))]
     if not gone:
         return g
     live = collapsed(g.live, gone, np.any)

@@ -173,6 +173,24 @@ def test_attention_is_seen_in_its_parts() -> None:
     same_values(Made(lambda m, x: m.a(x, x, x), a=nn.MultiheadAttention(8, 2, kdim=8, vdim=8)), torch.randn(5, 2, 8))
 
 
+def test_a_dropout_that_is_off_is_seen_where_it_stands() -> None:
+    class Dropped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(3, 2)
+            self.drop, self.none = nn.Dropout(0.3), nn.Dropout(0.0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x, rest = self.a(x).chunk(2, -1)
+            x = self.none(self.drop(x))
+            return self.b(torch.relu(x) + rest)
+
+    done = same_values(Dropped(), torch.randn(2, 4))
+    (node,) = [node for node in done.graph.nodes if node.op == "dropout"]
+    assert (node.attrs["ratio"], node.attrs["@scope"]) == (0.3, "drop")
+    assert [n.op for n in reading(done, node.outputs[0])] == ["relu"]
+
+
 def test_functions_of_torch_and_of_functional_take_arguments_in_one_order() -> None:
     norm = nn.BatchNorm1d(4)
     norm.weight.data.uniform_(0.5, 2)

@@ -153,14 +153,16 @@ def test_what_is_wrong_with_no_layer_is_told_on_request():
     assert all("1 info;" in " ".join(page.split()) for page in shown)
 
 
-def freed(left=8, wake=1, **style) -> str:
+def freed(left=8, wake=1, cancelled=0, **style) -> str:
     """The page of six layers of eight units, the last of them narrower, or with a weight that sleeps."""
     made = report(*(layer(f"fc{k}", he(8, 8, k)) for k in range(6)))
     classes = (tuple(range(9 - left)),) if left < 8 else ()
+    late = ((wake, 64),) if wake > 1 else ()
+    moving = ParameterFreedom("fc5.weight", 64, wake, late, 0 if late or cancelled else 64, cancelled)
     last = replace(
         made.measured[-1],
         freedom=LayerFreedom("fc5", 8, left, classes, "fc5" * bool(classes)),
-        movement=ParameterFreedom("fc5.weight", 64, wake, ((wake, 64),)) if wake != 1 else None,
+        movement=moving if wake != 1 or moving.cancelled else None,
     )
     others = (replace(m, freedom=LayerFreedom(m.layer.name, 8, 8)) for m in made.measured[:-1])
     return reporters()["console"].render([replace(made, measured=(*others, last))], Style(**style))
@@ -181,4 +183,5 @@ def test_weights_that_sleep_or_never_move_are_told_where_there_is_room():
     assert re.search(r"fc5 .* step 2 ", freed(wake=2, width=160))
     assert re.search(r"fc5 .* never ", freed(wake=0, width=160))
     assert re.search(r"fc4 .* - ", freed(wake=0, width=160))
+    assert re.search(r"fc5 .* cancelled ", freed(wake=0, cancelled=64, width=160))
     assert "moves" not in freed(width=160)

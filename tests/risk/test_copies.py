@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from initaudit.freedom import LayerFreedom
 from initaudit.risk.copies import lost
 from initaudit.types import Role
 from tests.build import he, layer, measured
@@ -60,3 +63,15 @@ def test_random_weights_lose_nothing():
 
 def test_a_single_unit_has_nothing_to_lose():
     assert lost([measured(layer("a", he(1, WIDTH)))], 0, None) == (0.0, None)
+
+
+def test_what_the_graph_proves_tied_counts_whatever_the_weights_say():
+    one = replace(measured(dense("a")), freedom=LayerFreedom("a", WIDTH, WIDTH // 4))
+    assert lost([one, measured(dense("b"))], 0, 0.0)[0] == pytest.approx(np.log(4) / np.log(WIDTH))
+
+
+def test_what_it_does_not_prove_tied_is_not_where_it_was_all_understood():
+    one = replace(measured(layer("a", SAME)), freedom=LayerFreedom("a", WIDTH, WIDTH))
+    rows = [one, measured(layer("b", SAME))]
+    assert lost(rows, 0, 1.0, sure=True)[0] == 0
+    assert lost(rows, 0, 1.0)[0] == pytest.approx(1)

@@ -117,9 +117,32 @@ def test_copies_that_the_graph_proves_apart_are_a_warning_without_a_probe():
     assert not list(tied_units(held(free("a"), values=values)))
     (finding,) = constant(held(free("a"), values=np.full((64, 32), 0.1, np.float32)))
     assert finding.severity is Severity.WARNING
-    grave = Risk(0.9, "theory", (Symptom("vanishing-signal", 0.9, 1e-9, severity=Severity.ERROR),))
-    assert [f.severity for f in copied_units(held(free("a"), values=values, risk=grave))] == [Severity.ERROR]
+    assert "64 units start as one" in finding.message
     assert [f.severity for f in copied_units(held(free("a"), values=values, unread=("foo",)))] == [Severity.ERROR]
+
+
+def test_no_role_excuses_copies_that_are_tied_for_ever():
+    values = he(WIDE, 32)
+    values[17] = values[3]
+    fields = {"values": values, "role": Role.BRANCH_END}
+    (finding,) = copied_units(held(free("a", (3, 17)), **fields))
+    assert finding.severity is Severity.ERROR
+    (finding,) = copied_units(held(free("a"), **fields))
+    assert finding.severity is Severity.WARNING
+    assert "adds the same to several channels" in finding.message
+    (finding,) = copied_units(held(free("a", (3, 17)), values=values, role=Role.CLOSED_FORM))
+    assert finding.severity is Severity.INFO
+
+
+def test_a_constant_weight_is_as_many_units_as_the_graph_tells():
+    values = np.full((64, 32), 0.1, np.float32)
+    gates = [tuple(range(k, k + 16)) for k in range(0, 64, 16)]
+    (finding,) = constant(held(free("rnn", *gates), values=values))
+    assert "64 units act as 4" in finding.message
+    assert finding.severity is Severity.ERROR
+    (finding,) = constant(held(free("a", tuple(range(64)), breaks=("dropout 0.5 at b",)), values=values))
+    assert finding.severity is Severity.WARNING
+    assert "64 units start as one; dropout 0.5 at b acts on them" in finding.message
 
 
 def test_some_copies_may_be_tied_and_others_not():

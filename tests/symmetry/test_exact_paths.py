@@ -82,9 +82,7 @@ def test_order_does_not_matter_and_place_in_a_class_does_not():
     rng = np.random.default_rng(2)
     rows, classes = rng.standard_normal((10, 25)), rng.integers(0, 20, 25)
     order = rng.permutation(25)
-    assert np.array_equal(
-        told(rows[None], classes[None, None]), told(rows[:, order][None], classes[order][None, None])
-    )
+    assert np.array_equal(told(rows[None], classes[None, None]), told(rows[:, order][None], classes[order][None, None]))
 
 
 def test_stacks_and_sets_are_told_each_by_itself():
