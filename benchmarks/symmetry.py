@@ -1,9 +1,14 @@
 """Effective widths against the truth by training.
 
-    python -m benchmarks.symmetry [--nets N] [--seed S] [--family NAME]
+    python -m benchmarks.symmetry [--nets N] [--seed S] [--family NAME] [--files older dynamo]
 
-Random small networks with planted ties are trained in float64, 50 steps of SGD and of Adam. After that the units that
-still do the same on random inputs are counted, and compared with what the analysis said before the first step.
+Random small networks with planted ties and zeros are trained in float64, 50 steps of SGD and of Adam. After that
+
+    the units that still do the same on random inputs are counted, and compared with the effective widths,
+    the elements of parameters that changed by less than 1e-6 of the median are compared with those named,
+    and the step at which each element first gets a gradient with the one that was told,
+
+all told before the first step. With `--files` the widths are told of ONNX files of the same networks too.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,11 +32,14 @@ from torch.nn import functional as F
 
 from benchmarks.symmetry_more import MORE, Tap
 from benchmarks.symmetry_nets import FAMILIES, PLANTS, Net, Stack, plant
+from benchmarks.symmetry_sleep import EARLY, RATE, against
 from initaudit import layers, symmetry
 from initaudit.audit import live, read
+from initaudit.symmetry.moving import Moving
 from initaudit.types import Layer, Model
 
 STEPS = 50
+STILL = 1e-6  # of the median movement: what moved less never moved
 APART = 1e-8
 SHAKEN = 1e-11
 ALL = FAMILIES | MORE
@@ -76,9 +85,12 @@ def train(net: Net, adam: bool, seed: int, *, turned: bool = False, steps: int =
     own = list(module.parameters())
     # A gradient that is nothing but rounding must not become a step: hence the epsilon.
     made: torch.optim.Optimizer = torch.optim.Adam(own, 0.005, eps=1e-6) if adam else torch.optim.SGD(own, 0.03)
-    for _ in range(steps):
+    for step in range(steps):
         made.zero_grad()
         (weigh * (module(x) - target) ** 2).mean().backward()
+        if net.slow and not adam:  # what wakes late would be too small to see at a fixed rate
+            largest = max(float(p.grad.abs().max()) for p in own if p.grad is not None)
+            made.param_groups[0]["lr"] = RATE / largest if step < EARLY and largest > 1e-12 else 0.03
         made.step()
     return module
 
@@ -201,40 +213,87 @@ def _name(layer: Layer, real: Mapping[str, int]) -> str:
     return known
 
 
-def one(family: str, kind: str, seed: int, files: Sequence[str] = ()) -> tuple[Net, list[str], symmetry.Freedom]:
-    """Return what is wrong about one network; nothing where all agrees."""
+@dataclass
+class Outcome:
+    """What is told otherwise than it is of one network."""
+
+    widths: list[str]
+    never: list[str]
+    wakes: list[str]
+    redrawn: list[str]  # why networks were drawn before this one, and not looked at
+    tied: bool = False  # whether any units are
+    asleep: bool = False  # whether any parameter does not move as a whole at the first step
+    hidden: int = 0  # elements whose wake step rounding hides
+
+
+def drawn(family: str, kind: str, seed: int) -> tuple[Net, list[str]]:
+    """Return a network in which training tells units apart by more than rounding, and why others were not taken."""
+    why: list[str] = []
     for attempt in range(20):
         rng = np.random.default_rng([seed, attempt])
         torch.manual_seed(seed + 100_000 * attempt)
         net = ALL[family](rng)
         net.module.double()
         plant(net, kind, rng)
-        if not silent(net, seed) and not unsteady(net, seed):
+        net.slow = kind == "zeros"
+        if kind != "zeros" and silent(net, seed):
+            why.append("units off for the whole batch")
+        elif unsteady(net, seed):
+            why.append("rounding alone changes what is learned")
+        else:
             break
+    return net, why
+
+
+def one(family: str, kind: str, seed: int, files: Sequence[str] = ()) -> Outcome:
+    """Return what is told otherwise than it is of one network."""
+    net, why = drawn(family, kind, seed)
+    out = Outcome([], [], [], why)
     g = torch.Generator().manual_seed(seed)
     x = net.inputs(g, 3)
     models = {"": live(net.module, (x,))}
-    wrong: list[str] = []
     for which in files:
         found = _written(net.module, x, dynamo=which == "dynamo")
         if isinstance(found, str):
-            wrong.append(f"{which}: not exported: {found}")
+            out.widths.append(f"{which}: not exported: {found}")
         else:
             models[f"{which} "] = found
     trained = [(name, train(net, name == "Adam", seed)) for name in ("SGD", "Adam")]
     real = [(name, truth(net, module, seed)) for name, module in trained]
-    first = symmetry.Freedom()
     for where, model in models.items():
         if model.graph is None:
-            wrong.append(f"{where}no graph")
+            out.widths.append(f"{where}no graph")
             continue
         found, _ = layers.infer(model)
         told = symmetry.analyse(model.graph, found)
-        first = first if where else told
-        wrong += [f"{where}not understood: {name}" for name in told.unread]
+        out.widths += [f"{where}not understood: {name}" for name in told.unread]
         for name, widths in real:
-            wrong += [f"{where}{name} {line}" for line in _against(found, told, widths)]
-    return net, wrong, first
+            out.widths += [f"{where}{name} {line}" for line in _against(found, told, widths)]
+        if not where:
+            out.tied = any(own is not None and own.width < own.units for own in told.layers)
+            out.asleep = bool(told.parameters)
+            moving = symmetry.movements(model.graph)
+            names = {t.name: moving[value] for value, t in model.graph.constants.items() if value in moving}
+            for name, module in trained:
+                out.never += [f"{name} {line}" for line in _still(net.module, module, names)]
+    out.wakes, out.hidden = against(net, seed)
+    return out
+
+
+def _still(before: nn.Module, after: nn.Module, told: Mapping[str, Moving]) -> Iterator[str]:
+    """Yield where what never moved is not what was named."""
+    changes = {
+        n: (q - p).abs().detach() for (n, p), q in zip(before.named_parameters(), after.parameters(), strict=True)
+    }
+    least = STILL * float(torch.cat([change.flatten() for change in changes.values()]).median())
+    for name, change in changes.items():
+        if (own := told.get(name)) is None:
+            continue
+        never = np.broadcast_to(own.step == 0, change.shape)
+        off = (never != (change < least).numpy()) & np.broadcast_to(own.reach, change.shape)
+        if off.any():
+            at = tuple(int(k) for k in np.argwhere(off)[0])
+            yield f"{name}{list(change.shape)}: {int(off.sum())} off, as at {at}: told {'never' if never[at] else 'moves'}"
 
 
 def _against(found: Sequence[Layer], told: symmetry.Freedom, real: Mapping[str, int]) -> Iterator[str]:
@@ -273,19 +332,29 @@ def main() -> None:
     torch.set_num_threads(1)
     families = [chosen.family] if chosen.family else list(ALL)
     start = time.time()
-    right, all_, tied = Counter(), Counter(), Counter()
+    counts: dict[str, Counter[str]] = {family: Counter() for family in families}
+    redrawn: Counter[str] = Counter()
     for k in range(chosen.nets):
         family = families[k % len(families)]
         kind = PLANTS[(k // len(families)) % len(PLANTS)]
-        _, wrong, told = one(family, kind, chosen.seed + k, chosen.files)
-        all_[family] += 1
-        right[family] += not wrong
-        tied[family] += any(own is not None and own.width < own.units for own in told.layers)
-        for line in dict.fromkeys(wrong):
-            print(f"{family} {kind} seed {chosen.seed + k}: {line}", flush=True)
-    for family in families:
-        print(f"{family:12} {right[family]:4} of {all_[family]:4} right, {tied[family]} with tied units")
-    print(f"{sum(right.values())} of {sum(all_.values())} right, {time.time() - start:.0f} s")
+        found = one(family, kind, chosen.seed + k, chosen.files)
+        counts[family] += Counter(
+            nets=1, widths=not found.widths, never=not found.never, wakes=not found.wakes, tied=found.tied,
+            asleep=found.asleep, hidden=found.hidden > 0, redrawn=bool(found.redrawn),
+        )  # fmt: skip
+        redrawn.update(found.redrawn)
+        for about in ("widths", "never", "wakes"):
+            for line in dict.fromkeys(getattr(found, about)):
+                print(f"{family} {kind} seed {chosen.seed + k}: {about}: {line}", flush=True)
+    print("| networks | drawn | with ties | asleep or still | widths right | never moved right | wake steps right |")
+    print("|---|---|---|---|---|---|---|")
+    rows = [*counts.items(), ("all", sum(counts.values(), Counter()))]
+    for family, own in rows:
+        print("| " + " | ".join([family, *(str(own[n]) for n in (
+            "nets", "tied", "asleep", "widths", "never", "wakes"))]) + " |")  # fmt: skip
+    whole = rows[-1][1]
+    print(f"drawn again: {whole['redrawn']} of the networks, {dict(redrawn)}")
+    print(f"rounding hides the wake step of some elements in {whole['hidden']}; {time.time() - start:.0f} s")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,9 @@ def _par(*shape: int, scale: float = 1.0) -> nn.Parameter:
 
 def gated(rng: np.random.Generator) -> Net:
     """Return a network with gates, or with weights that are computed from others."""
-    kind = str(rng.choice(["swiglu", "geglu", "highway", "weight_norm", "bilinear", "prelu", "squeeze", "softmax", "scale"]))
+    kind = str(
+        rng.choice(["swiglu", "geglu", "highway", "weight_norm", "bilinear", "prelu", "squeeze", "softmax", "scale"])
+    )
     i, d, h = int(rng.integers(3, 6)), int(rng.integers(5, 9)), int(rng.integers(5, 9))
     act = _act(rng)
     stem, head = nn.Linear(i, d), nn.Linear(d, 3)
@@ -317,7 +319,12 @@ def heads(rng: np.random.Generator) -> Net:
             Swap(n, {"v": (1, 1), "o": (times, 1)}),
             Swap(1, {"q": (1, times * e), "o": (1, times * e), "k": (1, e), "v": (1, e)}),
         ]  # fmt: skip
-        parts |= {"q": nn.Linear(d, d * times), "k": nn.Linear(d, d), "v": nn.Linear(d, d), "o": nn.Linear(d * times, d)}
+        parts |= {
+            "q": nn.Linear(d, d * times),
+            "k": nn.Linear(d, d),
+            "v": nn.Linear(d, d),
+            "o": nn.Linear(d * times, d),
+        }
         for name in "qkv":
             _linear(net, name, name, "d")
         _linear(net, "o", "d", "o")
@@ -457,10 +464,29 @@ def routed(rng: np.random.Generator) -> Net:
 def spatial(rng: np.random.Generator) -> Net:
     """Return convolutions of all kinds, and what may stand between them."""
     kind = str(
-        rng.choice([
-            "one", "three", "multiplier", "turned", "groups", "instance", "excite", "layerscale", "shuffle", "pixels",
-            "unpixels", "resize", "pool", "cat", "unfold", "block", "patches", "flat", "rows",
-        ])  # fmt: skip
+        rng.choice(
+            [
+                "one",
+                "three",
+                "multiplier",
+                "turned",
+                "groups",
+                "instance",
+                "excite",
+                "layerscale",
+                "shuffle",
+                "pixels",
+                "unpixels",
+                "resize",
+                "pool",
+                "cat",
+                "unfold",
+                "block",
+                "patches",
+                "flat",
+                "rows",
+            ]
+        )  # fmt: skip
     )
     c, size = 6, 4
     act = _act(rng)

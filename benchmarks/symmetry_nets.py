@@ -16,7 +16,9 @@ import torch
 from torch import nn
 
 Moves = Mapping[str, np.ndarray]  # by units: where each goes
-Spec = Callable[[Moves, Mapping[str, int]], np.ndarray | None]  # where the indices along an axis go, that several units make together
+Spec = Callable[
+    [Moves, Mapping[str, int]], np.ndarray | None
+]  # where the indices along an axis go, that several units make together
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Net:
     groups: dict[str, int] = field(default_factory=dict)  # parameter -> groups of a convolution
     fixed: set[str] = field(default_factory=set)  # units that may not be permuted: inputs and outputs
     views: dict[str, tuple[Sequence[int], Sequence[int]]] = field(default_factory=dict)  # order of axes, then a shape
+    slow: bool = False  # whether parameters wake late, and want larger steps to be seen
     swaps: list[Swap] = field(default_factory=list)  # what may be exchanged, where that is not each unit by itself
 
 
@@ -386,7 +389,7 @@ def experts(rng: np.random.Generator) -> Net:
 FAMILIES: dict[str, Callable[[np.random.Generator], Net]] = {
     "dense": dense, "image": image, "recurrent": recurrent, "transformer": transformer, "experts": experts,
 }  # fmt: skip
-PLANTS = ("none", "copies", "copies", "sums", "one-sided", "constant", "blocks")
+PLANTS = ("none", "copies", "zeros", "sums", "one-sided", "constant", "blocks")
 
 
 # ---- plants
@@ -404,6 +407,10 @@ def plant(net: Net, kind: str, rng: np.random.Generator) -> None:
                 p.copy_(p + 0.1 * torch.from_numpy(rng.standard_normal(p.shape)))
             p.copy_(torch.round(p * 2.0**16) / 2.0**16)
         if kind == "none":
+            return
+        if kind == "zeros":
+            for p in rng.permutation(np.array(list(own)))[: int(rng.integers(1, 4))]:
+                own[str(p)].zero_()
             return
         names = [n for n in net.units if n not in net.fixed]
         if kind == "constant":

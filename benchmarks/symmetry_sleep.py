@@ -184,6 +184,11 @@ def one(family: str, seed: int) -> tuple[list[str], int]:
     net.module.double()
     if family != "switched":
         plant(net, rng)
+    return against(net, seed)
+
+
+def against(net: Net, seed: int) -> tuple[list[str], int]:
+    """Return what is told otherwise than it is of one network's steps, and of how many elements rounding hides them."""
     g = torch.Generator().manual_seed(seed)
     model = live(net.module, (net.inputs(g, 3),))
     assert model.graph is not None

@@ -9,9 +9,9 @@ Three families of models of 1 M parameters to 500 M, weights in float32, each mo
                  tied units differ one by one, only their sums over pairs agree
     transformer  blocks of attention and a perceptron with norms, biases and zero-initialised output projections
 
-Seconds of one thread, the least of N times. Memory is the peak during the analysis beyond what the model itself takes, in
-multiples of the largest layer. The last line of a family compares the seconds per parameter of its largest and smallest
-model: near 1 on a straight line through the origin.
+Seconds of one thread, the least of N times. Memory is the peak during the analysis beyond what the model itself takes,
+in multiples of the largest layer. The last line of a family compares the seconds per parameter of its largest and
+smallest model: near 1 on a straight line through the origin, below 1 where small models pay for their nodes.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _paired(width: int) -> np.ndarray:
 
 
 def transformer(millions: float, width: int) -> tuple[Graph, list[Layer]]:
-    """Return blocks of attention and a perceptron as they are drawn: norms of one, biases and last projections of zero."""
+    """Return blocks of attention and a perceptron as drawn: norms of one, biases and last projections of zero."""
     width //= 2
     heads, time_ = max(1, width // 64), 4
     pool, b = Pool(4 * width * width), Build()

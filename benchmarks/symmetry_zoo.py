@@ -114,7 +114,7 @@ def several(module: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def trained(
-    module: nn.Module, inputs: Mapping[str, Any], graph: Graph, moving: Mapping[str, Moving]
+    module: nn.Module, inputs: Mapping[str, Any], graph: Graph, moving: Mapping[str, Moving], steps: int = STEPS
 ) -> tuple[float, list[str]]:
     """Train a few steps; return how much rounding is, and which parameters moved before they were told to."""
     own = dict(learning(module).named_parameters())
@@ -123,7 +123,7 @@ def trained(
     rounding = NARROW if sees.seen else 1.0
     made = torch.optim.SGD(module.parameters(), 1e-3)
     wrong = []
-    for step in range(1, STEPS + 1):
+    for step in range(1, steps + 1):
         descend(module, inputs)
         top = max(float(p.grad.abs().max()) for p in own.values() if p.grad is not None)
         for value, m in moving.items():
@@ -148,8 +148,9 @@ def outputs(module: nn.Module, inputs: Mapping[str, Any]) -> dict[str, list[torc
         axis = -1 if isinstance(part, _LAST) else 1 if isinstance(part, _FIRST) else None
         if axis is not None:
 
-            def hook(_m: object, _x: object, out: torch.Tensor, name: str = name, axis: int = axis) -> None:
-                seen.setdefault(name, []).append(out.detach().movedim(axis, 0).flatten(1))
+            def hook(_m: object, _x: object, out: object, name: str = name, axis: int = axis) -> None:
+                made = next(tensors(out))  # a layer of one's own may return more
+                seen.setdefault(name, []).append(made.detach().movedim(axis, 0).flatten(1))
 
             hooks.append(part.register_forward_hook(hook))
     with torch.no_grad():
@@ -236,7 +237,9 @@ def as_shipped(module: nn.Module, inputs: Mapping[str, Any]) -> Record:
         return record
     moving = symmetry.movements(model.graph)
     inputs = several(module.double(), wide(inputs))
-    rounding, wrong = trained(module, inputs, model.graph, moving)
+    lasting = any(p.dead or p.cancelled for p in told.parameters) or record["tied"] or record["twins"]
+    steps = STEPS if lasting else told.steps - 1  # what sleeps is silent until it wakes
+    rounding, wrong = trained(module, inputs, model.graph, moving, steps)
     *counts, apart = parted(module, inputs, found, told, rounding)
     return {**record, "trained": True, "wrong": wrong + apart, "units": counts}
 

@@ -95,7 +95,7 @@ def weakest(found: Sequence[Freedom]) -> Freedom:
     layers = tuple(_widest(one) for one in zip(*(f.layers for f in found), strict=True))
     told = [{p.name: p for p in f.parameters} for f in found]
     everywhere = [[t[name] for t in told] for name in told[0] if all(name in t for t in told)]
-    parameters = tuple(p for p in map(_surest, everywhere) if p is not None)
+    parameters = tuple(p for p in map(surest, everywhere) if p is not None)
     return Freedom(
         layers,
         parameters,
@@ -115,13 +115,21 @@ def _widest(found: Sequence[LayerFreedom | None]) -> LayerFreedom | None:
     return LayerFreedom(known[0].name, known[0].units, width)
 
 
-def _surest(found: Sequence[ParameterFreedom]) -> ParameterFreedom | None:
-    """Return what holds of all of a parameter in every graph: the earliest step, and cancelled rather than dead."""
-    name, size = found[0].name, found[0].size
-    if any(sum(n for _, n in p.late) + p.dead + p.cancelled < size for p in found):
+def surest(found: Sequence[ParameterFreedom | None]) -> ParameterFreedom | None:
+    """Return what surely holds of a parameter of which several things are told; None for one that moves at once.
+
+    Of more than one that is what holds of all of it: the earliest step, and cancelled rather than dead.
+    """
+    known = [one for one in found if one is not None]
+    if len(known) < len(found):
+        return None
+    first = known[0]
+    if len(known) == 1:
+        return first
+    if any(sum(n for _, n in p.late) + p.dead + p.cancelled < p.size for p in known):
         return None  # some of it moves at once
-    if wakes := [p.wake for p in found if p.wake]:
-        return ParameterFreedom(name, size, min(wakes), ((min(wakes), size),))
-    if all(p.dead == size for p in found):
-        return ParameterFreedom(name, size, 0, dead=size)
-    return ParameterFreedom(name, size, 0, cancelled=size)
+    if wakes := [p.wake for p in known if p.wake]:
+        return ParameterFreedom(first.name, first.size, min(wakes), ((min(wakes), first.size),))
+    if all(p.dead == p.size for p in known):
+        return first
+    return ParameterFreedom(first.name, first.size, 0, cancelled=first.size)

@@ -7,6 +7,7 @@ weight is a fault, while gates, branch ends, adapters and heads are often zeroed
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 
@@ -33,6 +34,8 @@ ALIKE = {
     Role.GATE: "it treats several channels alike until it has moved",
     Role.ADAPTER: "what it adds is the same for several channels",
 }
+
+_NUMBERED = re.compile(r"^onnx::|^val_\d+$|_output_\d+$|^\d+$")  # names that exporters make up
 
 # How many different values an element of a drawn tensor can be counted on to take, by dtype: bounds the number of
 # units that could be equal by accident.
@@ -186,7 +189,7 @@ def _read_alike(m: Measured, audit: Audit) -> bool:
     size = len(hashes) // max(1, len(layer.parts))
     bias = m.others[layer.bias.name].rows.hash if layer.bias is not None and layer.bias.name in m.others else hashes
     at = next((k for k, other in enumerate(audit.measured) if other is m), 0)
-    for other in (*((m,) if layer.kind in ("rnn", "lstm", "gru") else ()), *audit.measured[at + 1 :]):
+    for other in audit.measured[at + 1 :]:
         columns = other.stats.columns.hash
         if other.layer.kind in OPERATORS and len(columns) == size:
             own = [side[:size] for side in (hashes, bias if len(bias) == len(hashes) else hashes, columns)]
@@ -247,9 +250,9 @@ def describe(m: Measured) -> str:
 
 
 def called(m: Measured, tensor: str) -> str:
-    """Return what a tensor of a layer is called in its module: an exporter may have renamed it, not the layer."""
+    """Return what a tensor of a layer is called in its module, where an exporter gave it a number for a name."""
     layer = m.layer
-    if tensor.startswith(layer.name):
+    if not _NUMBERED.search(tensor):
         return tensor
     if layer.bias is not None and tensor == layer.bias.name:
         return f"{layer.name}.bias"
@@ -259,7 +262,8 @@ def called(m: Measured, tensor: str) -> str:
 def redraw(m: Measured) -> str:
     """Say how to draw the weight again, as a call of torch.nn.init."""
     layer, expected = m.layer, m.expected
-    name = called(m, layer.weight.name)
+    # An exporter may have renamed the weight; the layer's name then comes from the module it belongs to.
+    name = layer.weight.name if layer.weight.name.startswith(layer.name) else f"{layer.name}.weight"
     if expected is None:
         return f"draw {name} again before training"
     weight = f'model.get_parameter("{name}")'

@@ -11,7 +11,6 @@ from typing import Any
 
 from initaudit import risk, theory
 from initaudit.errors import InitauditError, UsageError
-from initaudit.freedom import weakest
 from initaudit.graph.settled import settled
 from initaudit.layers.merged import merged
 from initaudit.layers.owned import owned
@@ -123,10 +122,8 @@ def _freed(whole: Audit) -> Audit:
     """Add which units can ever differ and which parameters can ever move."""
     from initaudit import symmetry  # noqa: PLC0415  only where there is a graph
 
-    graph = whole.model.graph
-    graphs = () if graph is None else (graph, *whole.model.other)
     own = [m.layer for m in whole.measured]
-    found = owned(weakest([symmetry.analyse(one, own) for one in graphs]), whole.model, own, whole.skipped)
+    found = owned(symmetry.of_model(whole.model, own), whole.model, own, whole.skipped)
     still = {p.name: p for p in found.parameters}
     rows = found.layers or (None,) * len(own)
     measured = tuple(

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from initaudit.cures import CURED, Cure
+from initaudit.repair.faults import exact
 from initaudit.risk import model as fitted
 from initaudit.symptoms import CODES
 from initaudit.types import Finding, Report, Risk, Severity
@@ -96,12 +97,13 @@ def faults(report: Report) -> Iterator[Finding]:
 
 def _graver(before: Report, after: Report, touched: frozenset[str]) -> Iterator[str]:
     old = _by_layer(before)
+    lasting = _lasting(before)
     known_groups = {_group(f) for f in faults(before)} - {None}  # who is in it is the fault, not how much they share
     for name, rules in _by_layer(after, known_groups).items():
         known = old.get(name, {})
         most = max(known.values(), default=Severity.INFO)
         for rule, severity in rules.items():
-            if known.get(rule, Severity.INFO) >= severity:
+            if known.get(rule, Severity.INFO) >= severity or (rule, name) in lasting:
                 continue
             left = all(rules.get(one, Severity.INFO) >= s for one, s in known.items())
             if severity > most or (severity == most and name not in touched and left):
@@ -109,6 +111,20 @@ def _graver(before: Report, after: Report, touched: frozenset[str]) -> Iterator[
                 told = next(f for f in after.findings if f.rule == rule and f.severity == severity and _on(f, name))
                 where = f"{name}: " if name is not None else ""
                 yield f"{where}{severity.label} {rule} {told.name}{had}: {told.message}"
+
+
+def _lasting(report: Report) -> set[tuple[str, str]]:
+    """Return (rule, layer) of what the analysis of ties knew of, whatever it was told as: another finding may say it."""
+    ties = {rule for rule, cure in CURED.items() if cure is Cure.TIES}
+    zeros = {rule for rule, cure in CURED.items() if cure is Cure.FACTOR}
+    dead = {p.name for p in report.freedom.parameters if p.dead} if report.freedom is not None else set()
+    found: set[tuple[str, str]] = set()
+    for m in report.measured:
+        if m.freedom is not None and (m.freedom.classes or m.freedom.nearly or m.freedom.twins):
+            found |= {(rule, m.layer.name) for rule in ties}
+        if any(tensor.name in dead for tensor, _ in m.tensors):
+            found |= {(rule, m.layer.name) for rule in zeros}
+    return found
 
 
 def _group(f: Finding) -> tuple[str, ...] | None:
@@ -121,7 +137,7 @@ def _by_layer(report: Report, without: Collection[tuple[str, ...] | None] = ()) 
     """Return the faults of each layer, without the symptoms of the whole graph and without some groups."""
     found: _Faults = defaultdict(dict)
     for f in faults(report):
-        if f.rule in _SYMPTOMS or _group(f) in without:
+        if (f.rule in _SYMPTOMS and not exact(f)) or _group(f) in without:
             continue
         for name in dict.fromkeys((f.layer, *f.also)):
             found[name][f.rule] = max(f.severity, found[name].get(f.rule, f.severity))

@@ -187,8 +187,7 @@ class Faults:
         """The units that are drawn so that no tied ones are left in what findings name, by identity of the weight."""
         told: dict[int, list[tuple[int, ...]]] = defaultdict(list)
         for f in self.findings:
-            named = exact(f) and (f.severity >= Severity.WARNING or bool(f.evidence.get("explained")))
-            names = {m.layer.name for m in self.run(f)} if named else ()
+            names = {m.layer.name for m in self.run(f)} if exact(f) and (_grave(f) or _explained(f)) else ()
             for k, m in enumerate(self.measured):
                 told[k] += sets_of(m, str(f.evidence.get("kind", ""))) if m.layer.name in names else ()
         some = {k: sets for k, sets in told.items() if sets}
@@ -199,7 +198,7 @@ class Faults:
     @cached_property
     def _woken(self) -> tuple[Fault, ...]:
         """What is drawn so that nothing is left of what never moves."""
-        told = [f for f in grave(self.findings) if CURED.get(f.rule) is Cure.FACTOR]
+        told = [f for f in self.findings if CURED.get(f.rule) is Cure.FACTOR and (_grave(f) or _explained(f))]
         dead = {str(name): str(f.evidence.get("cause")) for f in told for name in f.evidence.get("tensors", ())}
         if self.graph is None or not dead:
             return ()
@@ -208,11 +207,12 @@ class Faults:
         found = woken(self.measured, self.graph, dead, self._free, drawn)
         return tuple(Fault(one.m, one.tensor, told[0].rule, one.units) for one in found)
 
-    def ties(self) -> Iterator[Fault]:
-        """Yield what parts tied units, of sets too that another finding explains: mended alone, it leaves them tied."""
+    def rest(self) -> Iterator[Fault]:
+        """Yield what parts or wakes the rest, of findings too that another one explains: mending that is not enough."""
         for m in self.measured:
             if not m.layer.tied and (units := self._parted.get(m.layer.weight.identity)):
                 yield some(m, units, "INI512")
+        yield from self._woken
 
     def run(self, finding: Finding) -> list[Measured]:
         """Return the layers that a finding names, in its order, each once."""
@@ -393,7 +393,16 @@ def faults_of(audit: Audit, findings: Sequence[Finding], fixed: Collection[str] 
 
 def grave(findings: Iterable[Finding]) -> list[Finding]:
     """Return what is at least a warning, gravest first."""
-    return sorted((f for f in findings if f.severity >= Severity.WARNING), key=lambda f: -f.severity)
+    return sorted(filter(_grave, findings), key=lambda f: -f.severity)
+
+
+def _grave(finding: Finding) -> bool:
+    return finding.severity >= Severity.WARNING
+
+
+def _explained(finding: Finding) -> bool:
+    """Whether it is told as no more than an info because another one says the same."""
+    return bool(finding.evidence.get("explained"))
 
 
 def exact(finding: Finding) -> bool:

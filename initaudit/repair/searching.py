@@ -148,7 +148,7 @@ class Search:
         single = [f for f in own if not signal(f)]
         told = [f for f in own if signal(f)]
         faults = [fault for finding in single for fault in found.of(finding)]
-        faults += found.ties() if faults else ()
+        faults += found.rest() if faults else ()
         if faults and not self.blind:
             yield faults
         if self.blind:

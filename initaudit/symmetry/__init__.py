@@ -22,6 +22,6 @@ from initaudit.symmetry import (  # noqa: F401  they fill the tables
     products,
     recurrent,
 )
-from initaudit.symmetry.analysis import analyse, movements
+from initaudit.symmetry.analysis import analyse, movements, of_model
 
-__all__ = ["Freedom", "LayerFreedom", "ParameterFreedom", "analyse", "movements"]
+__all__ = ["Freedom", "LayerFreedom", "ParameterFreedom", "analyse", "movements", "of_model"]

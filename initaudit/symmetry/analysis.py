@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from initaudit.freedom import Freedom, LayerFreedom, ParameterFreedom
+from initaudit.freedom import Freedom, LayerFreedom, ParameterFreedom, surest, weakest
 from initaudit.graph.view import View, sound
 from initaudit.symmetry.alike import Alike, First
 from initaudit.symmetry.breaking import broken
@@ -16,24 +16,34 @@ from initaudit.symmetry.causes import Why, explained
 from initaudit.symmetry.engine import Unread, Walk, Weight
 from initaudit.symmetry.labels import Labels, TooMany
 from initaudit.symmetry.lenient import lenient
+from initaudit.symmetry.merged import original, parted
 from initaudit.symmetry.moves import taken
 from initaudit.symmetry.moving import Moving
 from initaudit.symmetry.moving import Walk as Moves
 from initaudit.symmetry.rows import rows, units
 from initaudit.symmetry.shapes import shaped
 from initaudit.symmetry.starts import started
-from initaudit.types import Array, Graph, Layer, Tensor
+from initaudit.types import Array, Graph, Layer, Model, Tensor
 
 
-def analyse(graph: Graph, layers: Sequence[Layer], frozen: Callable[[Tensor], bool] | None = None) -> Freedom:
+def analyse(
+    graph: Graph,
+    layers: Sequence[Layer],
+    frozen: Callable[[Tensor], bool] | None = None,
+    *,
+    merged: bool = False,
+) -> Freedom:
     """Return what training can tell apart.
 
     Args:
         graph: as it was read; nothing need be fused.
         layers: whose units to tell.
         frozen: whether a tensor is no trainable parameter; by default what is known to be a buffer.
+        merged: whether the file holds equal parameters once, as ONNX exporters write them.
     """
     kept = frozen or (lambda tensor: tensor.buffer)
+    if merged:
+        graph = parted(graph)
     loose = _open(graph)
     graph = shaped(sound(graph))
     view = View(graph)
@@ -52,13 +62,23 @@ def analyse(graph: Graph, layers: Sequence[Layer], frozen: Callable[[Tensor], bo
     walk.run(apart)
     moves, found = _movements(view, kept, walk, first, loose)
     why = explained(moves, found)
-    moved = (_parameter(graph.constants[name], moving, why.get(name)) for name, moving in found.items())
-    parameters = tuple(p for p in moved if p is not None)
+    rows_: dict[object, list[ParameterFreedom | None]] = {}
+    for name, moving in found.items():
+        tensor = graph.constants[name]
+        rows_.setdefault(original(tensor), []).append(_parameter(tensor, moving, why.get(name)))
+    parameters = tuple(p for p in map(surest, rows_.values()) if p is not None)
     steps = max((max((step for step, _ in p.late), default=1) for p in parameters), default=1)
     if not (walk.stable or walk.enough):
         return Freedom((None,) * len(layers), parameters, steps=steps, why="labels did not settle")
     units_ = broken(walk, layers, started(walk, layers, lenient(walk, layers, made, told)), told)
     return Freedom(units_, parameters, tuple(dict.fromkeys(walk.unread.values())), walk.rounds, steps)
+
+
+def of_model(model: Model, layers: Sequence[Layer]) -> Freedom:
+    """Return what training can tell apart in a model, whichever of the graphs that its file leaves open is meant."""
+    graphs = () if model.graph is None else (model.graph, *model.other)
+    merged = model.graph_source == "onnx"
+    return weakest([analyse(graph, layers, merged=merged) for graph in graphs])
 
 
 def told(walk: Walk, layers: Sequence[Layer]) -> list[LayerFreedom | None]:
@@ -117,7 +137,7 @@ def _parameter(tensor: Tensor, moving: Moving, why: Why | None) -> ParameterFree
     told = ParameterFreedom(
         tensor.name, tensor.size, int(steps.min()) if steps.size else 0, tuple(pair for pair in late if pair[1]),
         count(never & ~cancelled), count(never & cancelled),
-        why.cause if why is not None else None, why.blocked_by if why is not None else (),
+        why.cause if why is not None else None, tuple(dict.fromkeys(why.blocked_by)) if why is not None else (),
     )  # fmt: skip
     return told if told.late or told.dead or told.cancelled else None
 

@@ -9,8 +9,9 @@ went through it, whatever they are stored in, and have its steps.
 Rows are found by random projections of their sums, 16 columns bounded by sqrt(3) with variance 1, and then compared
 class by class. That rows agree by chance must not be expected: with rows of few terms, or of numbers that hardly
 differ, it is. So the share p of rows that come as close as the found ones is estimated by the spread of the
-projections along their principal axes, and a set of s among u rows counts only where C(u, s) p^(s - 1) is below 1e-4,
-and only if no other row is about. A tie needs that twice, of what comes in and of what comes back.
+projections along their principal axes, and a set of s among u rows counts only where C(u, s) p^(s - 1) is below 1e-4
+(1e-2 where terms fall into classes), and only if no other row is about. A tie needs that twice, of what comes in and of
+what comes back, so that far fewer are to be expected.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _STEPS = 2.0  # how far apart two numbers are that are each off by a step
 _TYPICAL = 1.45  # root mean square of that over many terms: one step each, up or down, makes sqrt(2)
 _SPREAD = 1.6  # and over n terms so much more, by sqrt(n)
 _CHANCE = 1e-4  # sets of rows that may be expected to agree by accident
+_CLASSES = 1e-2  # and where terms fall into few classes, which later rounds may split
 _CHUNK = 1 << 21  # pairs at a time
 _BLOCK = 1 << 17  # elements of a weight at a time
 _FEW = 64  # rows from which spreads are told
@@ -125,6 +127,7 @@ class _Rows:
     def __init__(self, weight: Array, labels: Array, shape: tuple[int, ...], eps: tuple[float, float]) -> None:
         self.weight, self.labels, self.shape = weight, labels, shape
         self.least, self.most = eps
+        self.expected = _CHANCE if len(np.unique(labels)) == labels[0].size else _CLASSES
 
     def _at(self, index: Array) -> tuple[Array, Array, Array]:
         at = np.unravel_index(index, self.shape)
@@ -146,7 +149,7 @@ class _Rows:
         live = int(np.count_nonzero(sizes))
         for k, rest in self._sets(some, rough, first):
             chance = self._chance(k, rest, rough, sizes, first)
-            if _choices(live, len(rest) + 1) + len(rest) * chance <= math.log(_CHANCE):
+            if _choices(live, len(rest) + 1) + len(rest) * chance <= math.log(self.expected):
                 leader[rest] = k
         return leader if (leader != np.arange(len(first))).any() else None
 

@@ -222,9 +222,9 @@ class Walk:
         """Repeat rounds until no label splits any more, or enough is known.
 
         Args:
-            enough: asked after each way up. Labels only split: what is made of parts that differ in one round is made of
-                parts that differ in the next one. So what is told apart once stays apart, and where all that is asked
-                for is told apart no more rounds are needed. What has one label then need not be tied.
+            enough: asked after each way up. Labels only split: what is made of parts that differ in one round is made
+                of parts that differ in the next one. So what is told apart once stays apart, and where all that is
+                asked for is told apart no more rounds are needed. What has one label then need not be tied.
         """
         before = (0, 0)
         while self.rounds < _MOST_ROUNDS:
@@ -320,7 +320,7 @@ class Walk:
         self.factors = {key: tuple(factors) for key, factors in found.items()}
 
     def _classes(self) -> tuple[int, int]:
-        """Return the number of different labels of gradients of parameters, of all and of each: all else is made of these.
+        """Return the number of labels of gradients of parameters, of all and of each: all else is made of these.
 
         Along a free axis every index counts: what becomes free has split.
         """

@@ -1,13 +1,13 @@
 """Labels of sums of weights over classes of units, exact whatever their order.
 
-Two units are tied only if their sums are equal, and rounding must neither join nor part them. Of a class of one unit the
-sum is the weight itself: its bits are mixed and multiplied with a random odd number that the class gives. Of a larger
-class the weights are written as whole numbers at fixed places and added, which int64 does exactly; what they sum to is
-mixed and multiplied likewise. The products of all classes are added in integers, so that their order does not matter.
-Two different vectors of sums get one label by chance with a probability of about 2^-60.
+Two units are tied only if their sums are equal, and rounding must neither join nor part them. Of a class of one unit
+the sum is the weight itself: its bits are mixed and multiplied with a random odd number that the class gives. Of a
+larger class the weights are written as whole numbers at fixed places and added, which int64 does exactly; what they sum
+to is mixed and multiplied likewise. The products of all classes are added in integers, so that their order does not
+matter. Two different vectors of sums get one label by chance with a probability of about 2^-60.
 
-How many units each class has is not told by the label of a sum: who compares sums compares the labels of all their terms
-too, so that a class of one is never compared with a larger one.
+How many units each class has is not told by the label of a sum: who compares sums compares the labels of all their
+terms too, so that a class of one is never compared with a larger one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def projected(weight: Array, labels: Array) -> Array:
     Raises:
         NotFinite: the weight holds NaN or infinity.
     """
-    stack, rows, terms = weight.shape
+    stack, rows, _ = weight.shape
     out = np.zeros((len(labels), stack, rows), _U)
     if not weight.size:
         return out

@@ -49,11 +49,23 @@ class Clash(Exception):  # noqa: N818  not an error: the nodes concerned choose 
 class Rule:
     """How an operation treats measures."""
 
-    lets: Callable[[Gauge, Node, int, int], int]  # (gauge, node, place, allowed for its result) -> for an operand
-    makes: Callable[[Gauge, int, Node], Measure | None]
+    lets: Lets  # (gauge, node, place, allowed for its result) -> for an operand
+    makes: Makes  # (gauge, number of the node, node) -> of its result
 
 
+Lets = Callable[["Gauge", Node, int, int], int]
+Makes = Callable[["Gauge", int, Node], "Measure | None"]
 rules: dict[str, Rule] = {}  # by operation
+
+
+def rule(lets: Lets, *names: str) -> Callable[[Makes], Makes]:
+    """Return the decorator that enters what operations let through, and what they make of measures."""
+
+    def enter(makes: Makes) -> Makes:
+        rules.update(dict.fromkeys(names, Rule(lets, makes)))
+        return makes
+
+    return enter
 
 
 class Gauge:

@@ -56,7 +56,10 @@ def _whole(weights: Sequence[Weight], places: Sequence[int], axis: int, *, stack
     sizes = [shape[axis] for shape in wide]
     starts = np.cumsum([0, *sizes])
     shape = (*wide[0][:axis], int(starts[-1]), *wide[0][axis + 1 :])
-    given = [[f.added(axis) if stacks else f for f in w.factors] or [even(s, word("fixed"))] for w, s in zip(weights, wide, strict=True)]
+    given = [
+        [f.added(axis) if stacks else f for f in w.factors] or [even(s, word("fixed"))]
+        for w, s in zip(weights, wide, strict=True)
+    ]
     if len({len(own) for own in given}) > 1:
         given = [[combined(own, "joined")] for own in given]
     factors = tuple(_beside(parts, axis) for parts in zip(*given, strict=True))
@@ -172,7 +175,11 @@ def _pad(c: Case) -> Step:
         if first == last == 0 and shape[axis] == before[axis]:
             continue
         amounts[axis] = first, last
-        if min(first, last) < 0 or first + before[axis] + last != shape[axis] or c.attrs.get("mode", "constant") != "constant":
+        if (
+            min(first, last) < 0
+            or first + before[axis] + last != shape[axis]
+            or c.attrs.get("mode", "constant") != "constant"
+        ):
             raise Unread
         whole = out.dense(axis)
         at = whole.span(axis).start

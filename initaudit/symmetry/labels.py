@@ -159,7 +159,10 @@ class Labels:
 
     def replaced(self, data: Array, at: range, size: int, free: bool) -> Labels:
         """Return labels with the atoms `at`, that one axis is made of, replaced by one."""
-        axis = next(a for a in range(self.rank) if self.span(a).start == at.start and len(self.span(a)) == len(at))
+        if len(self.groups) == len(self.sizes):
+            axis = at.start
+        else:
+            axis = next(a for a in range(self.rank) if self.span(a).start == at.start and len(self.span(a)) == len(at))
         return Labels(
             data, (*self.sizes[: at.start], size, *self.sizes[at.stop :]),
             (*self.free[: at.start], free, *self.free[at.stop :]),

@@ -14,7 +14,7 @@ from initaudit.errors import InitauditError
 from initaudit.freedom import LayerFreedom
 from initaudit.graph.view import View
 from initaudit.ops import family
-from initaudit.symmetry import gauging  # noqa: F401  enters what operations do to measures
+from initaudit.symmetry import gauging, gauging_products  # noqa: F401  they fill the table
 from initaudit.symmetry.close import alike
 from initaudit.symmetry.engine import Unread, Use, Walk, Weight
 from initaudit.symmetry.exact import NotFinite

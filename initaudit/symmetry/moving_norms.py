@@ -235,7 +235,7 @@ def _attention(c: Case) -> Step:
         given = collapsed(d[0].live, places, np.any)
         times_ = some(
             d[0].live, tuple(a for a in range(rank) if a != rank - 2), keepdims=True
-        )  # which queries are read
+        )
         reached = scored = np.ones((1,) * rank, bool)
         if c.attrs.get("is_causal") and q.shape[-2] == k.shape[-2] and times_.size > 1:
             reached = _from_later(times_)

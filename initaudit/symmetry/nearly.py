@@ -27,7 +27,8 @@ class Rounded:
     """A reading in which what agrees but for rounding counts as equal.
 
     Args:
-        raw: the numbers of the tensor that is read, before anything moved them.
+        name: of the tensor that is read.
+        raw: its numbers, before anything moved them.
         factors: labels of its gradient by the round before.
         strict: whether numbers must be within reach of each other.
         most: the largest epsilon to reckon with.
@@ -35,10 +36,11 @@ class Rounded:
     """
 
     def __init__(
-        self, raw: Callable[[], Array], factors: tuple[Labels, ...], most: Callable[[], float], *, strict: bool,
-        least: float,
+        self, name: str, raw: Callable[[], Array], factors: tuple[Labels, ...], most: Callable[[], float], *,
+        strict: bool, least: float,
     ) -> None:  # fmt: skip
-        self.raw, self.factors, self.strict, self.least, self.most = raw, factors, strict, least, most
+        self.name, self.raw, self.factors = name, raw, factors
+        self.strict, self.least, self.most = strict, least, most
 
     def sums(self, weight: Array, labels: Array, turned: bool = False) -> Array:
         """Return labels of sums over classes."""
@@ -92,7 +94,7 @@ class Nearly(Walk):
                 self.coarse[name] = coarsest(values) if values.dtype.kind == "f" else 0.0
             return self.coarse[name]
 
-        reading = self.made(found.numbers, found.factors, most, strict=self.strict, least=least)
+        reading = self.made(name, found.numbers, found.factors, most, strict=self.strict, least=least)
         return replace(found, reading=reading)
 
     def settle(self, enough: Callable[[Walk], bool]) -> bool:

@@ -131,7 +131,7 @@ def written(x: Labels, value: Labels, index: tuple[Any, ...], place: int) -> Ste
     if wide.rank != x.rank:
         raise Unread
     if len(cuts) == 1 and not (x.is_free(next(iter(cuts))) or wide.is_free(next(iter(cuts)))):
-        (axis, own), = cuts.items()
+        ((axis, own),) = cuts.items()
         return _replaced(x, wide, axis, own, shape, place)
     tag = ("written", str(full))
     given = x

@@ -447,9 +447,7 @@ def _alone(value: Value, letters: str, right: str) -> tuple[Labels, Mapping[int,
     return out.tagged("sums", letters, right), {0: back}
 
 
-def _in_turn(
-    c: Case, values: Sequence[Value], terms: Sequence[str], right: str
-) -> tuple[Labels, Mapping[int, object]]:
+def _in_turn(c: Case, values: Sequence[Value], terms: Sequence[str], right: str) -> tuple[Labels, Mapping[int, object]]:
     """Return labels of a product of several operands, two at a time."""
     made, has = values[0], terms[0]
     steps: list[Mapping[int, object]] = []
@@ -457,7 +455,9 @@ def _in_turn(
         later = "".join((*terms[k + 1 :], right))
         kept = "".join(a for a in dict.fromkeys(has + terms[k]) if a in later) if k < len(values) - 1 else right
         pair: tuple[Value, Value] = (made, values[k])
-        out, backs = _multiply(c, pair, (has, terms[k]), kept, "product", k, places=(0 if k == 1 else None, k), whole=right)
+        out, backs = _multiply(
+            c, pair, (has, terms[k]), kept, "product", k, places=(0 if k == 1 else None, k), whole=right
+        )
         steps.append(backs)
         made, has = out, kept
 

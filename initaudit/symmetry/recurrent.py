@@ -213,7 +213,11 @@ class _Way:
         self.biases = [np.broadcast_to(b, rows).reshape(self.gates, -1) for b in biases]
         self.tag = (self.op, way, *(str(c.attrs.get(k)) for k in ("activation", "activations", "clip", "input_forget")))
         self.reset_first = self.op == "gru" and not layout.torch and not c.attrs.get("linear_before_reset")
-        pieces = [slice(0, rows)] if not self.reset_first else [slice(0, rows - self.hidden), slice(rows - self.hidden, rows)]
+        pieces = (
+            [slice(0, rows)]
+            if not self.reset_first
+            else [slice(0, rows - self.hidden), slice(rows - self.hidden, rows)]
+        )
         self.pieces = [self.w_state if len(pieces) == 1 else self.w_state.part(piece) for piece in pieces]
         starts = [layout.started(c, place, way) for place in layout.states]
         self.first_state = starts[0] if starts else None
@@ -227,7 +231,9 @@ class _Way:
             self.cells = chained(first, *self._gates([self.first_state]))
             self.pre = self._gates([self.first_state])
         else:
-            self.cells = _settled(first, lambda cells: chained(cells, *self._gates([self.first_state, self._mix(cells)])))
+            self.cells = _settled(
+                first, lambda cells: chained(cells, *self._gates([self.first_state, self._mix(cells)]))
+            )
             self.pre = self._gates([self.first_state, self._mix(self.cells)])
         self.state = self._mix(self.cells)
         self.layout = layout

@@ -13,9 +13,9 @@ so that c stays what it is. Which c there can be depends on what the unit passes
     a homogeneous one    c > 0     relu, leaky relu, one slope for all units, max pooling
     a linear one         any c     sums, averages, reshapes, concatenation, a product with one number
 
-Whole norms over units with a mean (layer and group norm), gates, products of two values, softmax and outputs of the
-network let no factor through. Units of a depthwise or grouped convolution, and units that are multiplied with a weight
-of their own, have c = -1 at most: how fast their weights move goes with the square of c.
+Products of two values let a sign through. Norms with a mean over units (layer and group norm), softmax, attention,
+recurrent layers and outputs of the network let nothing through. Units of a depthwise convolution, and units that are
+multiplied with a weight of their own, have c = -1 at most: how fast such a weight moves goes with the square of c.
 
     c = -1       stays with gradient descent, with momentum and weight decay, and with Adam: each step is odd in the
                  history of gradients
@@ -39,7 +39,7 @@ from initaudit.graph.view import View
 from initaudit.symmetry.close import joined
 from initaudit.symmetry.exact import projected
 from initaudit.symmetry.gauge import Gauge, changed, measured
-from initaudit.symmetry.labels import chained
+from initaudit.symmetry.labels import chained, word
 from initaudit.symmetry.nearly import Nearly, Rounded
 from initaudit.types import Array, Graph, Tensor
 
@@ -53,8 +53,8 @@ class Rescaled(Rounded):
         if scaled:
             weight = weight.real / weight.imag if turned else weight.real * weight.imag
         out = joined(weight, labels, projected(weight, labels), self.least, self.most())
-        if scaled and len(weight) > 1:  # how fast sums move depends on the scales of their terms: those of one stack
-            out = chained(out, np.arange(len(weight), dtype=np.uint64)[:, None])
+        if scaled:  # how fast sums move depends on the scales of their terms: only rows with the same terms are alike
+            out = chained(out, word(self.name), np.arange(len(weight), dtype=np.uint64)[:, None])
         return out
 
 

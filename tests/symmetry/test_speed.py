@@ -1,6 +1,7 @@
 """What makes the analysis cheap on ordinary models: no second round, no second walk, each weight read few times."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def chain(weights, biases=False):
 
 def drawn(*widths, seed=0):
     rng = np.random.default_rng(seed)
-    return [rng.standard_normal((b, a)).astype(np.float32) for a, b in zip(widths, widths[1:], strict=False)]
+    return [rng.standard_normal((b, a)).astype(np.float32) for a, b in pairwise(widths)]
 
 
 def test_what_differs_at_once_needs_one_way_up_and_one_step():
@@ -95,7 +96,7 @@ def test_labels_only_split_from_round_to_round():
 
     Walk(View(graph), lambda tensor: False).run(look)
     assert len(seen) > 1
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in pairwise(seen):
         for old, new in zip(before, after, strict=True):
             assert new.width >= old.width
             for one in new.classes:

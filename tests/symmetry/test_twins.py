@@ -1,4 +1,5 @@
 import copy
+import itertools
 
 import pytest
 
@@ -22,7 +23,7 @@ def told(module, *examples):
 def mlp(act, *sizes, dtype=torch.float64, between=()):
     torch.manual_seed(0)
     parts = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in itertools.pairwise(sizes):
         parts += [nn.Linear(a, b), *(copy.deepcopy(make)(b) for make in between), act()]
     while not isinstance(parts[-1], nn.Linear):
         parts.pop()
@@ -179,3 +180,30 @@ def test_outputs_keep_their_own_sign():
     gauge = Gauge(View(graph))
     assert set(gauge.changes) == {"0.weight", "2.weight"}
     assert gauge.of(graph.outputs[0]) is None
+
+
+class Branches(nn.Module):
+    """Two branches, one of which is the other with all inner units scaled."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 6), nn.Linear(5, 6)
+        self.c, self.d = nn.Linear(6, 7), nn.Linear(6, 7)
+        self.head = nn.Linear(14, 3)
+
+    def forward(self, x):
+        y = torch.cat([torch.relu(self.c(torch.relu(self.a(x)))), torch.relu(self.d(torch.relu(self.b(x))))], 1)
+        return self.head(y)
+
+
+def test_rows_that_learn_at_another_pace_are_no_twins():
+    torch.manual_seed(0)
+    net = Branches().double()
+    with torch.no_grad():
+        for one, other in ((net.a.weight, net.b.weight), (net.a.bias, net.b.bias), (net.c.weight, net.d.weight)):
+            other.copy_(2 * one)
+        net.d.bias.copy_(4 * net.c.bias)
+        net.d.weight.copy_(2 * net.c.weight)
+        net.head.weight[:, 7:] = net.head.weight[:, :7]
+    own = told(net, torch.randn(3, 5, dtype=torch.float64))
+    assert all(one.twins == () for one in own.values())
