@@ -20,13 +20,14 @@ from torch import nn
 
 import initaudit
 from benchmarks.symmetry import ALL, _name, silent, train, truth
-from benchmarks.symmetry_nets import PLANTS, Net, plant
+from benchmarks.symmetry_nets import Net
+from benchmarks.symmetry_plants import PLANTS, plant
 from initaudit.edits import Repair
 from initaudit.repair.forms import form_of
 from initaudit.repair.rows import again, copies
 from initaudit.types import Array, Measured, Report
 
-KINDS = tuple(dict.fromkeys(kind for kind in PLANTS if kind != "none"))
+KINDS = tuple(kind for kind in dict.fromkeys(PLANTS) if kind not in ("none", "zeros"))
 
 
 @torch.no_grad()
@@ -96,7 +97,9 @@ def told(net: Net, x: torch.Tensor, seed: int) -> Counter[str]:
         found["not trained"] = 1
         return found
     real = truth(net, train(net, False, seed), seed)
-    counts = {m.layer.name: (m.layer.units, real.get(_name(m.layer, real))) for m in before.measured if "i" in m.layer.axes}
+    counts = {
+        m.layer.name: (m.layer.units, real.get(_name(m.layer, real))) for m in before.measured if "i" in m.layer.axes
+    }
     found["all differ"] = int(all(count in (None, units) for units, count in counts.values()))
     return found
 

@@ -5,7 +5,8 @@
 Random small networks with planted ties and zeros are trained in float64, 50 steps of SGD and of Adam. After that
 
     the units that still do the same on random inputs are counted, and compared with the effective widths,
-    the elements of parameters that changed by less than 1e-6 of the median are compared with those named,
+    the elements of parameters that changed by less than 1e-6 of the median (of those that changed at all) are compared
+    with those named,
     and the step at which each element first gets a gradient with the one that was told,
 
 all told before the first step. With `--files` the widths are told of ONNX files of the same networks too.
@@ -28,21 +29,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812  as everyone calls it
 
-from benchmarks.symmetry_more import MORE, Tap
-from benchmarks.symmetry_nets import FAMILIES, PLANTS, Net, Stack, plant
+from benchmarks.symmetry_more import Tap, gated, odd, routed, stacks
+from benchmarks.symmetry_nets import FAMILIES, Stack
+from benchmarks.symmetry_plants import PLANTS, Net, plant
 from benchmarks.symmetry_sleep import EARLY, RATE, against
+from benchmarks.symmetry_spellings import heads, spatial
 from initaudit import layers, symmetry
 from initaudit.audit import live, read
 from initaudit.symmetry.moving import Moving
 from initaudit.types import Layer, Model
 
 STEPS = 50
-STILL = 1e-6  # of the median movement: what moved less never moved
+STILL = 1e-6  # of the median movement of what moved at all: what moved less never moved
 APART = 1e-8
 SHAKEN = 1e-11
-ALL = FAMILIES | MORE
+ALL = FAMILIES | {
+    "gated": gated, "stacks": stacks, "heads": heads, "routed": routed, "spatial": spatial, "odd": odd,
+}  # fmt: skip
 _UNITS = {
     nn.Linear: (-1,), nn.Bilinear: (-1,), nn.Embedding: (-1,), nn.EmbeddingBag: (-1,), nn.Conv1d: (1,),
     nn.Conv2d: (1,), nn.Conv3d: (1,), nn.ConvTranspose1d: (1,), nn.ConvTranspose2d: (1,), Stack: (1, 2),
@@ -109,15 +114,16 @@ def unsteady(net: Net, seed: int) -> bool:
 
 
 def silent(net: Net, seed: int) -> bool:
-    """Whether a weight gets no gradient but what rounding leaves, which may break any tie, or a unit none at all."""
+    """Whether a weight gets no gradient but what rounding leaves, which may break any tie, or a unit is off."""
     module = copy.deepcopy(net.module).train()
     g = torch.Generator().manual_seed(seed)
     y = module(net.inputs(g, 24))
     ((y - torch.randn(y.shape, generator=g, dtype=torch.float64)) ** 2).mean().backward()
-    grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in module.parameters() if p.dim() > 1]
-    if any(bool((grad.flatten(1) == 0).all(1).any()) for grad in grads):
-        return True  # a unit that is off for all inputs
-    sizes = [float(grad.abs().max()) for grad in grads]
+    every = [p.grad if p.grad is not None else torch.zeros_like(p) for p in module.parameters()]
+    bends = net.picks or any(isinstance(part, (nn.ReLU, nn.LeakyReLU, nn.PReLU)) for part in module.modules())
+    if bends and any(bool((grad == 0).any()) for grad in every):
+        return True  # off for the whole batch, or a slope that is not used
+    sizes = [float(grad.abs().max()) for grad in every if grad.dim() > 1]
     return min(sizes) < 1e-9 * float(np.median(sizes))
 
 
@@ -236,8 +242,12 @@ def drawn(family: str, kind: str, seed: int) -> tuple[Net, list[str]]:
         net.module.double()
         plant(net, kind, rng)
         net.slow = kind == "zeros"
+        if net.slow:  # what is off, or not below zero, for a batch is no question of zeros
+            for part in net.module.modules():
+                if isinstance(getattr(part, "act", None), (nn.ReLU, nn.LeakyReLU)):
+                    part.act = nn.GELU()
         if kind != "zeros" and silent(net, seed):
-            why.append("units off for the whole batch")
+            why.append("units off, or weights without a gradient, for the whole batch")
         elif unsteady(net, seed):
             why.append("rounding alone changes what is learned")
         else:
@@ -275,25 +285,29 @@ def one(family: str, kind: str, seed: int, files: Sequence[str] = ()) -> Outcome
             moving = symmetry.movements(model.graph)
             names = {t.name: moving[value] for value, t in model.graph.constants.items() if value in moving}
             for name, module in trained:
-                out.never += [f"{name} {line}" for line in _still(net.module, module, names)]
+                late = net.slow and name == "SGD"  # what wakes late moves too little to be seen by then
+                out.never += [f"{name} {line}" for line in _still(net.module, module, names, late=late)]
     out.wakes, out.hidden = against(net, seed)
     return out
 
 
-def _still(before: nn.Module, after: nn.Module, told: Mapping[str, Moving]) -> Iterator[str]:
-    """Yield where what never moved is not what was named."""
+def _still(before: nn.Module, after: nn.Module, told: Mapping[str, Moving], *, late: bool) -> Iterator[str]:
+    """Yield where what never moved is not what was named; with `late` only what was named and moved."""
     changes = {
         n: (q - p).abs().detach() for (n, p), q in zip(before.named_parameters(), after.parameters(), strict=True)
     }
-    least = STILL * float(torch.cat([change.flatten() for change in changes.values()]).median())
+    every = torch.cat([change.flatten() for change in changes.values()])
+    least = STILL * float(every[every > STILL * every.max()].median())
     for name, change in changes.items():
         if (own := told.get(name)) is None:
             continue
         never = np.broadcast_to(own.step == 0, change.shape)
         off = (never != (change < least).numpy()) & np.broadcast_to(own.reach, change.shape)
+        off = off & never if late else off
         if off.any():
             at = tuple(int(k) for k in np.argwhere(off)[0])
-            yield f"{name}{list(change.shape)}: {int(off.sum())} off, as at {at}: told {'never' if never[at] else 'moves'}"
+            mine = "never" if never[at] else "moves"
+            yield f"{name}{list(change.shape)}: {int(off.sum())} off, as at {at}: {mine} told"
 
 
 def _against(found: Sequence[Layer], told: symmetry.Freedom, real: Mapping[str, int]) -> Iterator[str]:
@@ -316,7 +330,7 @@ def _written(module: nn.Module, x: torch.Tensor, *, dynamo: bool) -> Model | str
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 torch.onnx.export(short, (x,), path, dynamo=dynamo, **options)
-        except Exception as fault:  # noqa: BLE001  exporters raise what they like
+        except Exception as fault:  # exporters raise what they like
             return f"{type(fault).__name__} {str(fault)[:80]!r}"
         return read(path)
 

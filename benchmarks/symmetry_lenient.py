@@ -23,13 +23,15 @@ import copy
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from benchmarks.symmetry import _UNITS, APART, silent, train, unsteady
-from benchmarks.symmetry_nets import FAMILIES, Net, plant
+from benchmarks.symmetry_nets import FAMILIES
+from benchmarks.symmetry_plants import Net, plant
 from initaudit import layers, symmetry
 from initaudit.audit import live
 from initaudit.freedom import LayerFreedom
@@ -50,7 +52,7 @@ def tables(net: Net, module: nn.Module, seed: int) -> dict[str, np.ndarray]:
         if axes is None:
             continue
 
-        def hook(_m, _x, out, name=name, axes=axes):
+        def hook(_m: nn.Module, _x: Any, out: torch.Tensor, name: str = name, axes: tuple[int, ...] = axes) -> None:
             out = out.detach()
             own = [a % out.dim() for a in axes]
             order = [*own, *(a for a in range(out.dim()) if a not in own)]
@@ -204,7 +206,9 @@ def main() -> None:
     torch.set_num_threads(1)
     kinds = [chosen.kind] if chosen.kind else [*TRAINED, *MOVED]
     start = time.time()
-    all_, false, missed = Counter(), Counter(), Counter()
+    all_: Counter[str] = Counter()
+    false: Counter[str] = Counter()
+    missed: Counter[str] = Counter()
     for k in range(chosen.nets):
         kind = kinds[k % len(kinds)]
         family = list(FAMILIES)[(k // len(kinds)) % len(FAMILIES)]

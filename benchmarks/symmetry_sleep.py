@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.symmetry_nets import FAMILIES, Net
+from benchmarks.symmetry_nets import FAMILIES
+from benchmarks.symmetry_plants import Net
+from benchmarks.symmetry_sleepers import SLEEPERS
 from initaudit import symmetry
 from initaudit.audit import live
 
@@ -103,7 +105,10 @@ def switched(rng: np.random.Generator) -> Net:
     return Net(module, lambda g, n: torch.randn(n, i, generator=g, dtype=torch.float64))
 
 
-KINDS: dict[str, Callable[[np.random.Generator], Net]] = {**FAMILIES, "gates": gates, "switched": switched}
+KINDS: dict[str, Callable[[np.random.Generator], Net]] = {
+    **FAMILIES, "gates": gates, "switched": switched, **SLEEPERS
+}  # fmt: skip
+_UNPLANTED = ("switched", "scaled")  # have their zeros already: a direction of length zero has no gradient
 
 
 def plant(net: Net, rng: np.random.Generator) -> None:
@@ -182,7 +187,7 @@ def one(family: str, seed: int) -> tuple[list[str], int]:
             if isinstance(part, nn.PReLU):
                 layers[k] = nn.Identity()
     net.module.double()
-    if family != "switched":
+    if family not in _UNPLANTED:
         plant(net, rng)
     return against(net, seed)
 

@@ -1,6 +1,6 @@
 """Ties and silent parameters of models as their experts initialise them, against their own training.
 
-    python -m benchmarks.symmetry_zoo [--only NAME ...] [--most MILLIONS] [--plant MILLIONS]
+    python -m benchmarks.symmetry_zoo [--only NAME ...] [--most MILLIONS] [--train MILLIONS] [--plant MILLIONS]
 
 The models are those of `benchmarks.false_alarms`. Of each it is listed what is claimed as it is built: tied units (also
 nearly, and twins), parameters that never move, that are cancelled, and that sleep. A model with claims is then trained
@@ -192,7 +192,7 @@ def _sums(layer: Layer, own: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         return []
     units, terms, rest = ([a for a, c in enumerate(axes) if c in which] for which in ("so", "i", "k"))
     shape = [math.prod(p.shape[a] for a in some) for some in (units, terms, rest)]
-    return [p.detach().permute(*units, *terms, *rest).reshape(shape).sum(1)]
+    return [p.detach().permute([*units, *terms, *rest]).reshape(shape).sum(1)]
 
 
 def _differ(y: torch.Tensor, units: Sequence[int]) -> float:
@@ -211,7 +211,7 @@ def _skew(y: torch.Tensor, units: Sequence[int]) -> float:
 # ---- one model
 
 
-def as_shipped(module: nn.Module, inputs: Mapping[str, Any]) -> Record:
+def as_shipped(module: nn.Module, inputs: Mapping[str, Any], *, train: bool) -> Record:
     """Return what is claimed of a model as it is, and what of that training contradicts."""
     model = live(module, dict(inputs))
     assert model.graph is not None
@@ -229,19 +229,21 @@ def as_shipped(module: nn.Module, inputs: Mapping[str, Any]) -> Record:
         "dead": [_dead(p) for p in told.parameters if p.dead],
         "cancelled": [p.name for p in told.parameters if p.cancelled],
         "asleep": dict(Counter(step for p in told.parameters for step, _ in p.late)),
+        "equal": sum(len(u) - 1 for one in told.layers if one is not None for u in (*one.classes, *one.twins)),
         "unread": list(told.unread),
         "wrong": [],
         "trained": False,
     }
-    if not (told.parameters or any(one is not None and (one.classes or one.twins) for one in told.layers)):
-        return record
+    claims = told.parameters or any(one is not None and (one.classes or one.twins) for one in told.layers)
+    if not (claims and train):
+        return {**record, "claims": bool(claims)}
     moving = symmetry.movements(model.graph)
     inputs = several(module.double(), wide(inputs))
     lasting = any(p.dead or p.cancelled for p in told.parameters) or record["tied"] or record["twins"]
     steps = STEPS if lasting else told.steps - 1  # what sleeps is silent until it wakes
     rounding, wrong = trained(module, inputs, model.graph, moving, steps)
-    *counts, apart = parted(module, inputs, found, told, rounding)
-    return {**record, "trained": True, "wrong": wrong + apart, "units": counts}
+    _, looked, apart = parted(module, inputs, found, told, rounding)
+    return {**record, "claims": True, "trained": True, "wrong": wrong + apart, "looked": looked}
 
 
 def _widths(one: LayerFreedom) -> Part:
@@ -302,12 +304,14 @@ def noise_of(module: nn.Module, other: nn.Module, inputs: Mapping[str, Any], gra
     return max((apart / size for apart, size in sizes if size > SMALL), default=0.0)
 
 
-def look(row: Row, seed: int, plant: float) -> Record:
+def look(row: Row, seed: int, train: float, plant: float) -> Record:
     """Build a model and return what came out."""
     module, inputs = build(row)
     size = sum(p.numel() for p in module.parameters())
     record: Record = {"name": row.name, "parameters": size, "failed": []}
-    tries: list[tuple[str, Callable[[], Record]]] = [("as shipped", lambda: as_shipped(module, inputs))]
+    tries: list[tuple[str, Callable[[], Record]]] = [
+        ("as shipped", lambda: as_shipped(module, inputs, train=size <= train * 1e6))
+    ]
     if size <= plant * 1e6:
         tries.append(("planted", lambda: planted(lambda: build(row), seed)))
     for what, work in tries:
@@ -318,16 +322,16 @@ def look(row: Row, seed: int, plant: float) -> Record:
     return record
 
 
-def _child(row: Row, seed: int, plant: float, pipe: Any) -> None:
+def _child(row: Row, seed: int, train: float, plant: float, pipe: Any) -> None:
     warnings.filterwarnings("ignore")
-    pipe.send(look(row, seed, plant))
+    pipe.send(look(row, seed, train, plant))
 
 
-def apart(row: Row, seed: int, plant: float) -> Record:
+def apart(row: Row, seed: int, train: float, plant: float) -> Record:
     """Do the same in a process of its own."""
     fork = multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe(duplex=False)
-    process = fork.Process(target=_child, args=(row, seed, plant, theirs))
+    process = fork.Process(target=_child, args=(row, seed, train, plant, theirs))
     process.start()
     theirs.close()
     try:
@@ -352,18 +356,19 @@ def render(records: Sequence[Record]) -> str:
     trained_ = [r for r in whole if r["trained"]]
     second = [r for r in records if "planted" in r]
     wrong = {r["name"]: [*r.get("wrong", ()), *r.get("parted", ())] for r in records}
-    units = [sum(r["units"][k] for r in trained_) for k in (0, 1)]
+    claims, looked = sum(r["claims"] for r in whole), sum(r["looked"] for r in trained_)
     told = [sum(r["planted"][k] for r in second) for k in (0, 1)]
     million = sum(r["parameters"] for r in whole) / 1e6
     seconds = sum(r["seconds"] for r in whole)
+    equal = sum(r["equal"] for r in whole)
     asleep = sum(sum(r["asleep"].values()) for r in whole)
     noisy = sum(r["noise"] > 0 for r in second)
     lines = [
         f"- {len(records)} models, {len(whole)} analysed as shipped: {million:.0f} M parameters in {seconds:.0f} s",
         f"- {sum(r['layers'] for r in whole)} layers, {sum(r['unknown'] for r in whole)} of them with units not known",
-        f"- claims: {units[0]} units equal to another, {_count(whole, 'dead')} tensors dead in whole or in part",
+        f"- claims: {equal} units equal to another, {_count(whole, 'dead')} tensors dead in whole or in part",
         f"- and {_count(whole, 'cancelled')} tensors cancelled, {asleep} asleep at first",
-        f"- {len(trained_)} models with claims were trained; {units[1]} of the units were looked at",
+        f"- {claims} models have claims, {len(trained_)} were trained; {looked} of the units were looked at",
         f"- {len(second)} models planted: {told[0]} units told equal to another, {told[1]} of them looked at",
         f"- in {noisy} of these rounding alone parts units by more than {APART:g}, and hides so much",
         f"- contradicted by training: {sum(map(len, wrong.values()))}",
@@ -408,6 +413,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.symmetry_zoo")
     parser.add_argument("--only", nargs="*", default=[], help="names of models")
     parser.add_argument("--most", type=float, default=1000.0, help="millions of parameters of the largest model")
+    parser.add_argument("--train", type=float, default=1000.0, help="the same for models that are trained as shipped")
     parser.add_argument("--plant", type=float, default=0.5, help="the same for models that are planted")
     chosen = parser.parse_args()
     _import_all()
@@ -416,7 +422,7 @@ def main() -> int:
         if chosen.only and row.name not in chosen.only:
             continue
         start = time.perf_counter()
-        record = apart(row, seed, chosen.plant)
+        record = apart(row, seed, chosen.train, chosen.plant)
         if record["parameters"] > chosen.most * 1e6:
             continue
         records.append(record)

@@ -26,7 +26,8 @@ class LayerFreedom:
     classes: tuple[tuple[int, ...], ...] = ()  # the sets of units that stay equal, of two or more, as stored
     start: str = ""  # the layer that the ties begin at, itself or one just before it; empty where it has none
     nearly: tuple[tuple[int, ...], ...] = ()  # sets that are equal but for rounding of the dtype, beyond `classes`
-    twins: tuple[tuple[int, ...], ...] = ()  # sets that are equal but for sign or scale, and stay so; beyond `classes`
+    # Sets that are equal but for sign or scale, beyond both: gradient descent keeps them so, Adam only signs.
+    twins: tuple[tuple[int, ...], ...] = ()
     breaks: tuple[str, ...] = ()  # what parts its tied units in practice: "dropout 0.1"
 
     @property

@@ -145,15 +145,18 @@ def analysed(freedom: Freedom | None) -> bool:
 
 
 def parted(m: Measured, audit: Audit) -> str:
-    """Return why units that start as copies come apart; empty where they may not.
+    """Return why units that start as copies come apart, in a net that learns all the same; empty where they may not.
 
     Copies that get different gradients are set apart by the first step: what is lost is the start, not the units. The
-    graph tells it for certain where all of it is understood; elsewhere the probe may have seen it, in a net that learns
-    all the same.
+    graph tells it for certain where all of it is understood; elsewhere the probe may have seen it.
     """
     step = 1 if m.movement is None else m.movement.wake
     if m.freedom is not None and tied_copies(m):
         return f"{acting(m.freedom.breaks)} on them, which sets them apart in practice" if m.freedom.breaks else ""
+    symptoms = () if audit.risk is None else audit.risk.symptoms
+    elsewhere = [s for s in symptoms if s.kind == "tied-units" and m.layer.name not in s.layers]
+    if any(one.severity >= Severity.WARNING and one not in elsewhere for one in symptoms):
+        return ""
     if m.freedom is not None and analysed(audit.freedom):
         dead = not step or (m.movement is not None and m.movement.dead > 0)
         if dead or tied_copies(m, nearly=True) or _read_alike(m, audit):
@@ -162,9 +165,8 @@ def parted(m: Measured, audit: Audit) -> str:
         return f"what they pass on or get back differs, so {when}"
     if m.probed is None or m.probed.tied != 0 or not m.probed.gradient or audit.risk is None:
         return ""
-    learns = all(one.severity < Severity.WARNING for one in audit.risk.symptoms)
-    told = "each gets a gradient of its own, so the first step sets them apart"
-    return told if audit.risk.by == "probe" and learns else ""
+    learns = audit.risk.by == "probe" and not elsewhere
+    return "each gets a gradient of its own, so the first step sets them apart" if learns else ""
 
 
 def acting(breaks: tuple[str, ...]) -> str:

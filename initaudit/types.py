@@ -223,6 +223,17 @@ class Model:
         return Evidence.NAMED if self.source == "inferred" and not self.modules else Evidence.TRACED
 
     @property
+    def frozen(self) -> frozenset[str]:
+        """Names of the parameters that are set not to be trained; none where all are, as in a model only to be run."""
+        found: set[str] = set()
+        for module in self.modules:
+            own = module.attrs.get("parameters.frozen", ())
+            if isinstance(own, tuple):
+                found.update(module.tensors[key] for key in own if key in module.tensors)
+        trained = {t.name for t in self.tensors if t.is_float and not t.buffer}
+        return frozenset() if trained <= found else frozenset(found)
+
+    @property
     def open(self) -> bool:
         """Whether the graph is one of several that the names leave open: what holds for one need not hold."""
         return bool(self.other) and self.graph_evidence < Evidence.TRACED

@@ -10,7 +10,7 @@ FLOORS = {
     "errors": 0, "version": 0, "types": 0, "edits": 0, "differences": 0, "freedom": 0, "functions": 0, "quadrature": 0,
     "strides": 0,
     "registry": 1, "torch_ops": 1, "naming": 1, "dtypes": 1, "ops": 1, "activations": 1, "draws": 1,
-    "schemes": 1, "grounds": 1, "cures": 1, "symptoms": 1, "literature": 2, "closed_forms": 2,
+    "schemes": 1, "grounds": 1, "cures": 1, "symptoms": 1, "ties": 1, "literature": 2, "closed_forms": 2,
     "formats": 2, "graph": 2, "layers": 2, "stats": 2, "laws": 2, "state": 2, "rules": 2, "reporters": 2,
     "live": 3, "names_from": 3, "theory": 3, "risk": 3, "inferred": 3, "symmetry": 3, "signals": 4, "audit": 4,
     "repair": 5, "options": 5, "cli": 6, "__init__": 6, "__main__": 7,

@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from initaudit.cures import CURED, Cure
-from initaudit.repair.faults import exact
+from initaudit.repair.faults import Faults
+from initaudit.repair.findings import exact
 from initaudit.risk import model as fitted
 from initaudit.symptoms import CODES
 from initaudit.types import Finding, Report, Risk, Severity
@@ -85,9 +86,16 @@ def at_fault(after: Report, touched: Collection[str]) -> tuple[str, ...]:
     """Return the names of layers that were drawn again and have a warning or an error, or are not judged any more."""
     names = frozenset(touched)
     judged = {m.layer.name for m in after.measured}
-    faulty = {name for f in after.findings if f.severity >= Severity.WARNING for name in (f.layer, *f.also)}
+    left = [f for f in faults(after) if not _apart(after, f)]
+    faulty = {name for f in left for name in (f.layer, *f.also)}
     ordered = [m.layer.name for m in after.measured if m.layer.name in names and m.layer.name in faulty]
     return (*dict.fromkeys(ordered), *sorted(names - judged))
+
+
+def _apart(report: Report, finding: Finding) -> bool:
+    """Whether a finding is about copies that are left, because training parts them."""
+    told = Faults(report.measured, report.findings, freedom=report.freedom)
+    return CURED.get(finding.rule) is Cure.UNITS and not told.of(finding)
 
 
 def faults(report: Report) -> Iterator[Finding]:
@@ -114,7 +122,7 @@ def _graver(before: Report, after: Report, touched: frozenset[str]) -> Iterator[
 
 
 def _lasting(report: Report) -> set[tuple[str, str]]:
-    """Return (rule, layer) of what the analysis of ties knew of, whatever it was told as: another finding may say it."""
+    """Return (rule, layer) of ties and dead parameters, whatever they were told as: another finding may say it."""
     ties = {rule for rule, cure in CURED.items() if cure is Cure.TIES}
     zeros = {rule for rule, cure in CURED.items() if cure is Cure.FACTOR}
     dead = {p.name for p in report.freedom.parameters if p.dead} if report.freedom is not None else set()

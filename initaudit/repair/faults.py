@@ -10,13 +10,15 @@ from functools import cached_property
 import numpy as np
 
 from initaudit.cures import CURED, Cure
-from initaudit.grounds import OPERATORS, varied
+from initaudit.freedom import Freedom
+from initaudit.grounds import OPERATORS, analysed, varied
 from initaudit.naming import natural, pattern
+from initaudit.repair.findings import exact, grave, signal, told
 from initaudit.repair.keeping import fixed
 from initaudit.repair.parting import parted, sets_of
 from initaudit.repair.rows import Anew, again, copies
 from initaudit.repair.waking import first_factor, woken
-from initaudit.types import Audit, Finding, Graph, Measured, Role, Severity, Tensor
+from initaudit.types import Audit, Finding, Measured, Model, Role, Severity, Tensor
 
 _OFF = 1.5  # of a layer's variance against He or Xavier, from which drawing it again changes much
 _FAR = 16.0  # the same where the layers stand in residual branches, whose ends matter more
@@ -98,7 +100,8 @@ class Faults:
     Args:
         measured: all layers, in execution order.
         findings: all that was found in it.
-        graph: that tells which units part and what wakes; None where there is none, or several it may be.
+        model: whose graph tells which units part and what wakes; None where that is not asked for.
+        freedom: what was told of it.
         fixed: names of layers that are not drawn, whatever is found.
     """
 
@@ -106,12 +109,13 @@ class Faults:
         self,
         measured: Sequence[Measured],
         findings: Sequence[Finding],
-        graph: Graph | None = None,
+        model: Model | None = None,
+        freedom: Freedom | None = None,
         fixed: Collection[str] = (),
     ) -> None:
         self.measured = tuple(measured)
         self.findings = tuple(findings)
-        self.graph = graph
+        self.model, self.freedom = model, freedom
         self.fixed = frozenset(fixed)
         self._named: dict[str, list[Measured]] = defaultdict(list)
         for m in measured:
@@ -129,7 +133,7 @@ class Faults:
             yield from self._tensor(finding)
         elif cure is Cure.UNITS:
             for m in run[:1]:
-                yield from self._again(m, finding.rule)
+                yield from self._again(m, finding)
         elif cure is Cure.TIES:
             yield from self._tied(finding, run)
         elif cure is Cure.FACTOR:
@@ -146,14 +150,20 @@ class Faults:
             yield from (whole(m, finding.rule) for m in run if operates(m) and (off(m) or not self._grows()))
             yield from (Fault(m, m.layer.bias, finding.rule) for m in run if m.layer.bias is not None and wide_bias(m))
 
-    def _again(self, m: Measured, rule: str) -> Iterator[Fault]:
-        """Yield the units of a layer that have no weights, or that repeat another one's."""
+    def _again(self, m: Measured, finding: Finding) -> Iterator[Fault]:
+        """Yield the units of a layer that have no weights, or are copies that training does not part."""
         if m.stats.nonfinite:
-            yield whole(m, rule)
+            yield whole(m, finding.rule)
             return
-        empty = tuple(int(k) for k in np.flatnonzero(m.stats.rows.nonzero == 0))
-        if units := empty if rule == "INI202" else again(m, copies(m)):
-            yield some(m, units, rule)
+        units = tuple(int(k) for k in np.flatnonzero(m.stats.rows.nonzero == 0))
+        if finding.rule != "INI202":
+            sets = copies(m)
+            if m.freedom is not None and analysed(self.freedom):
+                tied = [s for one in (*m.freedom.classes, *m.freedom.nearly) for s in copies(m, one)]
+                sets = tied if tied or (finding.capped or finding.severity) < Severity.ERROR else sets
+            units = again(m, sets)
+        if units:
+            yield some(m, units, finding.rule)
 
     def _free(self, m: Measured) -> bool:
         """Whether a layer has weights from unit to unit that may be drawn so that others part or wake."""
@@ -185,27 +195,30 @@ class Faults:
     @cached_property
     def _parted(self) -> dict[object, tuple[int, ...]]:
         """The units that are drawn so that no tied ones are left in what findings name, by identity of the weight."""
-        told: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+        found: dict[int, list[tuple[int, ...]]] = defaultdict(list)
         for f in self.findings:
-            names = {m.layer.name for m in self.run(f)} if exact(f) and (_grave(f) or _explained(f)) else ()
+            names = {m.layer.name for m in self.run(f)} if exact(f) and told(f) else ()
             for k, m in enumerate(self.measured):
-                told[k] += sets_of(m, str(f.evidence.get("kind", ""))) if m.layer.name in names else ()
-        some = {k: sets for k, sets in told.items() if sets}
+                found[k] += sets_of(m, str(f.evidence.get("kind", ""))) if m.layer.name in names else ()
+        own = {k: sets for k, sets in found.items() if sets}
         others = [Anew(x.m, x.tensor, x.units) for x in self._plain]
-        made = parted(self.measured, self.graph, some, self._parts, others) if some else {}
+        made = parted(self.measured, self.model, own, self._parts, others) if own else {}
         return {self.measured[k].layer.weight.identity: units for k, units in made.items()}
 
     @cached_property
     def _woken(self) -> tuple[Fault, ...]:
         """What is drawn so that nothing is left of what never moves."""
-        told = [f for f in self.findings if CURED.get(f.rule) is Cure.FACTOR and (_grave(f) or _explained(f))]
-        dead = {str(name): str(f.evidence.get("cause")) for f in told for name in f.evidence.get("tensors", ())}
-        if self.graph is None or not dead:
+        own = [f for f in self.findings if CURED.get(f.rule) is Cure.FACTOR and told(f)]
+        if self.model is None or self.freedom is None or not own:
             return ()
+        names = {str(name) for f in own for name in f.evidence.get("tensors", ())}  # may be cut short
+        zeros = {str(name) for f in own for name in f.evidence.get("blocked_by", ())}
+        some = [p for p in self.freedom.parameters if p.name in names or zeros.intersection(p.blocked_by)]
+        dead = {p.name: str(p.cause) for p in some if p.dead}
         drawn = [Anew(x.m, x.tensor, x.units) for x in self._plain]
         drawn += [Anew(m, m.layer.weight, u) for m in self.measured if (u := self._parted.get(m.layer.weight.identity))]
-        found = woken(self.measured, self.graph, dead, self._free, drawn)
-        return tuple(Fault(one.m, one.tensor, told[0].rule, one.units) for one in found)
+        found = woken(self.measured, self.model, dead, self._free, drawn) if dead else ()
+        return tuple(Fault(one.m, one.tensor, own[0].rule, one.units) for one in found)
 
     def rest(self) -> Iterator[Fault]:
         """Yield what parts or wakes the rest, of findings too that another one explains: mending that is not enough."""
@@ -387,31 +400,5 @@ def _clones(run: Sequence[Measured], rule: str) -> Iterator[Fault]:
 
 def faults_of(audit: Audit, findings: Sequence[Finding], fixed: Collection[str] = ()) -> Faults:
     """Return what is at fault in a net that was audited."""
-    graph = None if audit.model.other else audit.model.graph
-    return Faults(audit.measured, findings, graph, fixed)
-
-
-def grave(findings: Iterable[Finding]) -> list[Finding]:
-    """Return what is at least a warning, gravest first."""
-    return sorted(filter(_grave, findings), key=lambda f: -f.severity)
-
-
-def _grave(finding: Finding) -> bool:
-    return finding.severity >= Severity.WARNING
-
-
-def _explained(finding: Finding) -> bool:
-    """Whether it is told as no more than an info because another one says the same."""
-    return bool(finding.evidence.get("explained"))
-
-
-def exact(finding: Finding) -> bool:
-    """Whether a finding is one of the analysis of ties, which tells the sets of units."""
-    return CURED.get(finding.rule) is Cure.TIES and "members" in finding.evidence
-
-
-def signal(finding: Finding) -> bool:
-    """Whether a finding is one on signal and gradient in the whole graph."""
-    cure = CURED.get(finding.rule)
-    told_by_risk = cure is Cure.TIES and not exact(finding)
-    return told_by_risk or cure in (Cure.CHAIN, Cure.BRANCHES, Cure.ATTENTION, Cure.HEAD)
+    told_by = None if audit.model.graph is None or audit.model.other else audit.model
+    return Faults(audit.measured, findings, told_by, audit.freedom, fixed)

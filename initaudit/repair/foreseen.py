@@ -66,7 +66,8 @@ def foresee(audit: Audit, recipes: Sequence[Recipe]) -> Foreseen | None:
     edits = [Edit(recipe.tensor, partial(drawing.draw, recipe, 0)) for recipe in recipes]
     measured = as_drawn(audit.measured, recipes)
     try:
-        made = theory.predict(settled(laid(graph, edits)), measured, audit.model.examples)
+        shown = laid(audit.model, edits).graph or graph
+        made = theory.predict(settled(shown), measured, audit.model.examples)
     except (InitauditError, ArithmeticError, ValueError, TypeError, LookupError):
         return None
     if made.layers:
@@ -103,7 +104,9 @@ def _layer(m: Measured, recipes: Mapping[object, list[Recipe]], at: int) -> Meas
 
 
 def _of(recipes: Mapping[object, list[Recipe]], tensor: Tensor) -> list[Recipe]:
-    return recipes.get(tensor.identity) or recipes.get(tensor.name) or []
+    """Return the recipes of a tensor; units of another piece of the same one are counted otherwise."""
+    named = [r for r in recipes.get(tensor.name, ()) if r.units is None or r.tensor.shape == tensor.shape]
+    return recipes.get(tensor.identity) or named
 
 
 def _law(recipe: Recipe) -> Law | None:

@@ -66,8 +66,8 @@ def overlaid(model: Model, edits: Sequence[Edit]) -> Model:
     )
 
 
-def laid(graph: Graph, edits: Sequence[Edit]) -> Graph:
-    """Return a graph whose constants show what is edited of the same places of their storages, should anyone ask."""
+def laid(model: Model, edits: Sequence[Edit]) -> Model:
+    """Return a model whose graph shows what is edited of the same places of its storages, should anyone ask."""
     by_storage: dict[str, list[Edit]] = defaultdict(list)
     for edit in edits:
         by_storage[storage(edit.tensor)].append(edit)
@@ -76,7 +76,7 @@ def laid(graph: Graph, edits: Sequence[Edit]) -> Graph:
         some = by_storage.get(storage(tensor))
         return tensor if some is None else replace(tensor, load=partial(_mixed, tensor, some))
 
-    return _over(graph, shown)
+    return replace(model, graph=None if model.graph is None else _over(model.graph, shown))
 
 
 def _mixed(tensor: Tensor, edits: Sequence[Edit]) -> Array:

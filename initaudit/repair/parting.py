@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from initaudit import symmetry
 from initaudit.repair.overlaying import laid
 from initaudit.repair.rows import Anew, again, copies
-from initaudit.types import Graph, Measured
+from initaudit.types import Measured, Model
 
 _ROUNDS = 24  # analyses at most: one for each layer in which weights differ and only their sums agree
 Sets = Sequence[tuple[int, ...]]
@@ -27,7 +27,7 @@ def sets_of(m: Measured, kind: str) -> Sets:
 
 def parted(
     measured: Sequence[Measured],
-    graph: Graph | None,
+    model: Model | None,
     told: Mapping[int, Sets],
     free: Callable[[Measured], bool],
     others: Sequence[Anew] = (),
@@ -36,7 +36,7 @@ def parted(
 
     Args:
         measured: all layers, in the order of execution.
-        graph: that the sets were found on.
+        model: that the sets were found in.
         told: the sets that are to be parted, by place of their layer.
         free: whether a layer may be drawn.
         others: what is drawn anyway.
@@ -49,10 +49,10 @@ def parted(
     stuck: set[int] = set()
     left = told
     for _ in range(_ROUNDS):
-        if graph is None or all(_covered(sets, drawn.get(k, ())) for k, sets in left.items()):
+        if model is None or all(_covered(sets, drawn.get(k, ())) for k, sets in left.items()):
             break
         made = [Anew(measured[k], measured[k].layer.weight, tuple(units)) for k, units in drawn.items() if units]
-        left = _left(measured, laid(graph, [one.edit for one in (*others, *made)]), told)
+        left = _left(measured, laid(model, [one.edit for one in (*others, *made)]), told)
         first = next((k for k in own if k in left and k not in stuck), None)
         if first is None:
             break
@@ -67,9 +67,9 @@ def _covered(sets: Sets, drawn: Iterable[int]) -> bool:
     return all(len(set(one) - set(drawn)) < 2 for one in sets)
 
 
-def _left(measured: Sequence[Measured], graph: Graph, told: Mapping[int, Sets]) -> dict[int, Sets]:
-    """Return what of the sets stays equal in a graph that shows what is drawn."""
-    found = symmetry.analyse(graph, [m.layer for m in measured]).layers
+def _left(measured: Sequence[Measured], model: Model, told: Mapping[int, Sets]) -> dict[int, Sets]:
+    """Return what of the sets stays equal in a model that shows what is drawn."""
+    found = symmetry.of_model(model, [m.layer for m in measured]).layers
     out: dict[int, Sets] = {}
     for k, sets in told.items():
         freedom = found[k]

@@ -18,7 +18,8 @@ from initaudit.formats.onnx.derivations import QUANTISED, Derivations
 from initaudit.grounds import OPERATORS
 from initaudit.repair import drawing
 from initaudit.repair.auto import STYLES, TEXTBOOK, Auto, Chosen, Style
-from initaudit.repair.faults import Fault, Faults, faults_of, grave, signal, whole
+from initaudit.repair.faults import Fault, Faults, faults_of, whole
+from initaudit.repair.findings import grave, signal
 from initaudit.repair.keeping import meant, summed
 from initaudit.repair.places import apart
 from initaudit.repair.policy import Policy
@@ -29,6 +30,7 @@ from initaudit.types import Audit, Measured, Report, Role, Skip, State, Tensor
 _UNKNOWN = "what it starts as only its own code tells"
 _TIED_TABLE = "tied to the output layer, whose logits would grow with it"
 _COPIES = "models that start as copies of each other (teacher, target, average) are left so"
+_APART = "training parts these units by itself: they are left"
 _BESIDE = "added to an embedding that is kept"
 
 
@@ -64,7 +66,7 @@ class _Planner:
         self.measured = report.measured
         self.audit = Audit(
             report.model, report.measured, report.state, report.state_reasons, report.skipped, report.probe,
-            report.theory, report.risk,
+            report.theory, report.risk, report.freedom,
         )  # fmt: skip
         self.auto = Auto(report.measured)
         self.notes: list[str] = []
@@ -107,6 +109,8 @@ class _Planner:
         for finding in own:
             if CURED[finding.rule] is Cure.CLONES and not found.of(finding):
                 self.notes.append(f"{finding.rule} {finding.name}: {_COPIES}")
+            if CURED[finding.rule] is Cure.UNITS and not found.of(finding):
+                self.notes.append(f"{finding.rule} {finding.name} {finding.layer}: {_APART}")
         search = Search(self.audit, self._attempt, self.fixed)
         chosen = search.cure(own, self.report.findings)
         left = grave(search.outcome.findings) if search.outcome is not None and chosen.recipes else ()

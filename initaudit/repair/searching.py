@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from initaudit.edits import Recipe
 from initaudit.repair.auto import STYLES, TEXTBOOK, TIMES, Style
-from initaudit.repair.faults import Fault, Faults, faults_of, grave, signal
+from initaudit.repair.faults import Fault, Faults, faults_of
+from initaudit.repair.findings import grave, signal
 from initaudit.repair.foreseen import Foreseen, foresee
 from initaudit.risk.fit import BASE, WARNING
 from initaudit.risk.model import severity

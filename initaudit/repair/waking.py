@@ -17,7 +17,7 @@ from initaudit.freedom import Cause, ParameterFreedom
 from initaudit.grounds import OPERATORS
 from initaudit.repair.overlaying import laid
 from initaudit.repair.rows import Anew
-from initaudit.types import Array, Graph, Measured, Role, Stats, Tensor
+from initaudit.types import Array, Measured, Model, Role, Stats, Tensor
 
 _ROUNDS = 8
 _FIRST = re.compile(r"(^|[._])((lora|ia3|adapter)[._]?(embedding_)?)?(A|down)([._]|$)", re.IGNORECASE)
@@ -31,7 +31,7 @@ def first_factor(m: Measured) -> bool:
 
 def woken(
     measured: Sequence[Measured],
-    graph: Graph,
+    model: Model,
     dead: Mapping[str, str],
     free: Callable[[Measured], bool],
     others: Sequence[Anew] = (),
@@ -40,7 +40,7 @@ def woken(
 
     Args:
         measured: all layers, in the order of execution.
-        graph: on which they are dead.
+        model: in which they are dead.
         dead: names of the parameters, and why they are.
         free: whether a layer may be drawn.
         others: what is drawn anyway.
@@ -48,8 +48,8 @@ def woken(
     held = {t.name: (k, m, t, s) for k, m in enumerate(measured) if free(m) for t, s in m.tensors}
     out: list[Anew] = []
     for _ in range(_ROUNDS):
-        shown = laid(graph, [one.edit for one in (*others, *out)])
-        left = [p for p in symmetry.analyse(shown, ()).parameters if p.dead and p.cause == dead.get(p.name)]
+        shown = laid(model, [one.edit for one in (*others, *out)])
+        left = [p for p in symmetry.of_model(shown, ()).parameters if p.dead and p.cause == dead.get(p.name)]
         taken = {one.tensor.name for one in (*others, *out)}
         new = [*_factors(left, held, taken), *_off(left, shown, held, taken)]
         if not new:
@@ -81,13 +81,13 @@ def _rank(one: tuple[int, Measured, Tensor, Stats]) -> tuple[int, int]:
     return _CLOSED.get(m.layer.role, 1 if m.layer.kind in OPERATORS else 2), at
 
 
-def _off(left: Sequence[ParameterFreedom], graph: Graph, held: _Held, taken: Collection[str]) -> Iterator[Anew]:
+def _off(left: Sequence[ParameterFreedom], model: Model, held: _Held, taken: Collection[str]) -> Iterator[Anew]:
     """Yield the biases of units that nothing switches on; their weights where the biases are zero already."""
     names = {p.name for p in left if p.cause is Cause.OFF}
     own = dict.fromkeys(name for name in held if name in names)
     if not own:
         return
-    still = _still(graph, names)
+    still = _still(model, names)
     for name in own:
         _, m, tensor, _ = held[name]
         bias = m.layer.bias
@@ -102,9 +102,12 @@ def _off(left: Sequence[ParameterFreedom], graph: Graph, held: _Held, taken: Col
             yield Anew(m, tensor, units)
 
 
-def _still(graph: Graph, names: Collection[str]) -> dict[str, Array]:
+def _still(model: Model, names: Collection[str]) -> dict[str, Array]:
     """Return which elements of parameters never move."""
     out: dict[str, Array] = {}
+    graph = model.graph
+    if graph is None:
+        return out
     for value, moving in symmetry.movements(graph).items():
         tensor = graph.constants[value]
         if tensor.name in names:

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-from initaudit.grounds import born, operator, varied
+from initaudit.grounds import analysed, born, operator, varied
 from initaudit.naming import natural, pattern
 from initaudit.registry import rule
 from initaudit.types import Audit, Finding, Measured, Role, Severity
@@ -30,8 +30,9 @@ def equal_layers(audit: Audit, *, least: int = 64) -> Iterator[Finding]:
     clones. Whole blocks that repeat are told once.
 
     ## When to ignore it
-    Target, teacher and averaged networks start as copies; a table shared by an embedding and an output layer; identical
-    adapters by request.
+    Target, teacher and averaged networks start as copies, and frozen ones are not told; a table shared by an embedding
+    and an output layer; identical adapters by request. Equal experts (sparse upcycling) are info where the graph proves
+    that their router tells them apart.
 
     ## Seen in the wild
     pytorch/pytorch#86274 (nn.TransformerEncoder copies one layer), EdanToledo/Stoix#72, keras-team/keras-hub#352.
@@ -39,6 +40,7 @@ def equal_layers(audit: Audit, *, least: int = 64) -> Iterator[Finding]:
     ## Source
     Certain from the values.
     """
+    frozen = audit.model.frozen
     clones: dict[tuple[int, int], list[Measured]] = defaultdict(list)
     for m in audit.measured:
         if operator(m) and varied(m) and m.stats.count >= least and not _fixed(m):
@@ -48,21 +50,30 @@ def equal_layers(audit: Audit, *, least: int = 64) -> Iterator[Finding]:
     blocks: dict[tuple[str, ...], list[tuple[Measured, ...]]] = defaultdict(list)
     for group in clones.values():
         apart = _distinct(group)
-        if len(apart) > 1 and not any(_COPY.search(m.layer.name) for m in apart):
+        if len(apart) > 1 and not any(_COPY.search(m.layer.name) or m.layer.weight.name in frozen for m in apart):
             blocks[_stems([m.layer.name for m in apart])].append(tuple(apart))
+    routed = _routed(audit)
     for stems, groups in blocks.items():
         groups.sort(key=lambda group: natural(group[0].layer.name))
         first = groups[0]
         weights = f"{len(groups)} weights each" if len(groups) > 1 else f"{first[0].layer.weight.name}"
+        chosen = routed and all("expert" in m.layer.tags for group in groups for m in group)
         yield equal_layers.at(
             first[1],
-            f"{_listed(stems)} start with equal values ({weights})",
-            severity=Severity.WARNING if born(audit) else Severity.INFO,
+            f"{_listed(stems)} start with equal values ({weights})"
+            + ("; the router that chooses among them tells them apart" if chosen else ""),
+            severity=Severity.WARNING if born(audit) and not chosen else Severity.INFO,
             members=list(stems),
             weights=[m.layer.weight.name for m in first],
             also=tuple(m.layer.name for group in groups for m in group),
             remedy="initialise each after copying it (call reset_parameters on every clone)",
         )
+
+
+def _routed(audit: Audit) -> bool:
+    """Whether the graph proves of each router that its outputs, and so the experts, can all differ."""
+    routers = [m.freedom for m in audit.measured if m.layer.role is Role.ROUTER or "router" in m.layer.tags]
+    return bool(routers) and analysed(audit.freedom) and all(f is not None and f.width == f.units for f in routers)
 
 
 def _distinct(group: list[Measured]) -> list[Measured]:

@@ -16,6 +16,7 @@ from initaudit.symmetry import (  # noqa: F401  they fill the tables
     moving_products,
     moving_recurrent,
     moving_several,
+    multiplied,
     norms,
     places,
     pointwise,

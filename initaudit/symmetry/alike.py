@@ -90,7 +90,7 @@ def _alike(labels: Labels, axes: Iterable[int]) -> Array:
     own = sorted({a % labels.rank for a in axes})
     atoms = [k for a in own for k in labels.span(a)]
     shape = labels.shape
-    if any(shape[a] == 1 for a in own):  # one of a batch, in the example: there may be more
+    if 0 in shape or any(shape[a] == 1 for a in own):  # one of a batch, in the example: there may be more
         return np.zeros((), bool)
     if any(labels.free[k] and labels.sizes[k] > 1 for k in atoms):
         return np.zeros((), bool)

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from initaudit.freedom import Freedom, LayerFreedom, ParameterFreedom, surest, weakest
+from initaudit.freedom import Cause, Freedom, LayerFreedom, ParameterFreedom, surest, weakest
 from initaudit.graph.view import View, sound
 from initaudit.symmetry.alike import Alike, First
 from initaudit.symmetry.breaking import broken
 from initaudit.symmetry.causes import Why, explained
+from initaudit.symmetry.columns import may_agree
 from initaudit.symmetry.engine import Unread, Walk, Weight
 from initaudit.symmetry.labels import Labels, TooMany
 from initaudit.symmetry.lenient import lenient
@@ -57,7 +58,7 @@ def analyse(
         for k, one in zip(left, told(walk, [layers[k] for k in left]), strict=True):
             made[k] = one
         left[:] = [k for k in left if (one := made[k]) is None or one.width < one.units]
-        return all(made[k] is None for k in left)
+        return all(made[k] is None for k in left) and (walk.rounds > 1 or not may_agree(walk))
 
     walk.run(apart)
     moves, found = _movements(view, kept, walk, first, loose)
@@ -78,7 +79,12 @@ def of_model(model: Model, layers: Sequence[Layer]) -> Freedom:
     """Return what training can tell apart in a model, whichever of the graphs that its file leaves open is meant."""
     graphs = () if model.graph is None else (model.graph, *model.other)
     merged = model.graph_source == "onnx"
-    return weakest([analyse(graph, layers, merged=merged) for graph in graphs])
+    names = model.frozen
+
+    def frozen(tensor: Tensor) -> bool:
+        return tensor.buffer or tensor.name in names
+
+    return weakest([analyse(graph, layers, frozen, merged=merged) for graph in graphs])
 
 
 def told(walk: Walk, layers: Sequence[Layer]) -> list[LayerFreedom | None]:
@@ -134,10 +140,11 @@ def _parameter(tensor: Tensor, moving: Moving, why: Why | None) -> ParameterFree
     late = tuple((s, count(step == s)) for s in range(2, int(step.max(initial=0)) + 1))
     never = reach & (step == 0)
     steps = step[step > 0]
+    dead = count((never if steps.size else never | ~reach) & ~cancelled)  # of what never moves also what nothing reads
+    why = why or Why(Cause.DESIGN if dead else None)
     told = ParameterFreedom(
         tensor.name, tensor.size, int(steps.min()) if steps.size else 0, tuple(pair for pair in late if pair[1]),
-        count(never & ~cancelled), count(never & cancelled),
-        why.cause if why is not None else None, tuple(dict.fromkeys(why.blocked_by)) if why is not None else (),
+        dead, count(never & cancelled), why.cause, tuple(dict.fromkeys(why.blocked_by)),
     )  # fmt: skip
     return told if told.late or told.dead or told.cancelled else None
 

@@ -60,7 +60,7 @@ def explained(walk: Walk, found: Mapping[str, Moving]) -> dict[str, Why]:
             out[name] = Why(Cause.ZEROS, blocks.get(key, ()))
         elif key in never:
             tied = bool((rest[key] & ~untied[key]).any())
-            out[name] = Why(None if tied else Cause.OFF if untied[key].any() else Cause.DESIGN)
+            out[name] = Why(Cause.TIED if tied else Cause.OFF if untied[key].any() else Cause.DESIGN)
     return out
 
 

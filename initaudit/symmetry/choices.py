@@ -15,10 +15,18 @@ from initaudit.symmetry.places import written
 from initaudit.symmetry.pointwise import settings
 from initaudit.symmetry.products import alone, forgotten
 
+_FEW = 1 << 16  # entries of labels that are told one by one
+
 
 def sized(x: Labels, axis: int, size: int) -> Labels:
-    """Return labels with an axis free, and of another extent."""
-    return x.freed(axis).as_free(axis, size)
+    """Return labels with an axis on which no two indices are called equal, and of another extent."""
+    out = x.freed(axis).as_free(axis, size)
+    return out if x.is_free(axis) else apart(out, axis)
+
+
+def apart(x: Labels, axis: int) -> Labels:
+    """Return the same labels with an entry for each index of a free axis, so that others speak of each by itself."""
+    return x.dense(axis) if x.data.size * x.shape[axis] <= _FEW else x
 
 
 def fitted(x: Labels, shape: Sequence[int], axis: int) -> Labels:
@@ -52,7 +60,7 @@ def _sorted(c: Case) -> Step:
     def back(d: Sequence[Labels]) -> Mapping[int, Given]:
         if c.node.op == "argsort":
             return {0: even(x.shape, ZERO)}
-        own = combined((sized(d[0], axis, x.shape[axis]), x.freed(axis)), c.node.op, "back")
+        own = combined((sized(d[0], axis, x.shape[axis]), sized(x, axis, x.shape[axis])), c.node.op, "back")
         return {0: own}
 
     return Step((*outs, *([None] * (len(c.node.outputs) - len(outs))))[: len(c.node.outputs)], back)
@@ -79,7 +87,7 @@ def _one_hot(c: Case) -> Step:
     if shape is None or len(shape) != ids.rank + 1:
         raise Unread
     axis = _axis(c, len(shape), -1)
-    out = ids.added(axis, shape[axis], free=True).tagged("one hot", settings(c))
+    out = apart(ids.added(axis, shape[axis], free=True), axis).tagged("one hot", settings(c))
     return Step((out,), lambda d: {})
 
 
@@ -104,12 +112,12 @@ def _scatter_elements(c: Case) -> Step:
     others = [c.labels(k) for k in places]
     if c.has(2) and c.labels(2).rank not in (0, x.rank):
         raise Unread
-    parts = [x.freed(axis), *(fitted(v, x.shape, axis) for v in others)]
+    parts = [sized(x, axis, x.shape[axis]), *(fitted(v, x.shape, axis) for v in others)]
     tag = ("put", axis, settings(c))
     out = combined(parts, *tag)
 
     def back(d: Sequence[Labels]) -> Mapping[int, Given]:
-        own = combined((d[0].freed(axis), *parts), *tag, "back")
+        own = combined((sized(d[0], axis, x.shape[axis]), *parts), *tag, "back")
         found: dict[int, Given] = {0: own}
         if c.has(2) and c.labels(2).rank == x.rank:
             found[2] = fitted(own, c.labels(2).shape, axis).tagged("put")

@@ -1,10 +1,11 @@
 """Sums of weights over classes of units that agree but for rounding.
 
-A weight that was rounded is off by up to half a step of its dtype; after a sum in another order, or a copy through
-another precision, by a step or two. So two rows agree if, for every class, their sums differ by no more than two steps
-for each term: a step is the dtype's epsilon times the weight, or times the typical weight of the row where that is
-larger, as what is left of a sum that cancels has the error of its terms. Numbers that fit float16 or bfloat16
-went through it, whatever they are stored in, and have its steps.
+A weight that was rounded is off by up to half of what is between neighbouring numbers of its dtype; after a sum in
+another order, or being scaled there and back, by a few. So two rows agree if, for every class, their sums differ by no
+more than two steps for each term. A step is from one number to its neighbour in bfloat16, where what is summed has more
+bits, and to the one after it elsewhere; at the weight, or at the typical weight of the row where that is larger, as
+what is left of a sum that cancels has the error of its terms. Numbers that fit a shorter dtype went through it,
+whatever they are stored in, and have its steps.
 
 Rows are found by random projections of their sums, 16 columns bounded by sqrt(3) with variance 1, and then compared
 class by class. That rows agree by chance must not be expected: with rows of few terms, or of numbers that hardly
@@ -18,85 +19,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from initaudit.symmetry.labels import chained, mix
+from initaudit.symmetry.rounding import STEP, STEPS, grain, precision
 from initaudit.types import Array
 
 _COLUMNS = 16
-_STEPS = 2.0  # how far apart two numbers are that are each off by a step
 _TYPICAL = 1.45  # root mean square of that over many terms: one step each, up or down, makes sqrt(2)
 _SPREAD = 1.6  # and over n terms so much more, by sqrt(n)
 _CHANCE = 1e-4  # sets of rows that may be expected to agree by accident
 _CLASSES = 1e-2  # and where terms fall into few classes, which later rounds may split
-_CHUNK = 1 << 21  # pairs at a time
+_CHUNK = 1 << 18  # pairs at a time
+_ENOUGH = 1 << 17  # pairs that are equal, after which no more are looked at
 _BLOCK = 1 << 17  # elements of a weight at a time
 _FEW = 64  # rows from which spreads are told
 _MANY = 1 << 14  # rows of which not all that may be near each other are looked at
 _MOST = 1 << 26  # pairs looked at
 _ALONE = 4.0  # as many times as far as rounding goes, no other row may be about
-_SAMPLE = 24  # numbers that tell what a row went through
 _LIKE = 4.0  # rows whose norms differ by less say how rows are spread
 _U = np.uint64
-_BITS = {2: 10, 4: 23, 8: 52}  # of the mantissa, by bytes of a float
-_NAMED = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}
-_ROUND = 4  # mantissa bits that a number may have by choice: 0.25, 1.5, 0.375
-_FINEST = 2.0**-50  # what sums in float64 are exact to
-
-
-def precision(dtype: np.dtype[Any]) -> float:
-    """Return the epsilon of a dtype; of one that holds no fractions zero, of a very short one its own."""
-    if dtype.kind == "f" and dtype.itemsize in _BITS:
-        return max(_FINEST, 2.0 ** -_BITS[dtype.itemsize])
-    return _NAMED.get(dtype.name, 0.0)
-
-
-def epsilon(dtype: str) -> float:
-    """Return the epsilon of a dtype as torch spells it; of one that is not known zero."""
-    return max(_FINEST, _NAMED.get(dtype, 0.0))
-
-
-def grain(values: Array) -> Array:
-    """Return the epsilon of each number: of its dtype, or of a coarser one that it went through.
-
-    That is told by numbers that fit the coarser one though they are not round: then all that fit it went through it.
-
-    Args:
-        values: (rows, terms); each row has its own history.
-    """
-    out = np.full(values.shape, precision(values.dtype))
-    for kept, whole, bits in _coarser(values):
-        one = whole.dtype.type
-        fits = (whole & one((1 << (bits - kept)) - 1)) == 0
-        told = fits & ((whole & one((1 << (bits - _ROUND)) - 1)) != 0)
-        out[fits & told.any(-1, keepdims=True)] = 2.0**-kept
-    return out
-
-
-def _coarser(values: Array) -> Iterator[tuple[int, Array, int]]:
-    """Yield the mantissa bits of each dtype that floats may have come from, with their bits and how many they have."""
-    if values.dtype.kind == "f" and values.dtype.itemsize in (4, 8):
-        whole = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
-        bits = _BITS[values.dtype.itemsize]
-        yield from ((kept, whole, bits) for kept in (23, 10, 7) if kept < bits)
-
-
-def coarsest(values: Array) -> float:
-    """Return an epsilon that is none too small for any row or column of a weight, told by a few numbers of each."""
-    out = precision(values.dtype)
-    if not values.size:
-        return out
-    table = values.reshape(-1, values.shape[-1]) if values.ndim < 3 or len(values) < _SAMPLE else values
-    table = table.reshape(len(table), -1)
-    for axis in (0, 1):
-        some = np.take(table, np.unique(np.linspace(0, table.shape[axis] - 1, _SAMPLE).astype(int)), axis)
-        for kept, whole, bits in _coarser(some):
-            fits = (whole & whole.dtype.type((1 << (bits - kept)) - 1)) == 0
-            if (2 * np.count_nonzero(fits, axis=axis) > some.shape[axis]).any():
-                out = max(out, 2.0**-kept)
-    return out
 
 
 def joined(weight: Array, labels: Array, exact: Array, least: float, most: float) -> Array:
@@ -106,7 +49,7 @@ def joined(weight: Array, labels: Array, exact: Array, least: float, most: float
         weight: (stack, rows, terms).
         labels: (sets, stack, terms), which class each term belongs to.
         exact: (sets, stack, rows) labels that are equal only for equal sums.
-        least: the smallest epsilon to reckon with.
+        least: the smallest step to reckon with.
         most: the largest.
     """
     place = np.arange(exact[..., 0].size, dtype=_U).reshape(*exact.shape[:2], 1)
@@ -159,14 +102,10 @@ class _Rows:
         seen, reach = np.zeros((len(first), _COLUMNS), kind), np.zeros(len(first))
         for (s, t), mine, r in self._stacks(first):
             labels = self.labels[s, t]
-            random = factors(labels).astype(kind)
             crowd = math.sqrt(2 * np.unique(labels, return_counts=True)[1].max())
-            deep = max(1, _BLOCK // max(1, self.weight.shape[2]))
-            for k in range(0, len(mine), deep):
-                part = self.weight[t, r[k : k + deep]].astype(kind)
-                seen[mine[k : k + deep]] = part @ random
-                reach[mine[k : k + deep]] = np.sqrt(np.einsum("ij,ij->i", part, part))
-            reach[mine] *= 3 * _STEPS * crowd * self.most + (1e-5 if kind is np.float32 else 0.0)
+            made, size = _looked(self.weight[t], factors(labels).astype(kind))
+            seen[mine] = made[r]
+            reach[mine] = size[r] * (3 * STEPS * crowd * self.most + (1e-5 if kind is np.float32 else 0.0))
         return seen, reach
 
     def _stacks(self, first: Array) -> Iterator[tuple[tuple[int, int], Array, Array]]:
@@ -219,7 +158,7 @@ class _Rows:
                 bound = self._bounds(raw, values)
                 tau = np.add.reduceat(bound[:, order], starts, axis=1) if len(starts) < len(labels) else bound
                 seen[mine[k : k + deep]] = values @ random
-                slack[mine[k : k + deep]] = 3 * _STEPS * np.sqrt((tau**2).sum(1))
+                slack[mine[k : k + deep]] = 3 * STEPS * np.sqrt((tau**2).sum(1))
         return seen, slack
 
     def _bounds(self, raw: Array, values: Array) -> Array:
@@ -236,7 +175,7 @@ class _Rows:
         bound = self._bounds(raw, values)[0]
         out = np.ones(len(others), bool)  # of other terms the projections agree, which is all that there is
         mine, order, starts = self._sums(values, *at)
-        limit = _TYPICAL + _SPREAD / math.sqrt(len(starts)) if len(starts) == len(order) else _STEPS
+        limit = _TYPICAL + _SPREAD / math.sqrt(len(starts)) if len(starts) == len(order) else STEPS
         deep = max(1, _BLOCK // max(1, self.weight.shape[2]))
         for own, which, rows in self._stacks(others):
             if own != at:
@@ -249,7 +188,7 @@ class _Rows:
                 found, _, _ = self._sums(theirs, *at)
                 off = np.abs(found - mine) / np.where(tau > 0, tau, 1)
                 off[(tau == 0) & (found != mine)] = np.inf
-                out[which[k : k + deep]] = (off <= _STEPS).all(1) & (np.sqrt((off**2).mean(1)) <= limit)
+                out[which[k : k + deep]] = (off <= STEPS).all(1) & (np.sqrt((off**2).mean(1)) <= limit)
         return out
 
     def _sums(self, values: Array, s: int, t: int) -> tuple[Array, Array, Array]:
@@ -264,7 +203,9 @@ class _Rows:
         gap = float(np.abs(seen[rest].astype(np.float64) - seen[k]).max()) / sizes[k] + 1e-15
         like = (sizes > sizes[k] / _LIKE) & (sizes < sizes[k] * _LIKE)
         spread = seen[like].astype(np.float64) / sizes[k]
-        if len(spread) < _FEW + len(rest):  # too few to tell: the terms of the row, in any order, are as likely
+        if len(spread) < _FEW + len(rest):  # too few: the directions of all
+            spread = seen[sizes > 0] / sizes[sizes > 0, None]
+        if len(spread) < _FEW + len(rest):  # too few still: the terms of the row, in any order, are as likely
             rng = np.random.default_rng(0)
             shuffled = np.stack([rng.permutation(sums[0]) for _ in range(_FEW)])
             spread = np.concatenate([spread, shuffled @ random / sizes[k]])
@@ -282,6 +223,24 @@ def factors(labels: Array) -> Array:
     return np.asarray((bits.astype(np.float64) * 2.0**-52 - 1.0) * math.sqrt(3.0))
 
 
+def _looked(rows: Array, random: Array) -> tuple[Array, Array]:
+    """Return rows multiplied with random numbers, (rows, columns), and the norms of rows, in the dtype of these."""
+    turned = not rows.flags.c_contiguous and rows.T.flags.c_contiguous
+    table = rows.T if turned else rows
+    seen = np.zeros((len(rows), random.shape[1]), random.dtype)
+    size = np.zeros(len(rows), random.dtype)
+    deep = max(1, _BLOCK // max(1, table.shape[1]))
+    for k in range(0, len(table), deep):
+        part = table[k : k + deep].astype(random.dtype, copy=False)
+        if turned:
+            seen += part.T @ random[k : k + deep]
+            size += np.einsum("ij,ij->j", part, part)
+        else:
+            seen[k : k + deep] = part @ random
+            size[k : k + deep] = np.einsum("ij,ij->i", part, part)
+    return seen, np.sqrt(size)
+
+
 def _classes(labels: Array) -> tuple[Array, Array]:
     """Return an order in which classes stand together, and where each starts."""
     order = np.argsort(labels, kind="stable")
@@ -295,6 +254,7 @@ def _pairs(seen: Array, reach: Array) -> Iterator[tuple[Array, Array]]:
     wide = float(reach.max()) if len(reach) else 0.0
     if not wide or len(seen) < 2:
         return
+    wide = max(wide, 1e-5 * float(np.abs(seen).max()))  # so that a cell and a place fit one number
     cell = np.floor(seen[:, 0].astype(np.float64) / wide)
     place = seen[:, 1].astype(np.float64) - float(seen[:, 1].min())
     span = float(place.max()) + 4 * wide
@@ -330,39 +290,6 @@ def _choices(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
-def linked(values: Array, groups: Array, least: float, *, strict: bool) -> Array:
-    """Return for each number the place of the first one of its group that it is nearly equal to, by way of others.
-
-    Args:
-        values: numbers of a float dtype, one axis.
-        groups: those of different groups are never equal.
-        least: the smallest epsilon to reckon with.
-        strict: numbers that are joined only by way of others stay as they are.
-    """
-    wide = values.astype(np.float64)
-    own = np.arange(len(wide))
-    eps = np.maximum(grain(values[:, None])[:, 0], least)
-    order = np.lexsort((wide, groups))
-    ranked, kinds, step = wide[order], groups[order], eps[order]
-    floor = 2.0**-14 if values.dtype == np.float16 else 2.0**-126  # below it steps grow no smaller
-    size = np.maximum(np.abs(ranked), floor)
-    reach = _STEPS * np.maximum(step[1:], step[:-1]) * np.maximum(size[1:], size[:-1])
-    apart = (kinds[1:] != kinds[:-1]) | ~(ranked[1:] - ranked[:-1] <= reach)
-    starts = np.flatnonzero(np.concatenate(([True], apart)))
-    ends = np.concatenate((starts[1:], [len(order)]))
-    chain = np.repeat(np.arange(len(starts)), ends - starts)
-    widest = np.maximum.reduceat(step, starts) * np.maximum(size[starts], size[ends - 1])
-    narrow = ranked[ends - 1] - ranked[starts] <= _STEPS * widest
-    firsts = np.minimum.reduceat(order, starts)
-    if strict:
-        equal = np.flatnonzero(np.concatenate(([True], (ranked[1:] != ranked[:-1]) | (kinds[1:] != kinds[:-1]))))
-        same = np.repeat(np.minimum.reduceat(order, equal), np.diff(np.concatenate((equal, [len(order)]))))
-        own[order] = np.where(narrow[chain], firsts[chain], same)
-    else:
-        own[order] = firsts[chain]
-    return own
-
-
 def alike(rows: Array) -> tuple[bool, bool]:
     """Return whether two rows may be equal but for rounding, and whether two others may be multiples of each other.
 
@@ -372,31 +299,45 @@ def alike(rows: Array) -> tuple[bool, bool]:
         rows: (rows, terms), of any dtype.
     """
     count, terms = rows.shape
-    random = factors(np.arange(terms, dtype=_U)).astype(np.float32)
-    seen, size = np.zeros((count, _COLUMNS), np.float32), np.zeros(count, np.float32)
-    deep = max(1, _BLOCK // terms)
-    for k in range(0, count, deep):
-        part = rows[k : k + deep].astype(np.float32)
-        seen[k : k + deep] = part @ random
-        size[k : k + deep] = np.sqrt(np.einsum("ij,ij->i", part, part))
-    live = np.isfinite(size) & (size > 0)
-    eps = np.full(count, precision(rows.dtype))
-    if count <= _MANY:  # what went through bfloat16 too, whatever it is stored in
-        eps = np.full(count, _NAMED["bfloat16"]) if terms >= 2 * _COLUMNS else grain(rows).max(1)
-    size, eps = size[live], eps[live]
-    seen = seen[live] / size[:, None]
-    slack = 6 * eps + 4e-6
+    if terms > 4 * _COLUMNS:  # what is alike is so in a few terms too
+        some = rows[:, np.linspace(0, terms - 1, 2 * _COLUMNS).astype(int)]
+        kept = np.zeros(count, bool)
+        for one, other, _ in _proportional(some, kept):
+            kept[one] = kept[other] = True
+            if kept.all():
+                break
+        rows = rows[np.flatnonzero(kept)]
+    looked, equal = 0, False
+    for one, _, same in _proportional(rows, np.zeros(len(rows), bool)):
+        equal = equal or bool(same.any())
+        looked += len(one)
+        if not same.all() or looked > _ENOUGH:
+            return True, True
+    return equal, False
+
+
+def _proportional(rows: Array, empty: Array) -> Iterator[tuple[Array, Array, Array]]:
+    """Yield pairs of rows that may be multiples of each other, and whether they may be equal.
+
+    Args:
+        rows: (rows, terms).
+        empty: where to tell which rows are zero.
+    """
+    seen, size = _looked(rows, factors(np.arange(rows.shape[1], dtype=_U)).astype(np.float32))
+    empty |= size == 0
+    live = np.flatnonzero(np.isfinite(size) & (size > 0))
+    if len(rows) > _MANY:
+        step = np.full(len(rows), precision(rows.dtype))
+    else:  # what went through a shorter dtype too
+        step = np.full(len(rows), STEP[7]) if rows.shape[1] >= 2 * _COLUMNS else grain(rows).max(1, initial=0.0)
+    seen, size, slack = seen[live] / size[live, None], size[live], 6 * step[live] + 4e-6
     edge = np.flatnonzero(np.abs(seen[:, 0]) <= slack)  # whose sign is not sure
     sign = np.where(seen[:, 0] < 0, -1.0, 1.0).astype(np.float32)
     index = np.concatenate([np.arange(len(seen)), edge])
     sign = np.concatenate([sign, -sign[edge]])
-    both = seen[index] * sign[:, None]
-    size, looked, equal = size[index], 0, False
-    for one, other in _pairs(both, slack[index]):
+    for one, other in _pairs(seen[index] * sign[:, None], slack[index]):
         apart = index[one] != index[other]
-        same = (sign[one] == sign[other]) & (np.abs(size[one] - size[other]) <= slack[index[one]] * size[one])
-        equal = equal or bool((apart & same).any())
-        looked += len(one)
-        if (apart & ~same).any() or looked > _CHUNK:
-            return True, True
-    return equal, False
+        a, b = index[one[apart]], index[other[apart]]
+        alike_ = (sign[one] == sign[other])[apart] & (np.abs(size[a] - size[b]) <= slack[a] * size[a])
+        if len(a):
+            yield live[a], live[b], alike_

@@ -45,12 +45,14 @@ def _convolved(c: Case, *, turned: bool) -> Step:
     outs = c.shape()
     if outs is None or len(outs) != len(shape):
         raise Unread
-    for k in range(first + 1, x.rank):
+    whole = 0 if turned or isinstance(weight, Computed) or _padded(c) else _across(x, weight.shape, outs, space)
+    for k in range(first + 1, x.rank - whole):
         x = x.freed(k)
-    kernel = math.prod(weight.shape[2:])
+    across, rest = string.ascii_lowercase[-whole:] if whole else "", space - whole
+    kernel = math.prod(weight.shape[2 : 2 + rest])
     ins = shape[first]
-    cut = (groups, weight.shape[0] // groups, weight.shape[1], kernel)
-    order = "gick" if turned else "gcik"
+    cut = (groups, weight.shape[0] // groups, weight.shape[1], kernel, *weight.shape[2 + rest :])
+    order = "gick" if turned else f"gcik{across}"
     units = weight.shape[1] * groups if turned else weight.shape[0]
     cut_up = tuple(reshaped(f, cut) for f in weight.factors)
     own = (
@@ -59,28 +61,33 @@ def _convolved(c: Case, *, turned: bool) -> Step:
         else Weight(lambda: weight.numbers().reshape(cut), cut, cut_up, weight.reading)
     )
     lead = "b" if first else ""
-    places = string.ascii_uppercase[:space]
+    places = string.ascii_uppercase[:rest]
     apart = reshaped(x, (*shape[:first], groups, ins // groups, *shape[first + 1 :]))
     there = apart.added(apart.rank, kernel, free=True)
     tag = [(k, v) for k, v in sorted(c.attrs.items()) if k in ("strides", "pads", "dilations", "auto_pad")]
-    letters = f"{lead}gi{places}k", order, f"{lead}gc{places}"
+    letters = f"{lead}gi{places}{across}k", order, f"{lead}gc{places}"
     told = ("conv", turned, str(tag), kernel, weight.shape[2:])
     back: Back | Pairs
     if own is not None:
         made, back = contracted(there, letters[0], own, letters[1], letters[2], *told)
     else:
         made, back = paired(there, letters[0], cut_up[0], letters[1], letters[2], *told)
-    made = reshaped(made, (*shape[:first], units, *shape[first + 1 :]))
-    out = resized(made, first + 1, outs[first + 1 :])
+    made = reshaped(made, (*shape[:first], units, *shape[first + 1 : len(shape) - whole]))
+    out = resized(made, first + 1, outs[first + 1 : len(shape) - whole])
+    for _ in range(whole):
+        out = out.added(out.rank)
     c.used(1, {1 if turned else 0: first}, groups=groups if turned else 1)
     out, biases = with_bias(c, out, 2, first)
 
     def split(d: Labels) -> Labels:
         d = d.whole(first)
+        for _ in range(whole):
+            d = d.dropped(d.rank - 1)
         for k in range(first + 1, d.rank):
             d = d.freed(k)
-        d = resized(d, first + 1, shape[first + 1 :])
-        return reshaped(d, (*shape[:first], groups, units // groups, *shape[first + 1 :]))
+        kept = shape[first + 1 : len(shape) - whole]
+        d = resized(d, first + 1, kept)
+        return reshaped(d, (*shape[:first], groups, units // groups, *kept))
 
     def signal(d: Labels) -> Labels:
         found = (
@@ -93,6 +100,23 @@ def _convolved(c: Case, *, turned: bool) -> Step:
         return [reshaped(f, weight.shape) for f in given]
 
     return finished(out, {0: signal, 1: factors}, biases)
+
+
+def _padded(c: Case) -> bool:
+    """Whether a kernel may meet places that are not there, so that its first does not meet the first of the input."""
+    pads = c.attrs.get("pads", 0)
+    given = pads if isinstance(pads, (tuple, list)) else (pads,)
+    return any(n != 0 for n in given) or str(c.attrs.get("auto_pad") or "NOTSET") not in ("NOTSET", "b'NOTSET'")
+
+
+def _across(x: Labels, weight: Sequence[int], outs: Sequence[int], space: int) -> int:
+    """Return how many of the last axes hold units that a kernel takes all of at once."""
+    count = 0
+    for k in range(1, space + 1):
+        if x.is_free(-k) or not weight[-k] == x.shape[-k] > outs[-k] == 1:
+            break
+        count = k
+    return count
 
 
 def resized(x: Labels, first: int, sizes: Sequence[int]) -> Labels:

@@ -230,8 +230,9 @@ class Walk:
         while self.rounds < _MOST_ROUNDS:
             self.rounds += 1
             self.up()
-            if enough(self):
-                self.enough = True
+            self.enough = enough(self)
+            self._numbers.done()
+            if self.enough:
                 return
             self.down()
             count = self._classes()

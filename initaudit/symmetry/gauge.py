@@ -27,6 +27,7 @@ from initaudit.types import Array, Node, Tensor
 NOTHING, SIGN, SCALE, BOTH = 0, 1, 2, 3
 _MOST = 1 << 22  # elements of a measure
 _TRIES = 50
+_SUMS = frozenset({"add", "sum", "sub"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +164,12 @@ class Gauge:
     def _pass(self) -> bool:
         """Return whether all choices go together; those that do not are settled."""
         fits = True
+        lost: set[str] = set()  # values of which nothing is known in this pass
         for at, node in enumerate(self.view.nodes):
             made = None
-            if any(self.moves(name) for name in node.outputs):
+            if not lost.isdisjoint(node.inputs):
+                lost.update(name for name in node.outputs if name)
+            elif any(self.moves(name) for name in node.outputs):
                 by = {k for name in node.inputs for k in self._by(name)}
                 rule = rules.get(node.op)
                 try:
@@ -174,7 +178,11 @@ class Gauge:
                         raise Clash
                 except (Clash, ValueError, IndexError, TypeError, KeyError) as fault:
                     self._settle(getattr(fault, "by", ()) or (by | {at}))
-                    fits, made = False, None
+                    fits = False
+                    made = next((self.of(name) for name in node.inputs if self._by(name)), None)
+                    if node.op not in _SUMS or made is None:  # of a sum, the first one will be followed
+                        made = None
+                        lost.update(name for name in node.outputs if name)
             for name in node.outputs:
                 if name:
                     self.measures[name] = made
@@ -255,8 +263,12 @@ def changed(values: Array, change: Array, *, both: bool) -> Array:
     """
     if bool((np.abs(change) == 1).all()):
         return np.where(change < 0, -values, values).astype(values.dtype)
-    wide = values.astype(np.float64)
-    return wide + 1j * np.broadcast_to(change, wide.shape) if both else wide * change
+    if not both:
+        return values.astype(np.float64) * change
+    kind = np.complex128 if values.dtype == np.float64 else np.complex64
+    out = np.empty(values.shape, kind)
+    out.real, out.imag = values, change
+    return out
 
 
 def measured(found: Mapping[str, Measure | None]) -> bool:

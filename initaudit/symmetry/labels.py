@@ -39,10 +39,11 @@ class TooMany(Exception):  # noqa: N818  not an error: what needs so many labels
 
 def mix(x: Array) -> Array:
     """Return 64 bits each of which depends on all bits of `x` (the finalizer of splitmix64)."""
-    x = x + _GOLDEN
-    x = (x ^ (x >> _U(30))) * _A
-    x = (x ^ (x >> _U(27))) * _B
-    out: Array = x ^ (x >> _U(31))
+    with np.errstate(over="ignore"):
+        x = x + _GOLDEN
+        x = (x ^ (x >> _U(30))) * _A
+        x = (x ^ (x >> _U(27))) * _B
+        out: Array = x ^ (x >> _U(31))
     return out
 
 

@@ -303,7 +303,10 @@ class Walk:
                 reach = reach | own
             return Grad(live, given[0].shape, cancelled=cancelled & ~live, reach=reach)
         grad = merged(given)
-        return grad if self.alike is None else self.alike.settled(name, grad)
+        try:
+            return grad if self.alike is None else self.alike.settled(name, grad)
+        except _FAULTS:  # what is not known of ties of one value costs that value only
+            return grad
 
     def _step(self) -> bool:
         any_ = False

@@ -105,6 +105,6 @@ def _seen(c: Case, x: Zone, outs: Sequence[int], kernel: Sequence[int], first: i
         there = np.broadcast_to(collapsed(~x.zero, others, np.any).reshape(-1), n)
         always = np.logical_and.outer(always, inside.all(0))
         ever = np.logical_and.outer(ever, (inside & there[np.clip(places, 0, n - 1)]).any(0))
-    if c.walk.open:  # what never happens at this size may at another
+    if c.walk.open or c.walk.generic:  # what never happens at this size may at another
         ever = np.ones_like(ever)
     return np.where(~ever, NEVER, np.where(always, ALWAYS, SOMETIMES)).reshape(-1)

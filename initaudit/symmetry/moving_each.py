@@ -128,7 +128,7 @@ def _each(c: Case) -> Step:
             out = Zone(np.zeros_like(out.low), out.high, x.shape)
     out = replace(out, still=x.fixed)
     slope = _SLOPES[op](x) if op in _SLOPES else np.ones_like(x.zero)
-    if op in _NO_SLOPE:
+    if op in _NO_SLOPE and not c.walk.generic:
         slope = np.zeros_like(x.zero)
     straight = op == "neg"
 
@@ -174,6 +174,8 @@ def _identity(c: Case) -> Step:
     if shape is not None and shape != c.value(0).shape:  # packed, or complex
         raise Unread
     call = c.node.call.target.rpartition(".")[2] if c.node.call is not None else ""
+    if c.walk.generic:
+        return Step((c.value(0), *([None] * (len(c.node.outputs) - 1))), lambda d: {0: d[0]})
     if call in _DETACHED or ".data.__get__" in (c.node.call.target if c.node.call is not None else ""):
         return Step((c.zone(0),), lambda d: {0: dead(d[0].shape)})
     return Step((c.value(0), *([None] * (len(c.node.outputs) - 1))), lambda d: {0: d[0]})

@@ -191,7 +191,7 @@ def _softmax(c: Case) -> Step:
     x = c.zone(0)
     axis = c.integer("axis", -1) % len(x.shape)
     log = c.node.op == "log_softmax"
-    if x.shape[axis] == 1:
+    if x.shape[axis] == 1 and not c.walk.generic:
         return Step((number(x.shape, 0.0 if log else 1.0),), lambda d: {0: dead(x.shape)})
     one = (1,) * len(x.shape)
     out = Zone(np.full(one, -np.inf if log else 0.0), np.full(one, 0.0 if log else 1.0), x.shape,
@@ -233,15 +233,13 @@ def _attention(c: Case) -> Step:
 
     def back(d: Sequence[Grad]) -> Given:
         given = collapsed(d[0].live, places, np.any)
-        times_ = some(
-            d[0].live, tuple(a for a in range(rank) if a != rank - 2), keepdims=True
-        )
+        times_ = some(d[0].live, tuple(a for a in range(rank) if a != rank - 2), keepdims=True)
         reached = scored = np.ones((1,) * rank, bool)
-        if c.attrs.get("is_causal") and q.shape[-2] == k.shape[-2] and times_.size > 1:
+        if c.attrs.get("is_causal") and not c.walk.generic and q.shape[-2] == k.shape[-2] and times_.size > 1:
             reached = _from_later(times_)
             times_ = times_ & (np.arange(k.shape[-2]).reshape(-1, 1) > 0)  # the first looks at itself alone
             scored = _from_later(times_)
-        score = (given & ~grown(v.fixed)).any(-1, keepdims=True) & (k.shape[-2] > 1)
+        score = (given & ~grown(v.fixed)).any(-1, keepdims=True) & (k.shape[-2] > 1 or c.walk.generic)
         q_, k_ = joined(q, places), joined(k, places)
         found = {
             0: Grad(score & grown(~k_.zero & ~_even_keys(k_)) & times_, q.shape),

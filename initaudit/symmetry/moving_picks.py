@@ -216,7 +216,7 @@ def _trilu(c: Case) -> Step:
         return _mixed(c, [rank - 2, rank - 1], [0], fills=True)
     kept = np.ones((rows, columns), bool)
     kept = np.triu(kept, k[0]) if c.attrs.get("upper", 1) else np.tril(kept, k[0])
-    kept = lined(kept, rank)
+    kept = lined(kept, rank) | c.walk.generic
     out = Zone(np.where(kept, x.low, 0.0), np.where(kept, x.high, 0.0), x.shape,
                x.fixed if x.fixed.shape[-2:] == (rows, columns) or bool(x.zero.all()) else None)  # fmt: skip
     return Step((out,), lambda d: {0: Grad(d[0].live & kept, x.shape)})

@@ -162,8 +162,10 @@ class _Layout:
                 self.time = 1 if c.node.call.args[-1] is True else 0
         else:
             self._onnx(c)
+        if c.walk.generic:
+            self.time = None
         steps = 1 if self.cell else _MANY if self.time is None else self.x.shape[self.time]
-        self.steps = max(1, steps)
+        self.steps = max(2 if c.walk.generic else 1, steps)
         self.units = c.value(1).shape[0 if self.torch else 1] // self.gates
         self.size = c.value(2).shape[-1]  # of the state
 

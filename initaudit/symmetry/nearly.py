@@ -16,10 +16,11 @@ from dataclasses import replace
 import numpy as np
 
 from initaudit.graph.view import View
-from initaudit.symmetry.close import coarsest, epsilon, joined, linked, precision
+from initaudit.symmetry.close import joined
 from initaudit.symmetry.engine import Walk, Weight
 from initaudit.symmetry.exact import projected
 from initaudit.symmetry.labels import Labels, TooMany, chained, of_numbers
+from initaudit.symmetry.rounding import coarsest, linked, precision, step_of
 from initaudit.types import Array, Tensor
 
 
@@ -30,17 +31,17 @@ class Rounded:
         name: of the tensor that is read.
         raw: its numbers, before anything moved them.
         factors: labels of its gradient by the round before.
-        strict: whether numbers must be within reach of each other.
-        most: the largest epsilon to reckon with.
+        most: the largest step to reckon with.
+        chains: where to note that numbers are joined only by way of others; None where they may not be.
         least: the smallest.
     """
 
     def __init__(
-        self, name: str, raw: Callable[[], Array], factors: tuple[Labels, ...], most: Callable[[], float], *,
-        strict: bool, least: float,
+        self, name: str, raw: Callable[[], Array], factors: tuple[Labels, ...], most: Callable[[], float],
+        chains: set[str] | None, *, least: float,
     ) -> None:  # fmt: skip
         self.name, self.raw, self.factors = name, raw, factors
-        self.strict, self.least, self.most = strict, least, most
+        self.chains, self.least, self.most = chains, least, most
 
     def sums(self, weight: Array, labels: Array, turned: bool = False) -> Array:
         """Return labels of sums over classes."""
@@ -52,12 +53,14 @@ class Rounded:
         if not precision(values.dtype) or values.size < 2 or not np.isfinite(values.astype(np.float64)).all():
             return found
         groups = self._groups(values)
-        strict = self.strict
+        strict = self.chains is None
         if groups is None:  # moved: nothing is known of what else tells them apart
             groups, strict = np.zeros(values.size, np.uint64), True
         elif len(np.unique(groups)) == values.size:
             return found
-        leader = linked(values.ravel(), groups, self.least, strict=strict)
+        leader, chained_ = linked(values.ravel(), groups, self.least, strict=strict)
+        if chained_ and self.chains is not None:
+            self.chains.add(self.name)
         return np.asarray(found.ravel()[leader].reshape(values.shape))
 
     def _groups(self, values: Array) -> Array | None:
@@ -82,11 +85,12 @@ class Nearly(Walk):
     def __init__(self, view: View, frozen: Callable[[Tensor], bool]) -> None:
         super().__init__(view, frozen)
         self.strict = False
+        self.chains: set[str] = set()  # constants with numbers that are joined only by way of others
         self.coarse: dict[str, float] = {}  # by name of a constant
 
     def _constant(self, name: str) -> Weight:
         found = super()._constant(name)
-        least = epsilon(self.view.graph.constants[name].dtype)
+        least = step_of(self.view.graph.constants[name].dtype)
 
         def most() -> float:
             if name not in self.coarse:
@@ -94,20 +98,20 @@ class Nearly(Walk):
                 self.coarse[name] = coarsest(values) if values.dtype.kind == "f" else 0.0
             return self.coarse[name]
 
-        reading = self.made(name, found.numbers, found.factors, most, strict=self.strict, least=least)
+        chains = None if self.strict else self.chains
+        reading = self.made(name, found.numbers, found.factors, most, chains, least=least)
         return replace(found, reading=reading)
 
     def settle(self, enough: Callable[[Walk], bool]) -> bool:
         """Run to the end, and return whether there is anything to tell.
 
-        What is joined by way of others counts as equal first, then only what is within reach.
+        Numbers that are joined by way of others count as equal first, then only where both ends are within reach.
 
         Args:
             enough: whether nothing is left that could be told, asked after each way up.
         """
-        for self.strict in (False, True):
-            self.stable = False
+        self.run(enough)
+        if self.stable and self.chains:
+            self.strict, self.stable = True, False
             self.run(enough)
-            if not self.stable:
-                return False
-        return True
+        return self.stable

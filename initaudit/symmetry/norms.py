@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from initaudit.symmetry.choices import sized
 from initaudit.symmetry.combining import added, combined, reduced, reshaped, spread
 from initaudit.symmetry.convolutions import resized
 from initaudit.symmetry.engine import Case, Given, Step, Unread, op
@@ -155,7 +156,7 @@ def _reduce(c: Case) -> Step:
         if c.node.op in _PICKS:  # of equal elements one is picked
             wide = combined((own, thin, x), c.node.op, "back", over, keep)
             for a in over:
-                wide = wide.freed(a).as_free(a, x.shape[a])
+                wide = sized(wide, a, x.shape[a])
             return {0: wide}
         if c.node.op in _LINEAR:
             return {0: spread(own, x.shape).tagged(c.node.op, "back", over, keep)}

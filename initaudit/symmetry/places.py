@@ -112,7 +112,7 @@ def _windows(x: Labels, axis: int, shape: Sequence[int]) -> Step:
 
 
 def written(x: Labels, value: Labels, index: tuple[Any, ...], place: int) -> Step:
-    """Return a step that writes an operand into x[index], of numbers, slices and an ellipsis. Raises Unread for others."""
+    """Return a step that writes an operand into x[index], of numbers, slices, an ellipsis. Raises Unread for others."""
     at = next((k for k, i in enumerate(index) if isinstance(i, EllipsisType)), len(index))
     full = [*index[:at], *[slice(None)] * (x.rank - len(index) + (at < len(index))), *index[at + 1 :]]
     if len(full) != x.rank or not all(isinstance(i, (int, slice)) for i in full):

@@ -13,7 +13,7 @@ import numpy as np
 
 from initaudit.symmetry.combining import added
 from initaudit.symmetry.engine import Case, Given, Step, Unread, Value, Weight, op
-from initaudit.symmetry.labels import Labels, chained, dense, even, word
+from initaudit.symmetry.labels import Labels, chained, dense, word
 from initaudit.symmetry.moves import indexed
 from initaudit.symmetry.pointwise import number
 from initaudit.symmetry.products import Back, contracted, forgotten
@@ -66,9 +66,9 @@ def _recurrent(c: Case) -> Step:
         out: dict[int, Given] = {0: into_x}
         for place, grads in found.items():
             out[place] = merged(grads) if c.weight(place) is not None else added([placed(grad) for grad in grads])
-        for place, units in starts.items():
-            if units:
-                out[place] = layout.shaped(np.stack(units), c.labels(place).shape, 1)
+        for place, states in starts.items():
+            if states:
+                out[place] = layout.shaped(np.stack(states), c.labels(place).shape, 1)
         return out
 
     return Step(tuple(outs), back)
@@ -149,7 +149,8 @@ class _Layout:
         given = c.labels(place)
         if given.data.size == 1 and not any(given.free) and int(given.data.flat[0]) == int(number(0.0)):
             return None
-        return self.units(given, 1)[way]
+        out: Array = self.units(given, 1)[way]
+        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,16 +224,17 @@ class _Way:
         self.first_state = starts[0] if starts else None
         carried = starts[1:] if self.op == "lstm" else starts if self.op == "gru" else []
         made, self.back_in = contracted(x.added(0), "bi", self.w_in.weight, "oi", "bo", *self.tag, "in")
-        self.from_x = made.dense(1).data.reshape(self.gates, -1)
+        self.from_x: Array = made.dense(1).data.reshape(self.gates, -1)
+        self.cells: Array
         self.backs: list[tuple[_Held, Back]] = []
         self.back_mix: Back | None = None
-        first = chained(np.full(self.hidden, word("cells", *self.tag)), *(s for s in carried if s is not None))
+        begin = chained(np.full(self.hidden, word("cells", *self.tag)), *(s for s in carried if s is not None))
         if layout.cell:
-            self.cells = chained(first, *self._gates([self.first_state]))
+            self.cells = chained(begin, *self._gates([self.first_state]))
             self.pre = self._gates([self.first_state])
         else:
             self.cells = _settled(
-                first, lambda cells: chained(cells, *self._gates([self.first_state, self._mix(cells)]))
+                begin, lambda cells: chained(cells, *self._gates([self.first_state, self._mix(cells)]))
             )
             self.pre = self._gates([self.first_state, self._mix(self.cells)])
         self.state = self._mix(self.cells)
@@ -248,7 +250,7 @@ class _Way:
         if self.mixed is None:
             return cells
         made, self.back_mix = contracted(dense(cells[None]), "bi", self.mixed.weight, "oi", "bo", *self.tag, "mix")
-        return made.dense(1).data[0]
+        return _flat(made)
 
     def _gates(self, states: Sequence[Array | None]) -> Array:
         """Return labels of the gates before their functions, of a state that is one of several."""
@@ -259,9 +261,9 @@ class _Way:
             rows = piece.weight.shape[0] // self.hidden
             at = slice(0, rows) if k == 0 else slice(self.gates - rows, self.gates)
             for state in known:
-                if k:  # what the reset gate leaves of the state
-                    state = chained(state, *(part[1] for part in parts), word("reset"))
-                made, back = contracted(dense(state[None]), "bi", piece.weight, "oi", "bo", *self.tag, "state", k)
+                # What the reset gate leaves of the state.
+                left = chained(state, *(part[1] for part in parts), word("reset")) if k else state
+                made, back = contracted(dense(left[None]), "bi", piece.weight, "oi", "bo", *self.tag, "state", k)
                 self.backs.append((piece, back))
                 own = made.dense(1).data.reshape(rows, -1)
                 parts[0] = parts[0].copy()
@@ -322,7 +324,7 @@ class _Way:
         """Return labels of what comes back to the cells, from what comes back to the state."""
         if self.back_mix is None:
             return state
-        return self.back_mix.signal(dense(state[None])).dense(1).data[0]
+        return _flat(self.back_mix.signal(dense(state[None])))
 
     def _slopes(self, unit: Array) -> Array:
         """Return labels of the gradients of the gates, from those of the cells."""
@@ -342,6 +344,12 @@ class _Way:
 
     def _back(self, k: int) -> Back:
         return next(back for piece, back in reversed(self.backs) if piece is self.pieces[k])
+
+
+def _flat(x: Labels) -> Array:
+    """Return the labels of one row."""
+    out: Array = x.dense(1).data[0]
+    return out
 
 
 def _settled(start: Array, again: Callable[[Array], Array]) -> Array:

@@ -213,12 +213,16 @@ def _windows(node: Node, ins: Shape, kernel: Sequence[int], turned: bool) -> lis
     return out
 
 
-def _shapes(node: Node, f: _Finder) -> list[Shape]:
+def _shapes(node: Node, f: _Finder) -> list[Shape]:  # noqa: PLR0915  a list of operations
     op, a = node.op, node.attrs
     shape = f.shape(node.inputs[0]) if node.inputs and node.inputs[0] else ()
     kind = family(op)
     if op in ("linear", "gemm", "matmul"):
         return [_product(node, shape, f.shape(node.inputs[1]))]
+    if op == "attention" and "num_heads" not in a:
+        value = f.shape(node.inputs[2])
+        wide = value[-1] if len(shape) == 4 else value[-1] // int(a["kv_num_heads"]) * int(a["q_num_heads"])
+        return [(*shape[:-1], wide)]
     if op == "einsum":
         return [_einsum(str(a.get("equation", "")), [f.shape(name) for name in node.inputs])]
     if op in ("conv", "conv_transpose"):
@@ -268,8 +272,8 @@ def _shapes(node: Node, f: _Finder) -> list[Shape]:
         axis %= len(shape) + 1
         return [(*shape[:axis], depth, *shape[axis:])]
     if op == "top_k":
-        axis, count = int(a.get("axis", -1)) % len(shape), _ints(node, f, 1, "k") or []
-        return [(*shape[:axis], *count, *shape[axis + 1 :])] * len(node.outputs)
+        axis, counts = int(a.get("axis", -1)) % len(shape), _ints(node, f, 1, "k") or []
+        return [(*shape[:axis], *counts, *shape[axis + 1 :])] * len(node.outputs)
     if op in ("arg_max", "arg_min"):
         axis = int(a.get("axis", 0)) % len(shape)
         return [(*shape[:axis], *[1] * bool(a.get("keepdims", 1)), *shape[axis + 1 :])]

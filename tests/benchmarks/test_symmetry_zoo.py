@@ -67,7 +67,8 @@ def test_a_model_that_computes_in_float32_is_given_its_rounding():
 
 
 @pytest.mark.parametrize(("axes", "shape", "units"), [("oi", (3, 4), 3), ("io", (4, 3), 3), ("sio", (2, 4, 3), 6),
-                                                      ("oikk", (3, 4, 2, 2), 3), ("ooo", (1, 1, 5), 5)])  # fmt: skip
+                                                      ("oikk", (3, 4, 2, 2), 3), ("ooo", (1, 1, 5), 5),
+                                                      ("", (), 1)])  # fmt: skip
 def test_sums_of_rows_are_by_unit(axes, shape, units):
     from tests.build import layer
 

@@ -3,6 +3,7 @@
 import pytest
 
 import initaudit
+from initaudit.repair.comparing import worse
 from initaudit.repair.parting import parted
 
 torch = pytest.importorskip("torch")
@@ -82,10 +83,9 @@ def test_where_the_first_layer_stays_the_next_is_drawn():
     report = initaudit.check(net, x, probe=False)
     told = {k: m.freedom.classes for k, m in enumerate(report.measured) if m.freedom.classes}
     assert list(told) == [0, 1]
-    graph = report.model.graph
-    assert parted(report.measured, graph, told, lambda m: True) == {0: (4,)}
-    assert parted(report.measured, graph, told, lambda m: m is not report.measured[0]) == {1: (5,)}
-    assert parted(report.measured, graph, told, lambda m: False) == {}
+    assert parted(report.measured, report.model, told, lambda m: True) == {0: (4,)}
+    assert parted(report.measured, report.model, told, lambda m: m is not report.measured[0]) == {1: (5,)}
+    assert parted(report.measured, report.model, told, lambda m: False) == {}
 
 
 def test_all_but_one_however_many_there_are():
@@ -126,3 +126,26 @@ def test_a_constant_layer_is_drawn_as_a_whole_and_what_hangs_on_it_is_not():
     repair, found = changed(net, x)
     assert found["0.weight"] == list(range(24))
     assert all(units == width for units, width in widths(repair.after))
+
+
+def test_copies_that_training_parts_are_left_and_said():
+    net, x = seeded(nn.Linear(32, 24), nn.Tanh(), nn.Linear(24, 5)), torch.randn(16, 32)
+    with torch.no_grad():
+        net[0].weight[7] = net[0].weight[3]
+    repair = initaudit.fix(net, x)
+    assert [f.rule for f in repair.before.findings if f.severity >= 2] == ["INI201"]
+    assert repair.plan.recipes == ()
+    assert any("parts these units by itself" in note for note in repair.plan.notes)
+    tie(net[0], net[2], 1, 9)  # and beside some that it does not part
+    repair, found = changed(net, x)
+    assert found == {"0.weight": [9]}
+
+
+def test_ties_that_a_repair_makes_are_worse_and_those_it_leaves_are_not():
+    net, x = seeded(nn.Linear(32, 24), nn.Tanh(), nn.Linear(24, 5)), torch.randn(16, 32)
+    healthy = initaudit.check(net, x, probe=False)
+    tie(net[0], net[2], 1, 9)
+    tied = initaudit.check(net, x, probe=False)
+    assert worse(healthy, tied, {"2"})
+    assert not worse(tied, tied, {"2"})
+    assert not worse(tied, healthy, {"0"})

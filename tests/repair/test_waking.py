@@ -111,15 +111,15 @@ def test_units_that_nothing_switches_on(how, expected):
     report = initaudit.check(net, x, probe=False)
     dead = {p.name: str(p.cause) for p in report.freedom.parameters if p.dead}
     assert set(dead.values()) == {"off"}
-    (one,) = woken(report.measured, report.model.graph, dead, lambda m: True)
+    (one,) = woken(report.measured, report.model, dead, lambda m: True)
     assert (one.tensor.name, one.units) == (expected, (3, 17))
-    assert woken(report.measured, report.model.graph, dead, lambda m: False) == []
-    assert woken(report.measured, report.model.graph, dict.fromkeys(dead, "zeros"), lambda m: True) == []
+    assert woken(report.measured, report.model, dead, lambda m: False) == []
+    assert woken(report.measured, report.model, dict.fromkeys(dead, "zeros"), lambda m: True) == []
 
 
 def test_what_is_drawn_anyway_is_taken_into_account():
     net, x = seeded(Gated)
     report = initaudit.check(net, x, probe=False)
     dead = {p.name: str(p.cause) for p in report.freedom.parameters if p.dead}
-    (one,) = woken(report.measured, report.model.graph, dead, lambda m: True)
-    assert woken(report.measured, report.model.graph, dead, lambda m: True, [one]) == []
+    (one,) = woken(report.measured, report.model, dead, lambda m: True)
+    assert woken(report.measured, report.model, dead, lambda m: True, [one]) == []

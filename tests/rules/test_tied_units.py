@@ -118,6 +118,13 @@ def test_copies_that_the_graph_proves_apart_are_a_warning_without_a_probe():
     (finding,) = constant(held(free("a"), values=np.full((64, 32), 0.1, np.float32)))
     assert finding.severity is Severity.WARNING
     assert "64 units start as one" in finding.message
+    for kind, layers, severity in (
+        ("vanishing-signal", ("b",), Severity.ERROR),  # such a net does not learn, whatever comes apart
+        ("tied-units", ("a",), Severity.ERROR),
+        ("tied-units", ("b",), Severity.WARNING),
+    ):
+        grave = Risk(0.9, "theory", (Symptom(kind, 0.9, 1e-9, layers, severity=Severity.ERROR),))
+        assert [f.severity for f in copied_units(held(free("a"), values=values, risk=grave))] == [severity]
     assert [f.severity for f in copied_units(held(free("a"), values=values, unread=("foo",)))] == [Severity.ERROR]
 
 
@@ -266,3 +273,14 @@ def test_one_row_for_many_outputs_is_kept_for_later():
     values[30] = values[31]
     (finding,) = copied_units(held(free("head", units=50), values=values, role=Role.HEAD))
     assert finding.severity is Severity.WARNING
+
+
+def test_one_residual_stream_is_one_finding_wherever_its_ties_start():
+    rows = [free("tokens", (1, 2)), free("places", (1, 2)), free("other", (1, 2), units=32)]
+    first, second = tied_units(held(*rows))
+    assert (first.layer, first.also) == ("tokens", ("places",))
+    assert second.layer == "other"
+    values = he(WIDE, 32)
+    values[2] = values[1]
+    found = list(tied_units(held(*rows[:2], values=values)))  # what explains the one does not explain the other
+    assert [(f.layer, f.severity) for f in found] == [("tokens", Severity.INFO), ("places", Severity.WARNING)]

@@ -52,7 +52,9 @@ def test_constant_layers_that_share_an_initializer_are_told_by_the_first(tmp_pat
 
 
 def test_a_tensor_that_is_drawn_at_random_stays_shared():
-    drawn, even = (Tensor(name, (2,), "float32", v.numpy) for name, v in zip("ab", (torch.randn(2), torch.zeros(2)), strict=False))
+    drawn, even = (
+        Tensor(name, (2,), "float32", v.numpy) for name, v in zip("ab", (torch.randn(2), torch.zeros(2)), strict=False)
+    )
     nodes = (Node("add", ("x", "a"), ("y",)), Node("add", ("y", "a"), ("z",)), Node("mul", ("z", "b"), ("u",)),
              Node("mul", ("u", "b"), ("v",)))  # fmt: skip
     graph = parted(Graph(nodes, {"x": (4, 2)}, ("v",), {"a": drawn, "b": even}, {}))

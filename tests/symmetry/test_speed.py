@@ -101,3 +101,22 @@ def test_labels_only_split_from_round_to_round():
             assert new.width >= old.width
             for one in new.classes:
                 assert any(set(one) <= set(other) for other in old.classes)
+
+
+def test_equal_gradients_of_units_that_differ_are_not_passed_over():
+    rng = np.random.default_rng(0)
+    weights = {
+        "a": rng.standard_normal((12, 8)),
+        "scale": np.ones(12),
+        "b": np.full((1, 12), 0.25),
+    }
+    constants = {k: Tensor(k, w.shape, "float64", lambda w=w: w) for k, w in weights.items()}
+    nodes = (
+        Node("linear", ("x", "a", ""), ("h",)),
+        Node("layer_norm", ("h", "scale", ""), ("n",), {"normalized_shape": (12,), "epsilon": 1e-5}),
+        Node("linear", ("n", "b", ""), ("y",)),
+    )
+    graph = Graph(nodes, {"x": (2, 8)}, ("y",), constants, {"h": (2, 12), "n": (2, 12), "y": (2, 1)})
+    layers = [Layer(k, "linear", constants[k], "oi") for k in ("a", "b")]
+    told = {p.name: p for p in symmetry.analyse(graph, layers).parameters}
+    assert told["a"].wake == 2  # the norm takes the mean from a gradient that is the same for all its units
