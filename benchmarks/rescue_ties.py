@@ -20,8 +20,7 @@ from torch import nn
 
 import initaudit
 from benchmarks.symmetry import ALL, _name, silent, train, truth
-from benchmarks.symmetry_nets import Net
-from benchmarks.symmetry_plants import PLANTS, plant
+from benchmarks.symmetry_plants import PLANTS, Net, plant
 from initaudit.edits import Repair
 from initaudit.repair.forms import form_of
 from initaudit.repair.rows import again, copies

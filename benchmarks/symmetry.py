@@ -246,7 +246,7 @@ def drawn(family: str, kind: str, seed: int) -> tuple[Net, list[str]]:
             for part in net.module.modules():
                 if isinstance(getattr(part, "act", None), (nn.ReLU, nn.LeakyReLU)):
                     part.act = nn.GELU()
-        if kind != "zeros" and silent(net, seed):
+        if (kind != "zeros" or net.picks) and silent(net, seed):
             why.append("units off, or weights without a gradient, for the whole batch")
         elif unsteady(net, seed):
             why.append("rounding alone changes what is learned")

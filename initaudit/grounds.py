@@ -17,6 +17,8 @@ from initaudit.types import Array, Audit, Evidence, Measured, Role, Severity, St
 # Kinds that map input units to output units; everything else is told by value only.
 OPERATORS = frozenset({"linear", "conv", "conv_transpose", "rnn", "lstm", "gru", "attention", "bilinear"})
 
+_CELLS = frozenset({"rnn", "lstm", "gru"})
+
 HARMLESS = {
     Role.BRANCH_END: "the branch it closes starts as a no-op and wakes up once this weight has moved",
     Role.GATE: "a closed gate opens as soon as it has moved",
@@ -193,6 +195,8 @@ def _read_alike(m: Measured, audit: Audit) -> bool:
     at = next((k for k, other in enumerate(audit.measured) if other is m), 0)
     for other in audit.measured[at + 1 :]:
         columns = other.stats.columns.hash
+        if other.layer.kind in _CELLS and layer.kind in _CELLS:
+            continue  # the state's own weights: what reads the state tells its units apart
         if other.layer.kind in OPERATORS and len(columns) == size:
             own = [side[:size] for side in (hashes, bias if len(bias) == len(hashes) else hashes, columns)]
             pairs = np.stack(own, 1)[solid(m)[:size]]

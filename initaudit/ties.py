@@ -10,6 +10,7 @@ import numpy as np
 from initaudit.freedom import Cause, LayerFreedom
 from initaudit.grounds import (
     ACCIDENT,
+    OPERATORS,
     accidents,
     certainty,
     excuse,
@@ -25,6 +26,7 @@ from initaudit.registry import CAP
 from initaudit.types import Audit, Measured, Severity
 
 Sets = tuple[tuple[int, ...], ...]
+_MAKES = OPERATORS | {"embedding"}  # kinds that make units; a bias or a norm has those of the layer before it
 
 
 @dataclass(slots=True)
@@ -59,7 +61,7 @@ def ties(audit: Audit, kind: str) -> Iterator[Tie]:
             first = chains.get(chain) or streams.get(stream)
             if first is not None:
                 first.also[m.layer.name] = None
-            elif not m.layer.tied and not m.layer.weight.buffer:
+            elif m.layer.kind in _MAKES and not m.layer.tied and not m.layer.weight.buffer:
                 chains[chain] = streams[stream] = tie
     yield from chains.values()
 

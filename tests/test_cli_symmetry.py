@@ -316,7 +316,7 @@ def test_a_crash_is_told_in_one_line_and_the_exit_code(cli, monkeypatch):
     def broken(*_):
         raise ValueError("no such thing")
 
-    monkeypatch.setattr(symmetry, "analyse", broken)
+    monkeypatch.setattr(symmetry, "of_model", broken)
     code, out, err = cli("show", HEALTHY, "--symmetry")
     assert code == 2
     assert out.startswith(str(HEALTHY))

@@ -10,6 +10,7 @@ import numpy as np
 
 from initaudit.freedom import Cause, Freedom, LayerFreedom, ParameterFreedom, surest, weakest
 from initaudit.graph.view import View, sound
+from initaudit.ops import family
 from initaudit.symmetry.alike import Alike, First
 from initaudit.symmetry.breaking import broken
 from initaudit.symmetry.causes import Why, explained
@@ -102,10 +103,18 @@ def told(walk: Walk, layers: Sequence[Layer]) -> list[LayerFreedom | None]:
         part = layer.weight
         found = by_key.get(part.identity) or _part(part, wholes, by_key)
         value = walk.value(names[part.identity]) if part.identity in names else None
-        if not found and isinstance(value, Weight) and not set(layer.axes) - {"o", "s"}:  # each element is a unit
+        alone = isinstance(value, Weight) and not set(layer.axes) - {"o", "s"}  # each element is a unit
+        if not found and alone and isinstance(value, Weight) and not _is_bias(walk, names[part.identity]):
             found = [value.labels()]
         made.append(_layer(layer, found))
     return made
+
+
+def _is_bias(walk: Walk, name: str) -> bool:
+    """Whether a parameter is the bias of a product: its units are those of the weight, and told there."""
+    return any(
+        use.position == 2 and family(walk.view.nodes[use.node].op) == "weighted" for use in walk.view.readers(name)
+    )
 
 
 def _part(part: Tensor, wholes: Mapping[str, Sequence[Tensor]], found: Mapping[object, list[Labels]]) -> list[Labels]:

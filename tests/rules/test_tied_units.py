@@ -284,3 +284,11 @@ def test_one_residual_stream_is_one_finding_wherever_its_ties_start():
     values[2] = values[1]
     found = list(tied_units(held(*rows[:2], values=values)))  # what explains the one does not explain the other
     assert [(f.layer, f.severity) for f in found] == [("tokens", Severity.INFO), ("places", Severity.WARNING)]
+
+
+@pytest.mark.parametrize("kind", ["bias", "norm", "parameter"])
+def test_a_bias_has_no_units_of_its_own(kind):
+    whole = held(free("a", (1, 2)))
+    (m,) = whole.measured
+    whole = replace(whole, measured=(replace(m, layer=replace(m.layer, kind=kind)),))
+    assert not list(tied_units(whole))

@@ -129,6 +129,4 @@ def test_a_norm_over_units_that_are_all_tied_lets_nothing_through():
         for p in (*net[0].parameters(), *net[3].parameters()):
             p.fill_(0.1)
     own = told(net, torch.randn(3, 4))
-    assert {name: p.cause for name, p in own.items()} == dict.fromkeys(
-        ("0.weight", "0.bias", "2.weight"), Cause.TIED
-    )
+    assert {name: p.cause for name, p in own.items()} == dict.fromkeys(("0.weight", "0.bias", "2.weight"), Cause.TIED)
