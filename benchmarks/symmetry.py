@@ -246,6 +246,10 @@ def drawn(family: str, kind: str, seed: int) -> tuple[Net, list[str]]:
             for part in net.module.modules():
                 if isinstance(getattr(part, "act", None), (nn.ReLU, nn.LeakyReLU)):
                     part.act = nn.GELU()
+            norms = getattr(net.module, "norms", None)
+            for k, part in enumerate(norms if isinstance(norms, nn.ModuleList) else ()):
+                if isinstance(part, nn.PReLU):
+                    norms[k] = nn.Identity()
         if (kind != "zeros" or net.picks) and silent(net, seed):
             why.append("units off, or weights without a gradient, for the whole batch")
         elif unsteady(net, seed):
