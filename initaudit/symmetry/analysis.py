@@ -16,6 +16,7 @@ from initaudit.symmetry.breaking import broken
 from initaudit.symmetry.causes import Why, explained
 from initaudit.symmetry.columns import may_agree
 from initaudit.symmetry.engine import Unread, Walk, Weight
+from initaudit.symmetry.inside import within
 from initaudit.symmetry.labels import Labels, TooMany
 from initaudit.symmetry.lenient import lenient
 from initaudit.symmetry.merged import original, parted
@@ -85,7 +86,8 @@ def of_model(model: Model, layers: Sequence[Layer]) -> Freedom:
     def frozen(tensor: Tensor) -> bool:
         return tensor.buffer or tensor.name in names
 
-    return weakest([analyse(graph, layers, frozen, merged=merged) for graph in graphs])
+    found_ = weakest([analyse(graph, layers, frozen, merged=merged) for graph in graphs])
+    return replace(found_, layers=within(model.modules, layers, found_.layers)) if found_.layers else found_
 
 
 def told(walk: Walk, layers: Sequence[Layer]) -> list[LayerFreedom | None]:
