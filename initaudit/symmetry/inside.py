@@ -21,7 +21,7 @@ def within(
     layers, which parts the units of all but the last.
     """
     owners = {name: (module, key) for module in modules for key, name in module.tensors.items()}
-    out = []
+    out: list[LayerFreedom | None] = []
     for layer, one in zip(layers, found, strict=True):
         told = owners.get(layer.weight.name) if one is not None and one.classes and not one.breaks else None
         if one is not None and told is not None and (share := _parts(*told, one)):
