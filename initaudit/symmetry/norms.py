@@ -8,7 +8,7 @@ from initaudit.symmetry.choices import sized
 from initaudit.symmetry.combining import added, combined, reduced, reshaped, spread
 from initaudit.symmetry.convolutions import resized
 from initaudit.symmetry.engine import Case, Given, Step, Unread, op
-from initaudit.symmetry.labels import Labels
+from initaudit.symmetry.labels import Labels, free, word
 from initaudit.symmetry.pointwise import settings
 
 
@@ -160,9 +160,19 @@ def _reduce(c: Case) -> Step:
             return {0: wide}
         if c.node.op in _LINEAR:
             return {0: spread(own, x.shape).tagged(c.node.op, "back", over, keep)}
+        if c.node.op == "reduce_std" and _levelled(x, over):
+            return {0: free(x.shape, word("no slope", c.at))}  # a root at zero: what rounding leaves, over its own size
         return {0: combined((own, thin, x), c.node.op, "back", over, keep)}
 
     return Step((out, *([None] * (len(c.node.outputs) - 1))), back)
+
+
+def _levelled(x: Labels, over: Sequence[int]) -> bool:
+    """Whether all elements that a reduction takes together are equal, in some place."""
+    if any(x.is_free(a) for a in over):
+        return False
+    atoms = tuple(a for axis in over for a in x.span(axis))
+    return bool((x.data.max(axis=atoms) == x.data.min(axis=atoms)).any())
 
 
 @op("cumsum", "cumprod", "cummax")

@@ -280,3 +280,15 @@ def test_positions_and_embeddings_have_units_in_a_file_too():
     own = [Layer("table", "embedding", tensors["table"], "io"), Layer("place", "parameter", tensors["place"], "ooo")]
     table, place = symmetry.analyse(graph, own).layers
     assert (table.classes, place.width) == (((1, 2),), 9)
+
+
+@pytest.mark.parametrize("tied", [2, 6])
+def test_the_root_of_a_spread_that_is_zero_has_no_slope_but_rounding(tied):
+    def run(net, x):
+        h = net.a(x).tanh()
+        return net.b(h / (h.std(-1, keepdim=True) + 0.1))
+
+    net = Run(run, a=nn.Linear(4, 6), b=nn.Linear(6, 3))
+    for k in range(1, tied):
+        units(net.a, net.b, k, 0)
+    assert told(net, torch.randn(2, 4))["a"].width == (5 if tied == 2 else 6)
