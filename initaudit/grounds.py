@@ -198,7 +198,8 @@ def _read_alike(m: Measured, audit: Audit) -> bool:
         if other.layer.kind in _CELLS and layer.kind in _CELLS:
             continue  # the state's own weights: what reads the state tells its units apart
         if other.layer.kind in OPERATORS and len(columns) == size:
-            own = [side[:size] for side in (hashes, bias if len(bias) == len(hashes) else hashes, columns)]
+            group = np.arange(size) * max(1, other.layer.groups) // size  # each is read by other units
+            own = [side[:size] for side in (hashes, bias if len(bias) == len(hashes) else hashes, columns, group)]
             pairs = np.stack(own, 1)[solid(m)[:size]]
             return len(np.unique(pairs, axis=0)) < len(pairs)
     return False
