@@ -4,6 +4,7 @@ import pytest
 
 from initaudit import layers, symmetry
 from initaudit.freedom import Cause
+from tests.symmetry.steps import Net
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -21,17 +22,6 @@ def zeroed(layer):
     for p in layer.parameters():
         nn.init.zeros_(p)
     return layer
-
-
-class Net(nn.Module):
-    def __init__(self, run, **parts):
-        super().__init__()
-        for name, part in parts.items():
-            setattr(self, name, part)
-        self.run = run
-
-    def forward(self, x):
-        return self.run(self, x)
 
 
 def plain(i, o):
