@@ -290,6 +290,17 @@ def _same(target: str, *args: tuple[str, Any], **kwargs: Any) -> Callable[[Leaf,
     return row
 
 
+def _dropout(target: str) -> Callable[[Leaf, Shape], list[Step]]:
+    """Return the row of a dropout, as it runs in evaluation; one that never drops anything is no step."""
+
+    def row(leaf: Leaf, shape: Shape) -> list[Step]:
+        share = leaf.get("p", 0.5)
+        given = {"p": share, "training": False, "inplace": leaf.get("inplace", False)}
+        return [Step(target, (), given, shape)] if share else []
+
+    return row
+
+
 def _hardtanh(leaf: Leaf, shape: Shape) -> list[Step]:
     low, high = leaf.get("min_val", -1.0), leaf.get("max_val", 1.0)
     if leaf.kind == "ReLU6":
@@ -340,9 +351,9 @@ _ROWS: dict[str, Row] = {
     **dict.fromkeys((f"{kind}Pool{n}d" for kind in ("Max", "Avg") for n in (1, 2, 3)), pool),
     **dict.fromkeys(("LPPool1d", "LPPool2d", "LPPool3d"), pool),
     **dict.fromkeys((f"Adaptive{kind}Pool{n}d" for kind in ("Max", "Avg") for n in (1, 2, 3)), adaptive),
-    **dict.fromkeys(
-        ("Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout"), _nothing
-    ),
+    "Identity": _nothing, "Dropout": _dropout("dropout"), "AlphaDropout": _dropout("alpha_dropout"),
+    **{f"Dropout{n}d": _dropout(f"dropout{n}d") for n in (1, 2, 3)},
+    "FeatureAlphaDropout": _dropout("feature_alpha_dropout"),
     "Flatten": _flatten, "Unflatten": _unflatten,
     **dict.fromkeys(("PixelShuffle", "PixelUnshuffle", "ChannelShuffle"), _shuffle),
     **dict.fromkeys(("Upsample", "UpsamplingNearest2d", "UpsamplingBilinear2d"), _upsample),
