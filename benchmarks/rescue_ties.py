@@ -10,7 +10,6 @@ that tie nothing, are left out.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import Counter
 
@@ -20,6 +19,7 @@ from torch import nn
 
 import initaudit
 from benchmarks.symmetry import ALL, _name, silent, train, truth
+from benchmarks.symmetry_nets import seeded
 from benchmarks.symmetry_plants import PLANTS, Net, plant
 from initaudit.edits import Repair
 from initaudit.repair.forms import form_of
@@ -114,11 +114,7 @@ def _most(m: Measured) -> int:
 
 def main() -> None:
     """Run all of it and print a table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--nets", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--family", default="")
-    chosen = parser.parse_args()
+    chosen = seeded(100).parse_args()
     torch.set_num_threads(1)
     families = [chosen.family] if chosen.family else list(ALL)
     start = time.time()

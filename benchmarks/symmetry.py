@@ -14,7 +14,6 @@ all told before the first step. With `--files` the widths are told of ONNX files
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import io
@@ -32,7 +31,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812  as everyone calls it
 
 from benchmarks.symmetry_more import Tap, gated, odd, routed, stacks
-from benchmarks.symmetry_nets import FAMILIES, Stack
+from benchmarks.symmetry_nets import FAMILIES, Stack, seeded
 from benchmarks.symmetry_plants import PLANTS, Net, plant
 from benchmarks.symmetry_sleep import EARLY, RATE, against
 from benchmarks.symmetry_spellings import heads, spatial
@@ -358,10 +357,7 @@ def _written(module: nn.Module, x: torch.Tensor, *, dynamo: bool) -> Model | str
 
 def main() -> None:
     """Run all of it and print what came out."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--nets", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--family", default="")
+    parser = seeded(200)
     parser.add_argument("--files", nargs="*", default=(), choices=("older", "dynamo"), help="ONNX exporters")
     chosen = parser.parse_args()
     torch.set_num_threads(1)

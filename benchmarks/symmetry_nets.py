@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,15 @@ ACTS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU, "sigmoid": nn.Sigmoid, "elu": nn.ELU, "softplus": nn.Softplus,
     "relu": nn.ReLU, "leaky": lambda: nn.LeakyReLU(0.1),
 }  # fmt: skip
+
+
+def seeded(nets: int) -> argparse.ArgumentParser:
+    """Return what every benchmark on random networks asks for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--nets", type=int, default=nets)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--family", default="")
+    return parser
 
 
 class Dense(nn.Module):

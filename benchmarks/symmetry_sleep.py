@@ -8,7 +8,6 @@ element of every parameter, the step at which it first moves is compared with wh
 
 from __future__ import annotations
 
-import argparse
 import copy
 import time
 from collections import Counter
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.symmetry_nets import FAMILIES
+from benchmarks.symmetry_nets import FAMILIES, seeded
 from benchmarks.symmetry_plants import Net
 from benchmarks.symmetry_sleepers import SLEEPERS
 from initaudit import symmetry
@@ -222,11 +221,7 @@ def against(net: Net, seed: int) -> tuple[list[str], int]:
 
 def main() -> None:
     """Run all of it and print what came out."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--nets", type=int, default=140)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--family", default="")
-    chosen = parser.parse_args()
+    chosen = seeded(140).parse_args()
     torch.set_num_threads(1)
     families = [chosen.family] if chosen.family else list(KINDS)
     start = time.time()
