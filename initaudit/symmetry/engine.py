@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from initaudit.errors import InitauditError
+from initaudit.graph.operands import Operands
 from initaudit.graph.view import View
 from initaudit.registry import ByName
 from initaudit.symmetry.combining import added, combined
@@ -91,18 +92,13 @@ _FAULTS = (
 op: ByName[Callable[[Case], Step]] = ByName()  # what this analysis knows of operations
 
 
-class Case:
+class Case(Operands):
     """A node to be understood."""
 
     def __init__(self, walk: Walk, at: int) -> None:
+        super().__init__(walk.view.nodes[at])
         self.walk = walk
         self.at = at
-        self.node: Node = walk.view.nodes[at]
-        self.attrs: Mapping[str, Any] = self.node.attrs
-
-    def has(self, place: int) -> bool:
-        """Whether there is an operand at a place."""
-        return place < len(self.node.inputs) and bool(self.node.inputs[place])
 
     def value(self, place: int) -> Value:
         """Return an operand.
@@ -140,21 +136,12 @@ class Case:
 
     def ints(self, place: int, *names: str) -> tuple[int, ...] | None:
         """Return whole numbers from an attribute, else from a constant operand; None where neither is there."""
-        for name in names:
-            given = self.attrs.get(name)
-            if isinstance(given, int):
-                return (given,)
-            if isinstance(given, (tuple, list)) and all(isinstance(n, int) for n in given):
-                return tuple(given)
+        if (given := self.listed(*names)) is not None:
+            return given
         found = self.numbers(place) if place >= 0 else None
         if found is None or found.dtype.kind not in "iubf" or np.any(found != np.floor(found)):
             return None
         return tuple(int(n) for n in found.ravel())
-
-    def integer(self, name: str, default: int) -> int:
-        """Return an attribute that is a whole number."""
-        given = self.attrs.get(name)
-        return given if isinstance(given, int) else default
 
     def shape(self, output: int = 0) -> tuple[int, ...] | None:
         """Return what the graph says of the shape of an output."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from initaudit.errors import InitauditError
+from initaudit.graph.operands import Operands
 from initaudit.graph.view import View
 from initaudit.registry import ByName
 from initaudit.symmetry.numbers import Numbers
@@ -66,18 +67,13 @@ class Moving:
     reach: Array  # bool: whether this graph reads it
 
 
-class Case:
+class Case(Operands):
     """A node to be understood."""
 
     def __init__(self, walk: Walk, at: int) -> None:
+        super().__init__(walk.view.nodes[at])
         self.walk = walk
         self.at = at
-        self.node: Node = walk.view.nodes[at]
-        self.attrs: Mapping[str, Any] = self.node.attrs
-
-    def has(self, place: int) -> bool:
-        """Whether there is an operand at a place."""
-        return place < len(self.node.inputs) and bool(self.node.inputs[place])
 
     def value(self, place: int) -> Zone | Held:
         """Return an operand. Raises Unread where nothing is known of it."""
@@ -108,12 +104,8 @@ class Case:
 
     def ints(self, place: int, *names: str) -> tuple[int, ...] | None:
         """Return whole numbers from an attribute, else from a constant operand; None where neither is there."""
-        for name in names:
-            given = self.attrs.get(name)
-            if isinstance(given, int):
-                return (given,)
-            if isinstance(given, (tuple, list)) and all(isinstance(n, int) for n in given):
-                return tuple(given)
+        if (given := self.listed(*names)) is not None:
+            return given
         found = self.held(place) if place >= 0 and self.has(place) else None
         if found is None or found.moved.any():
             return None
@@ -126,11 +118,6 @@ class Case:
         """Return where all elements of an operand along axes are tied; those axes stay, of one entry."""
         ties = self.walk.alike
         return np.zeros((), bool) if ties is None else ties.value(self.node.inputs[place], axes)
-
-    def integer(self, name: str, default: int) -> int:
-        """Return an attribute that is a whole number."""
-        given = self.attrs.get(name)
-        return given if isinstance(given, int) else default
 
 
 class Walk:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from initaudit.errors import InitauditError
+from initaudit.graph.operands import Operands
 from initaudit.graph.view import View
 from initaudit.layers.from_graph_found import computed
 from initaudit.registry import ByName
@@ -85,17 +86,12 @@ def known(name: str) -> bool:
     return name in op
 
 
-class Case:
+class Case(Operands):
     """A node to be understood."""
 
     def __init__(self, walk: Walk, node: Node) -> None:
+        super().__init__(node)
         self.walk = walk
-        self.node = node
-        self.attrs: Mapping[str, Any] = node.attrs
-
-    def has(self, place: int) -> bool:
-        """Whether there is an operand at a place."""
-        return place < len(self.node.inputs) and bool(self.node.inputs[place])
 
     def name(self, place: int) -> str:
         """Return the name of an operand, "" if it is absent."""
@@ -145,21 +141,12 @@ class Case:
 
     def ints(self, place: int, *names: str) -> tuple[int, ...] | None:
         """Return whole numbers from an attribute, else from a constant operand; None where neither is there."""
-        for name in names:
-            given = self.attrs.get(name)
-            if isinstance(given, int):
-                return (given,)
-            if isinstance(given, (tuple, list)) and all(isinstance(n, int) for n in given):
-                return tuple(given)
+        if (given := self.listed(*names)) is not None:
+            return given
         found = self.values(place) if place >= 0 else None
         if found is None or found.dtype.kind not in "iubf" or found.size > 4096 or np.any(found != np.floor(found)):
             return None
         return tuple(int(n) for n in found.ravel())
-
-    def integer(self, name: str, default: int) -> int:
-        """Return an attribute that is a whole number."""
-        given = self.attrs.get(name)
-        return given if isinstance(given, int) else default
 
     def real(self, name: str, default: float) -> float:
         """Return an attribute that is a number."""
